@@ -1,0 +1,115 @@
+"""What an evaluation found: the one set of types that the JSON file, the tables and the HTML report are made of.
+
+Accuracies are in per cent, ratios of signal to noise in dB, rates between 0 and 1. A result holds no time, path or
+host name, so that two runs with one seed write the same bytes; those go to ``run.json`` beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitline.nn.convert import Mapped
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(Frozen):
+    """Accuracy of one network on one macro over many chips."""
+
+    method: str = Field(description="how the network was made: 'float', 'untrained on chips', 'error-aware' …")
+    macro: str = Field(description="name of the macro it ran on; 'none' for the float network")
+    mean: float = Field(description="mean accuracy over chips and images, %")
+    ci95: tuple[float, float] = Field(description="95 % interval of the mean, two-way bootstrap over chips and images, %")
+    p5: float | None = Field(description="5th percentile over chips, %; null below 20 chips")
+    worst: float = Field(description="accuracy of the worst chip, %")
+    chips: int
+    images: int
+    per_chip: tuple[float, ...] = Field(description="accuracy of each chip, %")
+    target: float | None = Field(default=None, description="accuracy a chip must reach to count as good, %")
+    yield_: float | None = Field(default=None, alias="yield", description="share of chips at or above the target, %")
+    condition: str = Field(default="nominal", description="temperature/supply corner")
+    steps: int | None = Field(default=None, description="optimiser steps spent after the float network")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Difference(Frozen):
+    """Two rows on the same chips, images and reads, subtracted pair by pair."""
+
+    better: str
+    worse: str
+    mean: float = Field(description="mean of better − worse, percentage points")
+    ci95: tuple[float, float] = Field(description="95 % interval, paired two-way bootstrap, percentage points")
+
+
+class LayerReport(Frozen):
+    """What one layer met on the macro, pooled over the chips and images of a row."""
+
+    method: str
+    macro: str
+    layer: str
+    snr_db: float | None = Field(description="compute SNR: power of the ideal product over power of its error, dB; null: no error")
+    error_rate: float = Field(description="share of conversions whose code is not the ideal one")
+    clipped: float = Field(description="share of conversions at the first or last code because the value lay outside")
+    codes: tuple[int, ...] = Field(description="histogram of converter codes, code 0 first; empty without a converter")
+
+
+class Sensitivity(Frozen):
+    """Accuracy with one layer alone on real chips, the others ideal."""
+
+    method: str
+    layer: str
+    mean: float
+    loss: float = Field(description="points lost against the ideal macro")
+
+
+class Cause(Frozen):
+    """Accuracy with one imperfection switched to ideal, all others kept."""
+
+    method: str
+    cause: str = Field(description="'clipping', 'resolution', 'variation', 'noise', 'curve' …")
+    mean: float
+    gain: float = Field(description="points won by making this one ideal")
+
+
+class Result(Frozen):
+    """Everything one evaluation or experiment found."""
+
+    title: str
+    sentence: str = Field(description="the summary, in one sentence")
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...] = ()
+    layers: tuple[LayerReport, ...] = ()
+    mapping: tuple[Mapped, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
+    explanation: tuple[Cause, ...] = ()
+    macros: dict[str, dict[str, Any]] = Field(default_factory=dict, description="each macro's configuration, by name")
+    facts: dict[str, str] = Field(default_factory=dict, description="settings to print: seed, frozen σ, curve, data set …")
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically: to a temporary name beside ``path``, then renamed."""
+        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> Result:
+        """Read a result back; raises ValueError naming the file and the first wrong field."""
+        try:
+            return Result.model_validate_json(path.read_text())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ValueError(f"{path}: {place}: {first['msg']}; expected a result.json written by Bitline") from None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary file beside ``path`` and rename it: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)

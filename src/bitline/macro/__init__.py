@@ -1,0 +1,38 @@
+"""The macro: exact digital bookkeeping around one inexact read."""
+
+from bitline.macro.chip import Chip, Reads
+from bitline.macro.column import Column
+from bitline.macro.geometry import Conv, Dense
+from bitline.macro.gradients import AnyGradient, Ste, SteIdeal
+from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
+from bitline.macro.macro import Macro
+from bitline.macro.placement import Layout, Site
+from bitline.macro.plans import Plan, choose, mac
+from bitline.macro.program import age, program
+from bitline.macro.reference import Converters, Probe
+
+__all__ = [
+    "AnyGradient",
+    "Chip",
+    "Column",
+    "Conv",
+    "Converters",
+    "Dense",
+    "Layout",
+    "Macro",
+    "Plan",
+    "Probe",
+    "Reads",
+    "Site",
+    "Ste",
+    "SteIdeal",
+    "age",
+    "causes",
+    "choose",
+    "converters_without",
+    "ideal",
+    "mac",
+    "nominal",
+    "program",
+    "without",
+]

@@ -1,0 +1,124 @@
+"""From the sum in a column to the input of its converter: curve, frozen spread, fresh noise, converter errors.
+
+``place`` is where a value falls on the converter's scale: 0 at the first code, 1 a step. Half up, ``floor(place + 0.5)``
+is the code of a converter with even steps. Without a converter a place is the value itself, in counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitline.macro.column import Column
+from bitline.macro.curves import Lookup
+
+LARGEST_TABLE = 1 << 22  # entries of a table over whole sums, all columns of a layer
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The converter's scale: value = low + step · code; both broadcast over (G, ·, C, N)."""
+
+    low: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class Analog:
+    """The analog side of a column, for the row group ``t`` at a time."""
+
+    column: Column
+    scale: Scale | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether legs only subtract, so that they may be subtracted as cells."""
+        c = self.column
+        return c.mean is None and c.noise is None and c.spread is None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every sum is a whole number of counts."""
+        c = self.column
+        return c.unit == 1 and c.drive is None and c.macro.inputs is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether reads have no fresh noise."""
+        c = self.column
+        return c.noise is None and c.cell_variance is None and (c.code is None or c.code.noise is None)
+
+    def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
+
+        ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy.
+        """
+        column, signs = self.column, self.column.macro.leg_signs[: u.shape[3]]
+        legs, variance = u, None
+        if not self.linear:
+            plain = legs = u.float()
+            if column.spread is not None:
+                legs = legs * column.spread.gain[:, t, None]
+                legs += column.spread.offset[:, t, None]
+            if column.mean is not None:
+                legs = _read(column.mean, legs)
+            if column.noise is not None:
+                variance = _read(column.noise, plain).square_().sum(3)
+        value = legs[:, :, :, 0] - legs[:, :, :, 1] if len(signs) == 2 else legs[:, :, :, 0]
+        if column.cell_variance is not None:
+            assert driven is not None
+            extra = (driven * (column.cell_variance * len(column.macro.leg_signs))).float()[:, :, None, None]
+            variance = extra.expand_as(value) if variance is None else variance.add_(extra)
+        sigma = None if variance is None else variance.sqrt()
+        return self._converted(value, sigma, t)
+
+    def _converted(self, value: Tensor, sigma: Tensor | None, t: int) -> tuple[Tensor, Tensor | None]:
+        """Counts to converter steps, with the converter's own gain, offset and noise."""
+        code, scale = self.column.code, self.scale
+        if scale is None:
+            return value, sigma
+        place = (value - scale.low.to(value.dtype)).div_(scale.step.to(value.dtype))
+        if sigma is not None:
+            sigma = sigma / scale.step.float()
+        if code is None:
+            return place, sigma
+        if code.gain is not None:
+            place *= code.gain[:, t, None]
+            sigma = None if sigma is None else sigma * code.gain[:, t, None]
+        if code.offset is not None:
+            place += code.offset[:, t, None]
+        if code.noise is not None:
+            sigma = torch.full_like(value, code.noise) if sigma is None else (sigma.square() + code.noise**2).sqrt_()
+        return place, sigma
+
+    def tables(self) -> tuple[Tensor, Tensor | None, int] | None:
+        """(place (T, G, C, N, sums), sigma alike or absent, smallest sum) over all whole sums, where that is small.
+
+        Then a read is a look-up; the entries are what ``place`` gives, so both ways agree bit for bit.
+        """
+        column, layout = self.column, self.column.layout
+        macro = column.macro
+        low = -int(macro.full_scale) if macro.signed_leg else 0
+        sums = int(macro.full_scale) - low + 1
+        entries = sums * layout.groups * layout.reads * layout.conversions * layout.outputs
+        legs = 1 if self.linear else layout.legs
+        if not self.whole or legs > 1 or column.cell_variance is not None or entries > LARGEST_TABLE or not macro.sliced:
+            return None
+        if layout.legs > 1:  # subtracted as cells: sums of both signs
+            low, sums = -int(macro.full_scale), 2 * int(macro.full_scale) + 1
+        u = torch.arange(low, low + sums, dtype=torch.float32, device=column.wanted.device).view(1, -1, 1, 1, 1)
+        u = u.expand(layout.groups, -1, layout.conversions, 1, layout.outputs)
+        places, sigmas = [], []
+        for t in range(layout.reads):
+            place, sigma = self.place(u, t, None)
+            places.append(place.permute(0, 2, 3, 1))
+            sigmas.append(None if sigma is None else sigma.permute(0, 2, 3, 1))
+        stacked = [s for s in sigmas if s is not None]
+        return torch.stack(places).float(), torch.stack(stacked).float() if stacked else None, low
+
+
+def _read(lookup: Lookup, u: Tensor) -> Tensor:
+    node, fraction = lookup.place(u)
+    return lookup.at(node, fraction)

@@ -1,0 +1,102 @@
+"""A programmed column: the canonical form that devices, circuits and measurements lower to and that plans run.
+
+    x̂   = drive(digit)
+    u    = Σ_r x̂_r · g_r                              per leg ℓ
+    a_ℓ  = mean(gain · u + offset) + sqrt(spread(u)² + v · Σ_r x̂_r²) · ε
+    value = Σ_ℓ sign_ℓ · a_ℓ
+    code = converter(value)    or    code ~ P(· | ideal sum, physical column)
+    y    = Σ_{t, p, c} radix_p · radix_c · (low + step · code) + digital corrections
+
+Axes: G groups, T row groups, R rows on at once, C conversions, L legs, N outputs; P passes of input digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bitline.macro.chip import Chip
+from bitline.macro.curves import Lookup
+from bitline.macro.macro import Macro
+from bitline.macro.placement import Layout, Site
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Frozen gain and offset (counts) of each physical column, (G, T, C, L, N) float32."""
+
+    gain: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class Code:
+    """The converter of each conversion, errors frozen: (G, T, C, N) where per converter."""
+
+    most: int  # last code
+    gain: Tensor | None
+    offset: Tensor | None  # LSB
+    noise: float | None  # LSB rms
+    thresholds: Tensor | None  # (converters, codes - 1) LSB; absent: uniform, half up
+    which: Tensor | None  # row of `thresholds` for each conversion, (G, T, C, N); absent: row 0
+    values: Tensor | None  # LSB for each code; absent: the code
+
+
+@dataclass(frozen=True)
+class Law:
+    """A measured table: cumulative P(code | ideal code), rows (tables · ideal codes), padded to a power of two."""
+
+    low: float
+    step: float
+    ideal_codes: int
+    codes: int
+    cumulative: Tensor  # (tables * ideal codes, 2^k) float32
+    which: Tensor | None  # table of each conversion, (G, T, C, N); absent: table 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """All columns of one layer, programmed on one die. Make it with ``program``; it is never changed."""
+
+    macro: Macro
+    layout: Layout
+    site: Site
+    chip: Chip
+    wanted: Tensor  # (G·N, K) weights asked for: integers, or real numbers in the continuous limit; keeps its graph
+    weight: Tensor  # (G·N, K) effective weights of this die, differentiable in the weights asked for
+    cells: Tensor | None  # (G, T, R, C, L, N), whole multiples of `unit`; absent where no plan needs them
+    unit: float
+    spread: Spread | None
+    mean: Lookup | None
+    noise: Lookup | None
+    cell_variance: float | None  # fresh variance (counts²) of a cell driven by 1
+    drive: Tensor | None  # driven value of digits low … high
+    drive_error: Tensor | None  # (G, T, R, digits) error of each driver
+    code: Code | None
+    law: Law | None
+
+    @property
+    def pass_radix(self) -> tuple[int, ...]:
+        """Weight of each pass of input digits."""
+        return self.macro.inputs.radix if self.macro.inputs else (1,)
+
+    @property
+    def radix(self) -> tuple[int, ...]:
+        """Weight of each conversion."""
+        return self.macro.weights.radix if self.macro.weights and self.macro.sliced else (1,)
+
+    @property
+    def input_constant(self) -> int:
+        """Factor of the digital Σx."""
+        return self.macro.weights.input_constant if self.macro.weights and self.macro.sliced else 0
+
+    @property
+    def weight_constant(self) -> int:
+        """Factor of the digital Σw."""
+        return self.macro.inputs.constant if self.macro.inputs else 0
+
+    @property
+    def conversions(self) -> int:
+        """Conversions for one position of a feature map."""
+        return self.layout.groups * self.layout.reads * len(self.pass_radix) * len(self.radix) * self.layout.outputs

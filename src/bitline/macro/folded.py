@@ -1,0 +1,96 @@
+"""The folded plan: a column that is linear and has no converter is one ordinary product with this die's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitline import draws
+from bitline.macro.column import Column
+from bitline.macro.geometry import Geometry
+from bitline.macro.kinds import CurveColumn, TableColumn
+from bitline.macro.macro import Macro
+
+
+def refuses(macro: Macro) -> str | None:
+    """Why this macro cannot be folded; None if it can."""
+    if macro.converter is not None:
+        return "every column read is converted"
+    if isinstance(macro.column, TableColumn):
+        return "codes are drawn from a measured table"
+    if isinstance(macro.column, CurveColumn):
+        if macro.column.mean is not None:
+            return "the column's mean curve is not linear"
+        if macro.column.sigma is not None:
+            return "read noise depends on the sum"
+    if macro.driver is not None and macro.driver.inl_sigma is not None:
+        return "each word-line driver has its own error"
+    return None
+
+
+def run(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, weight: Tensor) -> Tensor:
+    """One product with ``weight`` (G·N, K); output in the layer's layout, differentiable in x and weight.
+
+    Exact for integers in float32; float64 where sums could pass 2^24.
+    """
+    macro, layout = column.macro, column.layout
+    inputs = macro.inputs
+    dtype = x.dtype
+    if inputs is not None and macro.weights is not None:
+        scale = max(abs(inputs.low), inputs.high) * max(abs(macro.weights.low), macro.weights.high)
+        dtype = torch.float64 if layout.inputs * scale >= 1 << 24 else x.dtype
+    x, matrix = x.to(dtype), weight.to(dtype)
+    if column.drive is not None and inputs is not None:
+        digits = inputs.digits(x.detach())
+        driven = column.drive.to(dtype)[(digits - inputs.digit_low).long()]
+        driven = torch.where(digits == 0, driven.new_zeros(()), driven) if inputs.stride == 2 else driven
+        radix = torch.tensor(inputs.radix, dtype=dtype, device=x.device).view(-1, *[1] * x.dim())
+        x = x + ((driven * radix).sum(0) + inputs.constant - x).detach()
+    spread = column.spread
+    if spread is not None:
+        matrix = matrix + (_gained(column) - matrix).detach()
+    y = geometry.linear(x, matrix)
+    if spread is not None:
+        y = y + geometry.broadcast(_offsets(column).to(y.dtype))
+    if column.cell_variance is not None:
+        y = y + _noise(x, column, geometry, keys, y)
+    return y
+
+
+def _gained(column: Column) -> Tensor:
+    """Effective weights with each column's gain, digital corrections unscaled."""
+    assert column.spread is not None and column.cells is not None
+    total = torch.zeros_like(column.cells[:, :, :, 0, 0], dtype=torch.float64)
+    gain = column.spread.gain[:, :, None]
+    for c, radix in enumerate(column.radix):
+        for leg, sign in enumerate(column.macro.leg_signs):
+            total += (column.unit * radix * sign) * gain[:, :, :, c, leg] * column.cells[:, :, :, c, leg].double()
+    return column.layout.gather(total) + column.input_constant
+
+
+def _offsets(column: Column) -> Tensor:
+    """What the columns' offsets add to each output, (G·N,)."""
+    assert column.spread is not None
+    radix = torch.tensor(column.radix, dtype=torch.float64, device=column.spread.offset.device).view(1, 1, -1, 1, 1)
+    signs = torch.tensor(column.macro.leg_signs, dtype=torch.float64, device=radix.device).view(1, 1, 1, -1, 1)
+    each = (column.spread.offset * radix * signs).sum((1, 2, 3))
+    return (each * sum(column.pass_radix)).flatten()
+
+
+def _noise(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, y: Tensor) -> Tensor:
+    """Fresh noise of the driven cells, summed over digits: exact, since independent Gaussians add their variances."""
+    macro, layout = column.macro, column.layout
+    if keys is None:
+        raise ValueError(f"{column.site.name}: the macro has read noise; say which samples are read")
+    inputs = macro.inputs
+    digits = inputs.digits(x.detach()) if inputs else x.detach()[None]
+    power = sum(radix**2 * plane.square() for radix, plane in zip(column.pass_radix, digits, strict=True))
+    assert isinstance(power, Tensor) and column.cell_variance is not None
+    legs = layout.legs * sum(radix**2 for radix in column.radix)
+    ones = power.new_full((layout.groups, layout.inputs), legs * column.cell_variance)
+    per_group = geometry.linear(power, ones)
+    variance = per_group.repeat_interleave(layout.outputs, dim=geometry.channel)
+    places = y[0].numel()
+    lanes = torch.arange((places + 3) // 4, device=x.device).mul_(draws.GOLDEN)
+    noise = draws.read_normals(lanes + keys[:, None])[:, :places].view(y.shape)
+    return variance.sqrt() * noise.to(y.dtype)

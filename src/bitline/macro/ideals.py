@@ -1,0 +1,104 @@
+"""A macro with some of its imperfections taken out, to ask what each of them costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from bitline.converters import Adc
+from bitline.devices import LogNormalWeight
+from bitline.macro.kinds import TableColumn
+from bitline.macro.macro import Macro
+from bitline.macro.reference import Converters
+
+# What each cause of error is made of: part of the macro, and its fields that fall back to their ideal default.
+CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
+    "variation": {
+        "cell": ("errors",),
+        "column": ("gain_sigma", "offset_sigma"),
+        "converter": ("gain_sigma", "offset_sigma", "dnl_sigma"),
+        "driver": ("inl_sigma",),
+        "": ("trim",),
+    },
+    "noise": {"cell": ("read_sigma",), "column": ("sigma",), "converter": ("noise",)},
+    "curve": {"cell": ("g_min", "g_max"), "column": ("mean",), "converter": ("inl",), "driver": ("levels", "inl")},
+}
+
+
+def _without(macro: Macro, *causes: str) -> Macro:
+    changes: dict[str, Any] = {}
+    for cause in causes:
+        for part, fields in CAUSES[cause].items():
+            holder: BaseModel | None = changes.get(part, getattr(macro, part)) if part else macro
+            if holder is None or isinstance(holder, TableColumn):
+                continue
+            ideal = {name: type(holder).model_fields[name].default for name in fields}
+            if part:
+                changes[part] = holder.model_copy(update=ideal)
+            else:
+                changes |= ideal
+    if "variation" in causes and macro.variation is not None:
+        changes["variation"] = LogNormalWeight(sigma=0.0)  # not None: the weights stay unsliced
+    return macro.model_copy(update=changes)
+
+
+MORE_BITS = 6  # added to a converter to make its steps fine, or its range wide, beyond notice
+
+
+def without(macro: Macro, cause: str) -> Macro:
+    """The macro with one cause of error ideal: one of ``causes(macro)``.
+
+    'resolution' and 'clipping' give the converter more bits; its range follows by ``converters_without``. 'table'
+    replaces a measured column by an ideal one with a converter on the same grid.
+    """
+    if cause == "table":
+        return ideal(macro)
+    if cause in ("resolution", "clipping"):
+        assert macro.converter is not None
+        bits = min(16, macro.converter.bits + MORE_BITS)
+        return macro.model_copy(update={"converter": Adc(bits=bits, range=macro.converter.range, noise=macro.converter.noise)})
+    return _without(macro, cause)
+
+
+def converters_without(cause: str, converters: Converters, macro: Macro) -> Converters:
+    """The range of ``without(macro, cause)``'s converters, from the range of ``macro``'s."""
+    if macro.converter is None or cause not in ("resolution", "clipping"):
+        return converters
+    few, many = macro.converter.codes, without(macro, cause).converter
+    assert many is not None
+    if cause == "resolution":
+        return Converters(converters.low, converters.step * (few - 1) / (many.codes - 1))
+    return Converters(converters.low - converters.step * ((many.codes - few) // 2), converters.step)
+
+
+def causes(macro: Macro) -> list[str]:
+    """Which causes of error this macro has."""
+    found = [cause for cause in CAUSES if without(macro, cause) != macro]
+    if macro.converter is not None:
+        found += ["resolution", "clipping"]
+    return [*found, "table"] if isinstance(macro.column, TableColumn) else found
+
+
+def nominal(macro: Macro) -> Macro:
+    """The typical die, read without noise: mean curve and common INL stay, spread and noise go."""
+    return _without(macro, "variation", "noise")
+
+
+def ideal(macro: Macro) -> Macro:
+    """Ideal cells, columns and converters of the same resolution: what the design computes on paper.
+
+    A measured table becomes an ideal converter on its own grid.
+    """
+    column = macro.column
+    if isinstance(column, TableColumn):
+        codes = column.probability.shape[1]
+        high = column.low + column.step * (codes - 1)
+        bits = max(1, (codes - 1).bit_length())
+        span = {"kind": "fixed", "low": column.low, "high": column.low + column.step * ((1 << bits) - 1)}
+        if codes == 1 << bits:
+            span["high"] = high
+        return macro.model_copy(update={"column": None, "converter": Adc.model_validate({"bits": bits, "range": span})})
+    clean = _without(macro, "variation", "noise", "curve")
+    converter = clean.converter and Adc(bits=clean.converter.bits, range=clean.converter.range)
+    return clean.model_copy(update={"converter": converter, "driver": None, "cell": None, "column": None})

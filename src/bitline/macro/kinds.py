@@ -1,0 +1,102 @@
+"""Kinds of column: how a sum in a column becomes a value, on average, frozen with the die, and fresh at each read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from bitline.macro.curves import AnyCurve
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CurveColumn(Model):
+    """Value = mean(gain · u + offset) + sigma(u) · noise, gain and offset frozen per physical column.
+
+    An S0 behavioural column (Chang, Liu, Kuster, SMACD 2022, as far as published) in the library's canonical form.
+    """
+
+    kind: Literal["curve"] = "curve"
+    mean: AnyCurve | None = Field(default=None, description="value (counts) for a sum u; absent: the sum itself")
+    sigma: AnyCurve | None = Field(default=None, description="fresh noise (counts rms) at sum u, a leg and read")
+    gain_sigma: float | None = Field(default=None, gt=0, le=1, description="frozen relative gain spread of columns")
+    offset_sigma: float | None = Field(default=None, gt=0, description="frozen offset spread of columns, counts")
+
+
+def _matrix(value: Any) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(f"a probability table is (tables, ideal codes, codes) of numbers ≥ 0, not of shape {array.shape}")
+    off = np.abs(array.sum(axis=2) - 1)
+    if off.max() > 1e-6:
+        table, code = np.unravel_index(off.argmax(), off.shape)
+        raise ValueError(f"table {table}: the probabilities of ideal code {code} sum to {array[table, code].sum():.6g}, not 1")
+    array = array / array.sum(axis=2, keepdims=True)
+    array.setflags(write=False)
+    return array
+
+
+Probability = Annotated[
+    np.ndarray,
+    BeforeValidator(_matrix),
+    PlainSerializer(lambda array: array.tolist(), return_type=list),
+    WithJsonSchema({"type": "array", "description": "P(code | ideal): [tables] × ideal codes × codes, rows sum to 1"}),
+]
+
+
+class TableColumn(Model):
+    """Code ~ P(code | ideal code), measured: column, converter and all. D-NAT's macro error model (Lin et al., JETCAS 2022).
+
+    The ideal sum of the legs is first quantised: ideal code = (sum - low)/step, half up, clipped. A code stands for
+    low + step · code. ``pooled``: one table for all columns, drawn anew at each read, so that no part of the error is
+    frozen. ``column``: a table a column; a die takes its columns from the measured ones, ``drawn`` at random for each
+    die or by their ``physical`` number (the measured die itself).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    kind: Literal["table"] = "table"
+    probability: Probability
+    low: float = 0.0
+    step: float = Field(default=1.0, gt=0, description="counts a code")
+    per: Literal["pooled", "column"] = "pooled"
+    assign: Literal["drawn", "physical"] = "drawn"
+
+    @model_validator(mode="after")
+    def _one_if_pooled(self) -> TableColumn:
+        if self.per == "pooled" and len(self.probability) != 1:
+            raise ValueError(f"a pooled column has one table, not {len(self.probability)}; say per: column")
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TableColumn) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign))
+
+    @property
+    def codes(self) -> int:
+        """Number of codes read."""
+        return self.probability.shape[2]
+
+
+AnyColumn = Annotated[CurveColumn | TableColumn, Field(discriminator="kind")]
+
+
+class Trim(Model):
+    """Calibration of each column after fabrication: two trim DACs take out gain and offset, measured in noisy reads.
+
+    Known sums (an eighth and seven eighths of full scale, from a row of calibration cells) are read ``reads`` times
+    each through the column's own curve, noise and converter step; what is estimated is quantised to the trim DACs.
+    """
+
+    reads: int = Field(default=64, ge=1, description="reads at each of the two sums, a column")
+    gain_bits: int = Field(default=6, ge=1, le=16)
+    offset_bits: int = Field(default=6, ge=1, le=16)
+    gain_range: float = Field(default=0.1, gt=0, le=1, description="largest relative gain correction, ±")
+    offset_range: float = Field(default=4.0, gt=0, description="largest offset correction, counts, ±")

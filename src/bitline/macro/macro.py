@@ -1,0 +1,178 @@
+"""The macro: a frozen description of a compute-in-memory design, as written in YAML."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bitline.converters import Adc, Driver
+from bitline.devices import Cell, WeightVariation
+from bitline.encode import InputScheme, WeightScheme
+from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
+from bitline.macro.placement import Layout, Placement, Unbounded
+from bitline.units import Volts
+
+
+class Macro(BaseModel):
+    """Rows, columns, digits, and one inexact read. What is absent is ideal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str = Field(default="", description="where the figures come from")
+    rows: int = Field(ge=1, le=1 << 16, description="rows of an array")
+    active_rows: int | None = Field(default=None, ge=1, description="rows on at once; absent: all of them")
+    columns: int = Field(ge=1, le=1 << 20, description="columns of an array")
+    columns_per_adc: int = Field(default=1, ge=1, description="neighbouring columns that share a converter")
+    inputs: InputScheme | None = Field(default=None, description="absent: inputs stay continuous")
+    weights: WeightScheme | None = Field(default=None, description="absent: weights stay continuous")
+    cell: Cell | None = None
+    variation: WeightVariation | None = Field(default=None, description="error of the weight itself, instead of cells")
+    driver: Driver | None = None
+    column: AnyColumn | None = None
+    trim: Trim | None = None
+    converter: Adc | None = Field(default=None, description="absent: the column's value is read as it is")
+    placement: Placement = Unbounded()
+    volts_per_count: Volts | None = Field(default=None, gt=0, description="bit-line swing of one count, to print σ in volts")
+    corners: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="what differs at a temperature or supply corner, by name"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Macro:
+        if self.active_rows is not None and self.active_rows > self.rows:
+            raise ValueError(f"active_rows = {self.active_rows} exceeds rows = {self.rows}")
+        if self.variation is not None and self.cell is not None:
+            raise ValueError("variation (of weights) and cell (of physical cells) both given: an error would count twice")
+        if self.cell is not None and self.weights is None:
+            raise ValueError("cell needs weights with digits; for continuous weights describe `variation`")
+        if isinstance(self.column, TableColumn):
+            if self.converter is not None:
+                raise ValueError("a measured table already contains its converter: remove `converter`")
+            if self.cell is not None and (self.cell.errors or self.cell.read_sigma or self.cell.g_min):
+                raise ValueError("a measured table already contains the cells' errors: remove `cell`")
+            if self.variation is not None or self.trim is not None:
+                raise ValueError("a measured table contains variation and trim: remove `variation` and `trim`")
+        if self.trim is not None and not (
+            isinstance(self.column, CurveColumn) and (self.column.gain_sigma or self.column.offset_sigma)
+        ):
+            raise ValueError("trim corrects gain_sigma and offset_sigma of a curve column: there is neither")
+        if self.inputs is None and self.driver is not None:
+            raise ValueError("driver has levels for input digits: describe `inputs`")
+        if self.column is not None and (self.inputs is None or (self.weights is None and self.variation is None)):
+            raise ValueError("a column's curve or table is indexed by sums of digits: describe `inputs` and `weights`")
+        for name in self.corners:
+            self.at(name)
+        return self
+
+    @property
+    def on(self) -> int:
+        """Rows on at once."""
+        return self.active_rows or self.rows
+
+    @property
+    def sliced(self) -> bool:
+        """Whether weights are spread over cells by digit; a weight variation keeps each in one signed analog cell."""
+        return self.weights is not None and self.variation is None
+
+    @property
+    def level_high(self) -> int:
+        """Largest level of a cell, in counts a unit input."""
+        if self.weights is None:
+            return 1
+        return self.weights.level_high if self.sliced else max(abs(self.weights.low), self.weights.high)
+
+    @property
+    def digit_high(self) -> int:
+        """Largest input digit."""
+        return self.inputs.digit_high if self.inputs else 1
+
+    @property
+    def full_scale(self) -> float:
+        """Largest sum of one leg with ideal cells, counts."""
+        return float(self.on * self.digit_high * self.level_high)
+
+    @property
+    def leg_signs(self) -> tuple[int, ...]:
+        """Signs of the columns that meet before a conversion."""
+        return self.weights.signs if self.weights and self.sliced else (1,)
+
+    @property
+    def signed_leg(self) -> bool:
+        """Whether one column's sum can be negative."""
+        return not self.sliced or (self.inputs is None or self.inputs.digit_low < 0)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest value of a conversion with ideal cells, counts."""
+        signed = self.signed_leg or -1 in self.leg_signs
+        return (-self.full_scale if signed else 0.0), self.full_scale
+
+    def layout(self, inputs: int, outputs: int, groups: int = 1) -> Layout:
+        """Where a layer of ``groups`` matrices, ``inputs`` × ``outputs`` each, sits; raises ValueError if it cannot."""
+        weights = self.weights if self.sliced else None
+        return Layout(
+            inputs=inputs,
+            outputs=outputs,
+            groups=groups,
+            conversions=len(weights.radix) if weights else 1,
+            legs=len(weights.signs) if weights else 1,
+            reference=bool(weights and weights.reference),
+            rows=self.rows,
+            active_rows=self.on,
+            columns=self.columns,
+            columns_per_adc=self.columns_per_adc,
+        )
+
+    def at(self, corner: str) -> Macro:
+        """The macro at one of its corners; raises ValueError naming the corners there are."""
+        if corner not in self.corners:
+            raise ValueError(f"macro {self.name} has no corner {corner!r}; it has: {', '.join(self.corners) or 'none'}")
+        config = _merge(self.model_dump(exclude={"corners"}), self.corners[corner])
+        return Macro.model_validate(config | {"name": f"{self.name} @ {corner}"})
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that sets what the macro computes."""
+        text = self.model_dump_json(exclude={"source", "volts_per_count"})
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data for YAML and JSON, without what is absent."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+
+    @staticmethod
+    def load(path: str | Path) -> Macro:
+        """Read a YAML file; raises ValueError naming the file, the key and what would be accepted."""
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ValueError(f"macro file {path}: {error.strerror or error}") from None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from None
+        try:
+            return Macro.model_validate(data)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Each wrong field of a configuration on a line: its place, what is wrong, what was given."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"]) or "top level"
+        given = "" if item["type"] in ("missing", "value_error") and not item["loc"] else f" (given: {item['input']!r:.80})"
+        lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return "\n".join(lines)
+
+
+def _merge(config: Any, change: Any) -> Any:
+    """``change`` laid over ``config``, dictionary by dictionary."""
+    if not (isinstance(config, dict) and isinstance(change, dict)):
+        return change
+    return config | {name: _merge(config.get(name), value) for name, value in change.items()}

@@ -1,0 +1,247 @@
+"""From a macro, a die and weights to a programmed column; and that column later in its life."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitline.converters import Adc
+from bitline.devices import Draw, WeightVariation
+from bitline.macro.chip import Chip, Effect
+from bitline.macro.column import Code, Column, Law, Spread
+from bitline.macro.curves import Lookup
+from bitline.macro.kinds import CurveColumn, TableColumn
+from bitline.macro.macro import Macro
+from bitline.macro.placement import Layout, Site
+from bitline.macro.trim import trimmed
+
+FIXED_POINT_HIGH = 32767  # cells off the integer grid are int16 multiples of a power of two
+
+
+def program(
+    weights: Float[Tensor, "outputs inputs"],
+    macro: Macro,
+    chip: Chip,
+    site: Site,
+    n: int = 0,
+    groups: int = 1,
+    sample: Tensor | None = None,
+) -> Column:
+    """Write a layer's weights on a die, for the ``n``-th time.
+
+    ``weights``: (G·N, K), integers of ``macro.weights``, or real numbers if that is absent; the result's ``weight`` is
+    differentiable in them. ``sample``: the draws of a weight variation, if already at hand. Raises ValueError naming the first weight that is NaN or out of range.
+    """
+    outputs, inputs = weights.shape[0] // groups, weights.shape[1]
+    layout = macro.layout(inputs, outputs, groups)
+    check(weights.detach(), macro, site.name)
+    if macro.sliced:
+        effective, cells, unit = _sliced(weights, macro, layout, chip, site, n)
+    else:
+        if macro.variation is not None:
+            sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
+            effective = macro.variation.apply(weights, sample)
+        else:
+            effective = weights
+        cells, unit = None, 1.0
+        if macro.converter is not None or macro.column is not None:
+            cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]))
+    return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+
+
+def check(weights: Tensor, macro: Macro, name: str) -> None:
+    """Raise ValueError naming the first weight that is NaN or that the macro cannot store."""
+    if macro.weights is not None:
+        macro.weights.check(weights, f"{name}: weight")
+    elif not bool(weights.isfinite().all()):
+        first = (~weights.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"{name}: weight{first} = {weights[tuple(first)].item()} is not a finite number")
+
+
+def sampled(
+    variation: WeightVariation, shape: torch.Size, chip: Chip, site: Site, n: int, device: torch.device
+) -> Tensor:
+    """The draws of a weight variation on a die, one a weight of a (G·N, K) matrix (float64)."""
+    index = torch.arange(shape.numel(), device=device).view(shape)
+    return variation.sample(Effect(chip.stream(f"weight {variation.kind} write {n}", f"weights {site.name}"), index))
+
+
+def _sliced(
+    weights: Tensor, macro: Macro, layout: Layout, chip: Chip, site: Site, n: int
+) -> tuple[Tensor, Tensor, float]:
+    """Weights as digits in cells: (effective weights, cells, unit of the cells)."""
+    scheme = macro.weights
+    assert scheme is not None
+    cells = layout.scatter(scheme.levels(weights.detach()))
+    unit = 1.0
+    if macro.cell is not None and (macro.cell.errors or macro.cell.pedestal(1)):
+        address = layout.cells_of(site).to(cells.device)
+        seen: dict[str, int] = {}
+        effects: list[Draw] = []
+        for error in macro.cell.errors:
+            seen[error.kind] = seen.get(error.kind, 0) + 1
+            name = f"cell {error.kind} {seen[error.kind]}"
+            again = f" write {n}" if error.clock == "programming" else ""
+            effects.append(Effect(chip.stream(name + again, site.where), address))
+        held = macro.cell.held(cells.double(), effects, scheme.level_high)
+        cells, unit = fixed_point(held)
+    read = combined(cells, unit, macro, layout).to(weights.dtype)
+    return weights + (read - weights).detach(), cells, unit
+
+
+def fixed_point(held: Tensor) -> tuple[Tensor, float]:
+    """Cells as whole multiples (float32) of a power of two that uses the int16 range; integers stay as they are."""
+    most = float(held.abs().max()) if held.numel() else 0.0
+    if most <= FIXED_POINT_HIGH and bool((held == held.round()).all()):
+        return held.float(), 1.0
+    unit = 2.0 ** -math.floor(math.log2(FIXED_POINT_HIGH / most))
+    return (held / unit + 0.5).floor_().clamp_(-FIXED_POINT_HIGH, FIXED_POINT_HIGH).float(), unit
+
+
+def combined(cells: Tensor, unit: float, macro: Macro, layout: Layout) -> Tensor:
+    """Effective weights (G·N, K) of cells: legs by sign, digits by radix, the digital Σx correction included."""
+    scheme = macro.weights
+    assert scheme is not None
+    total = torch.zeros_like(cells[:, :, :, 0, 0], dtype=torch.float64)
+    for c, radix in enumerate(scheme.radix):
+        for leg, sign in enumerate(scheme.signs):
+            total.add_(cells[:, :, :, c, leg], alpha=unit * radix * sign)
+    return layout.gather(total) + scheme.input_constant
+
+
+def _assembled(
+    effective: Tensor,
+    wanted: Tensor,
+    cells: Tensor | None,
+    unit: float,
+    macro: Macro,
+    layout: Layout,
+    chip: Chip,
+    site: Site,
+) -> Column:
+    device = wanted.device
+    curve = macro.column if isinstance(macro.column, CurveColumn) else CurveColumn()
+    spread = _spread(curve, macro, layout, chip, site, device)
+    signed = macro.signed_leg
+    tables = {
+        name: Lookup.of(kind, macro.full_scale, signed, name == "sigma", device)
+        for name in ("mean", "sigma")
+        if (kind := getattr(curve, name)) is not None
+    }
+    if spread is not None and macro.trim is not None:
+        spread = trimmed(spread, macro, chip, layout.columns_of(site).to(device), site.where, tables)
+    cell_noise = macro.cell.read_sigma if macro.cell else None
+    drive, drive_error = _drive(macro, layout, chip, site, device)
+    return Column(
+        macro=macro,
+        layout=layout,
+        site=site,
+        chip=chip,
+        wanted=wanted,
+        weight=effective,
+        cells=cells,
+        unit=unit,
+        spread=spread,
+        mean=tables.get("mean"),
+        noise=tables.get("sigma"),
+        cell_variance=(cell_noise * macro.level_high) ** 2 if cell_noise else None,
+        drive=drive,
+        drive_error=drive_error,
+        code=_code(macro.converter, layout, chip, site, device) if macro.converter else None,
+        law=_law(macro.column, layout, chip, site, device) if isinstance(macro.column, TableColumn) else None,
+    )
+
+
+def _spread(
+    curve: CurveColumn, macro: Macro, layout: Layout, chip: Chip, site: Site, device: torch.device
+) -> Spread | None:
+    if not (curve.gain_sigma or curve.offset_sigma):
+        return None
+    address = layout.columns_of(site).to(device)
+
+    def frozen(name: str, sigma: float | None, centre: float) -> Tensor:
+        if not sigma:
+            return torch.full(address.shape, centre, device=device)
+        return (centre + sigma * Effect(chip.stream(f"column {name}", site.where), address).normal()).float()
+
+    return Spread(frozen("gain", curve.gain_sigma, 1.0), frozen("offset", curve.offset_sigma, 0.0))
+
+
+def _drive(
+    macro: Macro, layout: Layout, chip: Chip, site: Site, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    if macro.driver is None or macro.inputs is None:
+        return None, None
+    low, high = macro.inputs.digit_low, macro.inputs.digit_high
+    table = macro.driver.table(low, high).to(device)
+    if macro.driver.inl_sigma is None:
+        return table, None
+    address = layout.rows_of(site).to(device)[..., None] * len(table) + torch.arange(len(table), device=device)
+    error = macro.driver.inl_sigma * Effect(chip.stream("driver", site.where), address).normal()
+    error[..., -low] = 0.0  # digit 0 is a row that is off
+    return table, error
+
+
+def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Code:
+    which = layout.converters_of(site).to(device)
+
+    def frozen(name: str, sigma: float | None, centre: float) -> Tensor | None:
+        if sigma is None:
+            return None
+        return (centre + sigma * Effect(chip.stream(f"converter {name}", site.where), which).normal()).float()
+
+    thresholds = index = None
+    if not adc.uniform:
+        walks = None
+        if adc.dnl_sigma is not None:
+            converters, flat = torch.unique(which, return_inverse=True)
+            index = flat
+            steps = converters[:, None] * adc.codes + torch.arange(adc.codes - 2, device=device)
+            walks = Effect(chip.stream("converter dnl", site.where), steps).normal()
+        thresholds = adc.thresholds(walks, device)
+    return Code(
+        most=adc.codes - 1,
+        gain=frozen("gain", adc.gain_sigma, 1.0),
+        offset=frozen("offset", adc.offset_sigma, 0.0),
+        noise=adc.noise,
+        thresholds=thresholds,
+        which=index,
+        values=adc.values(device),
+    )
+
+
+def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Law:
+    tables, ideal_codes, codes = table.probability.shape
+    width = 1 << (codes - 1).bit_length()
+    cumulative = torch.full((tables * ideal_codes, max(width, 1)), 2.0)
+    sums = torch.tensor(table.probability).cumsum(dim=2).view(-1, codes)
+    cumulative[:, : codes - 1] = sums[:, :-1].float()
+    which = None
+    if table.per == "column":
+        address = layout.columns_of(site)[:, :, :, 0].to(device)
+        if table.assign == "drawn":
+            which = (Effect(chip.stream("column table", site.where), address).uniform() * tables).long()
+        else:
+            which = address % tables
+    return Law(table.low, table.step, ideal_codes, codes, cumulative.to(device), which)
+
+
+def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
+    """The column ``seconds`` after it was programmed, kept at ``kelvin``; the one given is not changed.
+
+    Raises ValueError where the macro's cells have no drift law, or before the law starts.
+    """
+    macro = column.macro
+    if macro.cell is None or macro.cell.drift is None or column.cells is None:
+        raise ValueError(f"macro {macro.name}: its cells have no drift law; describe cell.drift to age them")
+    address = column.layout.cells_of(column.site).to(column.cells.device)
+    exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
+    held = macro.cell.drift.apply(column.cells.double() * column.unit, exponents, seconds, kelvin)
+    cells, unit = fixed_point(held)
+    read = combined(cells, unit, macro, column.layout).to(column.weight.dtype)
+    weight = column.weight + (read - column.weight).detach()
+    return replace(column, cells=cells, unit=unit, weight=weight)

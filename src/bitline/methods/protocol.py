@@ -1,0 +1,41 @@
+"""What a training method is to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""``(x, y, index)``: inputs (B, …), targets (B, …), and the samples' indices in the data set (B,), int64."""
+Batches = Callable[[int], Iterable[Batch]]
+"""The batches of an epoch, the same ones whenever it is called with the same epoch."""
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""``criterion(output, target)``: a scalar, the mean over the batch."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How a network is trained for its macro: what happens around each step, and what the loss is.
+
+    A method keeps no state of its own between steps: what must survive a restart lives in the model, the rest
+    follows from the step number. ``begin`` is called again on resume, on the starting model, before its saved
+    weights are loaded; it has to do the same thing each time.
+    """
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        """Once before training: gather statistics, add parameters, keep a teacher."""
+        ...
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Before optimiser step ``step`` (from 0): draw a fresh chip, set a noise level."""
+        ...
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
+        """The scalar to minimise on one batch."""
+        ...
+
+    def end(self, model: nn.Module) -> None:
+        """Once after training, also when it was interrupted: leave the model ready to use."""
+        ...

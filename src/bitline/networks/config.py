@@ -1,0 +1,36 @@
+"""What every network's config has in common: it is a value, and `build()` turns it into a module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from .weights import load_weights
+
+
+class Network(BaseModel, ABC):
+    """A network as a frozen value. Every concrete network adds a literal tag `kind` and its own sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str | None = None
+    """A safetensors file, or the bare name of one in the folder that BITLINE_NETWORKS names. None: random weights."""
+
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The module, f32 [B, C, H, W] to [B, classes], with fresh weights drawn from torch's global generator."""
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The module, in training mode, with `weights` loaded where given.
+
+        Fresh weights depend on `seed` alone; torch's global generator is left as it was found.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = self.module()
+        if self.weights is not None:
+            load_weights(net, self.weights)
+        return net

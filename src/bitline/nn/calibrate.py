@@ -1,0 +1,93 @@
+"""Ranges from a few batches: quantizers first, then converters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitline.macro import Probe, nominal
+from bitline.nn.layers import layers
+from bitline.nn.ranges import ConverterRange
+
+
+class _Values(Probe):
+    def __init__(self, converters: ConverterRange) -> None:
+        self.converters = converters
+
+    def values(self, v: Tensor) -> None:
+        self.converters.observe(v)
+
+
+def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.Module:
+    """Set the ranges of a converted model from the first ``batches`` of ``loader`` (x or (x, …) a batch).
+
+    Input and weight quantizers see the float network; then converter ranges, where the macro leaves them to be
+    calibrated, see a typical die (mean curve, no spread, no noise). Ranges already set stay. Raises ValueError
+    naming the layers that no sample reached, or NaN in the data.
+    """
+    found = layers(model)
+    if not found:
+        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    data = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in islice(loader, batches)]
+    if not data:
+        raise ValueError("calibration needs at least one batch: the loader is empty")
+    for i, x in enumerate(data):
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            first = (~x.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"calibration batch {i}: input{first} = {x[tuple(first)].item()} is not a finite number")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            _quantizers(model, data)
+            _converters(model, data)
+    finally:
+        model.train(was_training)
+    return model
+
+
+def _quantizers(model: nn.Module, data: list[Tensor]) -> None:
+    found = layers(model)
+    for layer in found.values():
+        layer.observing, layer.positions = True, 0
+    try:
+        for x in data:
+            model(x)
+    finally:
+        for layer in found.values():
+            layer.observing = False
+    silent = [name for name, layer in found.items() if not layer.positions]
+    if silent:
+        raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")
+    for layer in found.values():
+        if layer.input_quantizer is not None and not layer.input_quantizer.calibrated:
+            layer.input_quantizer.freeze()
+        if layer.weight_quantizer is not None and not layer.weight_quantizer.calibrated:
+            layer.weight_quantizer.observe(layer.weight)
+            layer.weight_quantizer.freeze()
+
+
+def _converters(model: nn.Module, data: list[Tensor]) -> None:
+    found = layers(model)
+    if all(layer.converters is None or layer.converters.calibrated for layer in found.values()):
+        return
+    in_use = {name: layer.macro for name, layer in found.items()}
+    for layer in found.values():
+        layer.use(nominal(layer.design).model_copy(update={"converter": None, "trim": None}))
+        if layer.converters is not None and not layer.converters.calibrated:
+            layer.probe = _Values(layer.converters)
+            layer.plan = type(layer.plan)("reference", "values of the converters are observed")
+    try:
+        for x in data:
+            model(x)
+    finally:
+        for name, layer in found.items():
+            layer.probe = None
+            layer.use(in_use[name])
+    for layer in found.values():
+        if layer.converters is not None and not layer.converters.calibrated:
+            layer.converters.freeze()

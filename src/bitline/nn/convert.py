@@ -1,0 +1,218 @@
+"""From a torch network to the same network on a macro, and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from bitline import draws
+from bitline.macro import AnyGradient, Macro, Site, Ste
+from bitline.macro.placement import Reload
+from bitline.nn.attention import MultiheadAttention
+from bitline.nn.folding import fold_batch_norm
+from bitline.nn.layers import LAYERS, CimLayer, Silicon, layers
+from bitline.nn.quantizers import AnyQuantizer, Lsq, Quantizer, Xnor
+
+
+class Mapped(BaseModel):
+    """Where one layer sits: tiles and work, or why it stayed digital."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    kind: str = Field(description="class of the layer, with its shape")
+    macro: str | None = Field(description="null: the layer stayed digital")
+    plan: str | None = None
+    tiles: int = 0
+    arrays: int = 0
+    utilisation: float = Field(default=0.0, description="share of the cells of its arrays that hold a weight")
+    conversions: int = Field(default=0, description="analog-to-digital conversions for one sample; 0 until one was seen")
+    why: str = Field(default="", description="why the layer stayed digital, or why it got this plan")
+
+
+def convert(
+    net: nn.Module,
+    macro: Macro | Mapping[str, Macro],
+    *,
+    skip: Sequence[str] = (),
+    inputs: AnyQuantizer | None = None,
+    weights: AnyQuantizer | None = None,
+    gradient: AnyGradient = Ste(),
+    fold_bn: bool = False,
+    inplace: bool = False,
+    plan: str | None = None,
+) -> nn.Module:
+    """Put a network's linear layers and convolutions on a macro.
+
+    ``macro``: one for all, or by dotted-name pattern (``"layers.*.conv?"``; the first that matches counts). ``skip``:
+    patterns of layers that stay digital. ``inputs`` and ``weights``: quantizers where the macro has digits; default
+    ``Lsq``. ``fold_bn``: first fold each batch norm into the convolution before it. ``inplace``: change ``net`` itself
+    and keep its parameters; otherwise a copy is made. ``plan``: force a plan. Raises ValueError naming a pattern that
+    matches nothing, or a layer that the macro cannot hold; ``net`` is then unchanged. ``restore`` undoes it.
+    """
+    by_pattern = {"*": macro} if isinstance(macro, Macro) else dict(macro)
+    model = net if inplace else copy.deepcopy(net)
+    if any(isinstance(module, CimLayer) for module in model.modules()):
+        raise ValueError("this network is already on a macro: restore it first")
+    if fold_bn:
+        model = fold_batch_norm(model)
+    named = _candidates(model)
+    _all_match([*skip, *(p for p in by_pattern if not isinstance(macro, Macro))], named)
+    shared, first = Silicon(), 0
+    replaced: list[tuple[str, nn.Module, CimLayer]] = []
+    owners: dict[int, CimLayer] = {}
+    for name, module in named.items():
+        chosen = None if _matches(name, skip) else next((m for p, m in by_pattern.items() if fnmatchcase(name, p)), None)
+        if chosen is None:
+            continue
+        if id(module) in owners:
+            raise ValueError(f"{name} is the same module as {owners[id(module)].site.name}: a layer has one place on silicon")
+        pool = chosen.placement.arrays if isinstance(chosen.placement, Reload) else None
+        layer = _layer(module, chosen, Site(name, first, pool), shared, gradient, inputs, weights, plan)
+        if pool:
+            first += chosen.layout(*layer.matrix_shape).arrays
+        owners[id(module)] = layer
+        replaced.append((name, module, layer))
+    if not replaced:
+        raise ValueError(f"no layer was converted: {', '.join(named) or 'the network has no linear layer or convolution'}")
+    for module in [m for m in model.modules() if type(m) is nn.MultiheadAttention]:
+        _replace(model, module, MultiheadAttention.of(module))
+    for name, _, layer in replaced:
+        _put(model, name, layer)
+    object.__setattr__(model, "fingerprint", fingerprint(model))
+    return model
+
+
+def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """The plain torch network again, with the weights as they are now."""
+    model = model if inplace else copy.deepcopy(model)
+    for name, layer in layers(model).items():
+        _put(model, name, _plain(layer))
+    for module in [m for m in model.modules() if isinstance(m, MultiheadAttention)]:
+        _replace(model, module, module.restored())
+    if hasattr(model, "fingerprint"):
+        object.__delattr__(model, "fingerprint")
+    return model
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of which layer sits on which macro: checkpoints refuse to load across it."""
+    text = "|".join(f"{name} {layer.design.fingerprint}" for name, layer in layers(model).items())
+    return f"{draws.key(text) & (2**64 - 1):016x}"
+
+
+def mapping(model: nn.Module) -> tuple[Mapped, ...]:
+    """What was mapped and what stayed digital, in the order of the network."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, CimLayer):
+            layout = module.macro.layout(*module.matrix_shape)
+            found.append(
+                Mapped(
+                    layer=name,
+                    kind=_kind(module),
+                    macro=module.macro.name,
+                    plan=module.plan.name,
+                    tiles=layout.groups * layout.tiles,
+                    arrays=layout.arrays,
+                    utilisation=layout.utilisation,
+                    conversions=module.conversions,
+                    why=module.plan.why,
+                )
+            )
+        elif type(module) in LAYERS:
+            found.append(Mapped(layer=name, kind=_kind(module), macro=None, why="skipped by pattern"))
+        elif not list(module.children()) and any(True for _ in module.parameters(recurse=False)):
+            if not isinstance(module, Quantizer):
+                found.append(Mapped(layer=name, kind=type(module).__name__, macro=None, why="no matrix product"))
+    return tuple(found)
+
+
+def _kind(module: nn.Module) -> str:
+    name = type(module).__name__
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return f"{name} {'×'.join(map(str, weight.shape))}"
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections."""
+    named: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.MultiheadAttention:
+            named |= {f"{name}.{part}": linear for part, linear in MultiheadAttention.projections(module).items()}
+        elif type(module) in LAYERS:
+            named[name] = module
+    return named
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _all_match(patterns: Sequence[str], named: Mapping[str, nn.Module]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise ValueError(f"pattern {pattern!r} matches no layer; the layers are: {', '.join(named)}")
+
+
+def _layer(
+    module: nn.Module,
+    macro: Macro,
+    site: Site,
+    shared: Silicon,
+    gradient: AnyGradient,
+    inputs: AnyQuantizer | None,
+    weights: AnyQuantizer | None,
+    plan: str | None,
+) -> CimLayer:
+    """The layer on its macro, sharing the module's parameters."""
+    kind = LAYERS[type(module)]
+    layer = kind.__new__(kind)
+    nn.Module.__init__(layer)
+    layer.__dict__.update({k: v for k, v in module.__dict__.items() if k not in ("_modules", "_parameters", "_buffers")})
+    layer._parameters = dict(module._parameters)
+    input_quantizer = weight_quantizer = None
+    scheme = macro.inputs
+    if scheme is not None:
+        input_quantizer = (inputs or Lsq()).build(scheme.low, scheme.high, role="inputs", step=scheme.stride)
+        input_quantizer.name = site.name
+    if macro.weights is not None:
+        stored = macro.weights
+        binary = (stored.low, stored.high, stored.stride) == (-1, 1, 2)
+        config = weights or (Xnor() if binary else Lsq())
+        outputs = module._parameters["weight"].shape[0]  # type: ignore[union-attr]
+        weight_quantizer = config.build(stored.low, stored.high, role="weights", step=stored.stride, channels=outputs)
+        weight_quantizer.name = site.name
+    try:
+        layer.attach(macro, site, shared, gradient, input_quantizer, weight_quantizer, plan)
+    except ValueError as error:
+        raise ValueError(f"{site.name} ({_kind(module)}) does not fit macro {macro.name}: {error}") from None
+    return layer
+
+
+def _plain(layer: CimLayer) -> nn.Module:
+    """The torch layer with this layer's parameters."""
+    kind = next(plain for plain, own in LAYERS.items() if type(layer) is own)
+    module = kind.__new__(kind)
+    nn.Module.__init__(module)
+    template = set(kind.__constants__) | {"training", "_reversed_padding_repeated_twice", "transposed", "output_padding"}
+    module.__dict__.update({k: v for k, v in layer.__dict__.items() if k in template})
+    module._parameters = dict(layer._parameters)
+    return module
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for leaf, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, leaf, new)

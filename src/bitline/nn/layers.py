@@ -1,0 +1,346 @@
+"""Layers that are their torch classes, with their product read from a macro."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitline.macro import (
+    AnyGradient,
+    Chip,
+    Column,
+    Conv,
+    Converters,
+    Dense,
+    Macro,
+    Plan,
+    Probe,
+    Reads,
+    Site,
+    choose,
+    converters_without,
+    mac,
+    program,
+    without,
+)
+from bitline.macro.geometry import Geometry
+from bitline.macro.program import check, sampled
+from bitline.nn.quantizers import Quantizer
+from bitline.nn.ranges import ConverterRange
+
+
+@dataclass
+class Silicon:
+    """What the layers of one model share: the die they sit on, and the reads made now. Never saved, never broadcast."""
+
+    chip: Chip = Chip(0, 0)
+    write: int = 0
+    seed: int = 0
+    read: int = 0
+    samples: Tensor | None = None
+    passes: int = 0
+
+    def begin(self, samples: Tensor | None, read: int = 0) -> None:
+        """Announce a forward pass over these samples of the data set (int64, (B,)), read for the ``read``-th time."""
+        self.samples, self.read = samples, read
+        self.passes += 1
+
+
+class CimLayer(nn.Module):
+    """The common part of all layers on a macro; ``convert`` makes them."""
+
+    design: Macro  # the macro asked for
+    macro: Macro  # the one in use: the design, or one with something ideal
+    weight: nn.Parameter
+    bias: Tensor | None
+    site: Site
+    silicon: Silicon
+    gradient: AnyGradient
+    plan: Plan
+    forced: str | None
+    geometry: Geometry
+    groups_of: int
+    input_quantizer: Quantizer | None
+    weight_quantizer: Quantizer | None
+    converters: ConverterRange | None
+
+    def attach(
+        self,
+        macro: Macro,
+        site: Site,
+        silicon: Silicon,
+        gradient: AnyGradient,
+        input_quantizer: Quantizer | None,
+        weight_quantizer: Quantizer | None,
+        force: str | None = None,
+    ) -> None:
+        """Place this layer on a macro; raises ValueError where it does not fit."""
+        self.site, self.silicon, self.gradient, self.forced = site, silicon, gradient, force
+        self.input_quantizer, self.weight_quantizer = input_quantizer, weight_quantizer
+        self.design = macro
+        self.converters = ConverterRange(macro.converter, *macro.value_range) if macro.converter else None
+        self.geometry = self._geometry()
+        self.probe: Probe | None = None
+        self.observing = False
+        self.positions = 0
+        self._pass = (-1, 0)
+        macro.layout(*self.matrix_shape)
+        self.use(macro)
+
+    def use(self, macro: Macro, cause: str | None = None) -> None:
+        """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
+        self.cause, self._base = cause, macro
+        self.macro = without(macro, cause) if cause else macro
+        self.plan = choose(self.macro, self.forced)
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget what was programmed: the die, the weights or the macro changed."""
+        self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
+        self._sample: Tensor | None = None
+        if self.macro.variation is not None and not self.macro.sliced:
+            groups, (inputs, outputs) = self.groups_of, self.matrix_shape[:2]
+            shape = torch.Size((groups * outputs, inputs))
+            silicon, variation = self.silicon, self.macro.variation
+            self._sample = sampled(variation, shape, silicon.chip, self.site, silicon.write, self.weight.device).float()
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """(K, N, G) of the layer's matrices."""
+        outputs = self.weight.shape[0] // self.groups_of
+        return self.weight[0].numel(), outputs, self.groups_of
+
+    @property
+    def conversions(self) -> int:
+        """Conversions for one sample, as far as one was seen."""
+        if self.macro.converter is None and self.macro.column is None:
+            return 0
+        layout = self.macro.layout(*self.matrix_shape)
+        passes = len(self.macro.inputs.radix) if self.macro.inputs else 1
+        return self.positions * layout.groups * layout.reads * passes * layout.conversions * layout.outputs
+
+    def program(self) -> tuple[Column, Tensor]:
+        """(programmed column, scale of a weight count: () or (N,)); kept while no gradient is wanted."""
+        grad = torch.is_grad_enabled()
+        key: tuple[Any, ...] = ()
+        if not grad:
+            state = [self.weight, *(self.weight_quantizer.state_dict().values() if self.weight_quantizer else ())]
+            key = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
+            if self._column is not None and self._column[0] == key:
+                return self._column[1:]
+        if self.weight_quantizer is not None:
+            codes, scale, _ = self.weight_quantizer(self.weight)
+            scale = scale.flatten() if scale.dim() else scale
+        else:
+            codes, scale = self.weight, self.weight.new_ones(())
+            if self.macro.converter is not None or self.macro.column is not None:
+                scale = self.weight.detach().abs().amax().clamp(min=1e-12)
+                codes = codes / scale
+        matrix = self.geometry.matrix(codes)
+        silicon = self.silicon
+        column = program(
+            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample
+        )
+        if not grad:
+            self._column = (key, column, scale)
+        return column, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, product read from the macro."""
+        if self.observing:
+            self._observe(x)
+            return super().forward(x)
+        if self.plan.name == "folded" and self.input_quantizer is None and self.weight_quantizer is None:
+            if not self.macro.sliced and self.macro.cell is None:
+                return self._continuous(x)
+        if self.input_quantizer is not None:
+            codes, scale, zero = self.input_quantizer(x)
+        else:
+            codes, scale, zero = x, x.new_ones(()), None
+        column, weight_scale = self.program()
+        shifted = zero is not None and self.input_quantizer is not None and self.input_quantizer.asymmetric
+        padded, lead = self._prepared(codes, zero if shifted else None)
+        if not torch.compiler.is_compiling():
+            self._count(padded)
+        y = mac(
+            padded,
+            column,
+            self.geometry,
+            self._keys(padded),
+            self._converters(),
+            self.gradient,
+            self.plan,
+            self.probe,
+        )
+        if shifted and zero is not None:
+            y = y - self.geometry.broadcast(zero * column.wanted.sum(1)).to(y.dtype)
+        factor = scale * weight_scale
+        y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
+        if self.bias is not None:
+            y = y + self.geometry.broadcast(self.bias).to(y.dtype)
+        return self._finished(y, lead)
+
+    def _continuous(self, x: Tensor) -> Tensor:
+        """The continuous limit: the torch layer itself with this die's weights."""
+        weight: Tensor = self.weight
+        if not torch.compiler.is_compiling():
+            check(weight.detach(), self.macro, self.site.name)
+        if self.macro.variation is not None:
+            assert self._sample is not None
+            weight = self.macro.variation.apply(weight, self.geometry.native(self._sample))
+        return self._exact(x, weight)
+
+    def _converters(self) -> Converters | None:
+        if self.macro.converter is None:
+            return None
+        if self.converters is None:  # an ideal converter in place of a measured table
+            adc = self.macro.converter
+            low, step = adc.range.start(adc, *self.macro.value_range)
+            return Converters(torch.tensor(low), torch.tensor(step))
+        if not self.converters.calibrated:
+            raise RuntimeError(f"{self.site.name}: converter range not calibrated; call bitline.calibrate(model, loader)")
+        found = self.converters()
+        return converters_without(self.cause, found, self._base) if self.cause else found
+
+    def _keys(self, x: Tensor) -> Tensor | None:
+        silicon = self.silicon
+        if torch.compiler.is_compiling():
+            return None
+        last, call = self._pass
+        self._pass = (silicon.passes, call + 1 if last == silicon.passes else 0)
+        samples = silicon.samples
+        if samples is None:
+            samples = torch.arange(len(x), device=x.device)
+        elif len(samples) != len(x):
+            raise ValueError(f"{self.site.name}: {len(x)} samples, but {len(samples)} indices were announced")
+        reads = Reads(silicon.seed, silicon.chip.number, silicon.read, samples.to(x.device))
+        return reads.keys(self.site.name, self._pass[1])
+
+    def _observe(self, x: Tensor) -> None:
+        if self.input_quantizer is not None and not self.input_quantizer.calibrated:
+            self.input_quantizer.observe(x)
+        padded, _ = self._prepared(x, None)
+        self._count(padded)
+
+    def _count(self, padded: Tensor) -> None:
+        positions = 1
+        for extent in self.geometry.shape(padded, 1)[:-1]:
+            positions *= extent
+        self.positions = positions
+
+    # What a kind of layer adds.
+
+    def _geometry(self) -> Geometry:
+        raise NotImplementedError
+
+    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+        """(codes padded and shaped for ``mac``, leading shape to restore)."""
+        raise NotImplementedError
+
+    def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
+        raise NotImplementedError
+
+    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The torch layer's own product with other weights."""
+        raise NotImplementedError
+
+
+class Linear(CimLayer, nn.Linear):
+    """``torch.nn.Linear`` on a macro; inputs (…, K), the first axis counts samples."""
+
+    groups_of = 1
+
+    def _geometry(self) -> Dense:
+        return Dense()
+
+    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+        lead = codes.shape[:-1]
+        batch = lead[0] if lead else 1
+        return codes.reshape(batch, -1, codes.shape[-1]) if codes.numel() else codes.reshape(batch, 0, codes.shape[-1]), lead
+
+    def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
+        return y.reshape(*lead, y.shape[-1])
+
+    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight, self.bias)
+
+
+class _Conv(CimLayer):
+    """What convolutions of all dimensions share; inputs (B, C, …) or (C, …)."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+
+    @property
+    def groups_of(self) -> int:  # type: ignore[override]
+        """G of the grouped convolution."""
+        return self.groups
+
+    def _geometry(self) -> Conv:
+        return Conv(tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), self.groups)
+
+    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+        batched = codes if codes.dim() == len(self.kernel_size) + 2 else codes[None]
+        pads = list(self._reversed_padding_repeated_twice)
+        if any(pads):
+            if self.padding_mode != "zeros":
+                batched = F.pad(batched, pads, mode=self.padding_mode)
+            elif zero is None:
+                batched = F.pad(batched, pads)
+            else:  # pad with the code of zero
+                batched = F.pad(batched - zero, pads) + zero
+        return batched, () if batched.dim() == codes.dim() else (1,)
+
+    def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
+        return y[0] if lead else y
+
+    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return, operator]
+
+
+class Conv1d(_Conv, nn.Conv1d):  # type: ignore[misc]
+    """``torch.nn.Conv1d`` on a macro."""
+
+
+class Conv2d(_Conv, nn.Conv2d):  # type: ignore[misc]
+    """``torch.nn.Conv2d`` on a macro."""
+
+
+class Conv3d(_Conv, nn.Conv3d):  # type: ignore[misc]
+    """``torch.nn.Conv3d`` on a macro."""
+
+
+LAYERS: dict[type[nn.Module], type[CimLayer]] = {
+    nn.Linear: Linear,
+    nn.Conv1d: Conv1d,
+    nn.Conv2d: Conv2d,
+    nn.Conv3d: Conv3d,
+}
+
+
+def layers(model: nn.Module) -> dict[str, CimLayer]:
+    """The layers of a model that sit on a macro, by dotted name."""
+    return {layer.site.name: layer for layer in model.modules() if isinstance(layer, CimLayer)}
+
+
+def silicon(model: nn.Module) -> Silicon:
+    """The die and reads that a converted model's layers share; raises ValueError for a model that was not converted."""
+    for layer in layers(model).values():
+        return layer.silicon
+    raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+
+
+def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:
+    """Put the model on a die, its arrays written for the ``write``-th time."""
+    shared = silicon(model)
+    shared.chip, shared.write = chip, write
+    for layer in layers(model).values():
+        layer.renew()

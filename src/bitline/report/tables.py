@@ -1,0 +1,92 @@
+"""The summary and the mapping as tables for the terminal, and the rows as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from bitline.evaluate.result import Mapped, Result, Row, write_atomic
+
+_SCALARS = ("method", "macro", "condition", "mean", "p5", "worst", "target", "yield", "chips", "images", "steps")
+
+
+def _cell(value: float | str | None, form: str = "") -> Text:
+    """Text, not markup: a layer may be called ``blocks[0]``."""
+    if value is None:
+        return Text("–", style="dim")
+    return Text(value if isinstance(value, str) else format(value, form))
+
+
+def _yield(row: Row) -> Text:
+    if row.yield_ is None or row.target is None:
+        return _cell(None)
+    return Text(f"{row.yield_:.0f} % ≥ {row.target:g} %")
+
+
+def summary_table(result: Result) -> Table:
+    """Accuracy of every row: mean over the chips, its 95 % interval, 5th percentile, worst chip, yield."""
+    caption = "accuracy in % · interval: 95 %, of the mean · p5: 5th percentile over chips"
+    table = Table(title=Text(result.title), caption=Text(caption), title_justify="left", caption_justify="left")
+    conditions = any(row.condition != "nominal" for row in result.rows)
+    table.add_column("method", overflow="fold")
+    table.add_column("macro", overflow="fold")
+    if conditions:
+        table.add_column("condition", overflow="fold")
+    for name in ("mean", "interval", "p5", "worst", "yield", "chips × images"):
+        table.add_column(name, justify="right", no_wrap=name != "yield")
+    for row in result.rows:
+        table.add_row(
+            Text(row.method, style="bold"),
+            _cell(row.macro),
+            *([_cell(row.condition)] if conditions else []),
+            _cell(row.mean, ".2f"),
+            Text(f"{row.ci95[0]:.2f}–{row.ci95[1]:.2f}"),
+            _cell(row.p5, ".2f"),
+            _cell(row.worst, ".2f"),
+            _yield(row),
+            Text(f"{row.chips} × {row.images}"),
+        )
+    return table
+
+
+def mapping_table(mapped: Iterable[Mapped]) -> Table:
+    """Which layer went to which macro, how it fills its arrays, and why the others stayed digital."""
+    table = Table()
+    for name in ("layer", "kind", "macro", "plan"):
+        table.add_column(name, overflow="fold")
+    for name in ("tiles", "arrays", "cells used", "conversions"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for m in mapped:
+        on = m.macro is not None
+        table.add_row(
+            Text(m.layer, style="bold"),
+            _cell(m.kind),
+            _cell(m.macro) if on else Text("digital", style="dim"),
+            _cell(m.plan),
+            _cell(m.tiles if on else None),
+            _cell(m.arrays if on else None),
+            _cell(m.utilisation if on else None, ".0%"),
+            _cell(m.conversions or None, ","),
+            _cell(m.why),
+        )
+    return table
+
+
+def write_csv(result: Result, path: Path | str) -> None:
+    """Write the rows as CSV, one line a row, atomically: units as in ``result.json``, empty where there is no value.
+
+    The accuracy of each single chip is only in ``result.json``.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*_SCALARS[:4], "ci95_low", "ci95_high", *_SCALARS[4:]])
+    for row in result.rows:
+        values = row.model_dump(by_alias=True)
+        writer.writerow([*(values[n] for n in _SCALARS[:4]), *row.ci95, *(values[n] for n in _SCALARS[4:])])
+    write_atomic(Path(path), out.getvalue())
