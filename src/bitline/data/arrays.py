@@ -75,7 +75,7 @@ class SklearnDigits(Dataset):
     in both parts. Source: E. Alpaydin and C. Kaynak, UCI repository, 1998.
     """
 
-    kind: Literal["sklearn-digits"] = "sklearn-digits"
+    kind: Literal["sklearn_digits"] = "sklearn_digits"
     seed: int = 0
     test_images: int = Field(default=597, ge=1, le=1796)
 

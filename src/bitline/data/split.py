@@ -125,7 +125,7 @@ class CropFlip(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["crop-flip"] = "crop-flip"
+    kind: Literal["crop_flip"] = "crop_flip"
     padding: int = Field(default=4, ge=0, description="pixels added on each side before the crop")
     flip: bool = True
 

@@ -16,6 +16,11 @@ class Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["plain"] = "plain"
 
+    @property
+    def title(self) -> str:
+        """What the comparison calls a network made this way, on chips."""
+        return "trained plainly"
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """Nothing."""
 

@@ -66,7 +66,7 @@ class WideResNet(Network):
     Source: S. Zagoruyko and N. Komodakis, "Wide residual networks", BMVC 2016, table 1.
     """
 
-    kind: Literal["wide-resnet"] = "wide-resnet"
+    kind: Literal["wide_resnet"] = "wide_resnet"
     depth: int = 16
     widen: int = Field(default=4, ge=1)
     classes: int = Field(default=10, ge=2)

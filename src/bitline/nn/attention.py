@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-PACKED = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+PACKED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")  # in torch's order
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -88,9 +88,11 @@ class MultiheadAttention(nn.MultiheadAttention):
         """(output, weights of the values or None), shapes and arguments as in torch.
 
         ``query`` (B, L, E), ``key`` (B, S, kdim), ``value`` (B, S, vdim), the first two axes swapped without
-        ``batch_first``, without B unbatched. Raises ValueError for other shapes and for masks neither boolean nor
-        floating; RuntimeError, as torch does, for ``is_causal`` without ``attn_mask``.
+        ``batch_first``, without B unbatched. Raises ValueError for other shapes, nested tensors and masks neither
+        boolean nor floating; RuntimeError, as torch does, for ``is_causal`` without ``attn_mask``.
         """
+        if query.is_nested or key.is_nested or value.is_nested:
+            raise ValueError("nested tensors have no axis of samples: give padded tensors and key_padding_mask")
         if query.dim() not in (2, 3) or not query.dim() == key.dim() == value.dim():
             raise ValueError(
                 f"query, key, value of {query.dim()}, {key.dim()}, {value.dim()} axes: all 3, or all 2, are accepted"
@@ -147,6 +149,21 @@ class MultiheadAttention(nn.MultiheadAttention):
             mask = _additive(padding, query.dtype)[:, None, None]
             bias = mask.expand(-1, self.num_heads, length, -1) if bias is None else bias + mask
         return bias
+
+
+def padded_encoders(model: nn.Module, on: bool) -> None:
+    """Make torch's encoder stacks keep padded tokens (B, L, E), or do again as they were built.
+
+    In eval mode with ``src_key_padding_mask`` a stack may pack its tokens into a nested tensor, which only torch's
+    fused path can read. Padded places of the output, 0 from a nested tensor, then hold what the layers computed.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            if on:
+                module.__dict__.setdefault("_nested_as_built", module.use_nested_tensor)
+                module.use_nested_tensor = False
+            elif "_nested_as_built" in module.__dict__:
+                module.use_nested_tensor = module.__dict__.pop("_nested_as_built")
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

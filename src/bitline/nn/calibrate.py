@@ -39,18 +39,23 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
         if x.is_floating_point() and not bool(x.isfinite().all()):
             first = (~x.isfinite()).nonzero()[0].tolist()
             raise ValueError(f"calibration batch {i}: input{first} = {x[tuple(first)].item()} is not a finite number")
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             _quantizers(model, data)
             _converters(model, data)
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
     return model
 
 
-def _quantizers(model: nn.Module, data: list[Tensor]) -> None:
+def walk(model: nn.Module, data: Iterable[Tensor]) -> None:
+    """Pass data through the float network: layers learn their positions, quantizers what they will have to hold.
+
+    Raises ValueError naming the layers that no sample reaches.
+    """
     found = layers(model)
     for layer in found.values():
         layer.observing, layer.positions = True, 0
@@ -63,7 +68,11 @@ def _quantizers(model: nn.Module, data: list[Tensor]) -> None:
     silent = [name for name, layer in found.items() if not layer.positions]
     if silent:
         raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")
-    for layer in found.values():
+
+
+def _quantizers(model: nn.Module, data: list[Tensor]) -> None:
+    walk(model, data)
+    for layer in layers(model).values():
         if layer.input_quantizer is not None and not layer.input_quantizer.calibrated:
             layer.input_quantizer.freeze()
         if layer.weight_quantizer is not None and not layer.weight_quantizer.calibrated:

@@ -12,10 +12,13 @@ from torch import nn
 from bitline import draws
 from bitline.macro import AnyGradient, Macro, Site, Ste
 from bitline.macro.placement import Reload
-from bitline.nn.attention import MultiheadAttention
+from bitline.nn.attention import MultiheadAttention, padded_encoders
 from bitline.nn.folding import fold_batch_norm
 from bitline.nn.layers import LAYERS, CimLayer, Silicon, layers
 from bitline.nn.quantizers import AnyQuantizer, Lsq, Quantizer, Xnor
+from bitline.nn.ranges import ConverterRange
+
+STE = Ste()
 
 
 class Mapped(BaseModel):
@@ -30,7 +33,9 @@ class Mapped(BaseModel):
     tiles: int = 0
     arrays: int = 0
     utilisation: float = Field(default=0.0, description="share of the cells of its arrays that hold a weight")
-    conversions: int = Field(default=0, description="analog-to-digital conversions for one sample; 0 until one was seen")
+    conversions: int = Field(
+        default=0, description="analog-to-digital conversions for one sample; 0 until one was seen"
+    )
     why: str = Field(default="", description="why the layer stayed digital, or why it got this plan")
 
 
@@ -41,7 +46,7 @@ def convert(
     skip: Sequence[str] = (),
     inputs: AnyQuantizer | None = None,
     weights: AnyQuantizer | None = None,
-    gradient: AnyGradient = Ste(),
+    gradient: AnyGradient = STE,
     fold_bn: bool = False,
     inplace: bool = False,
     plan: str | None = None,
@@ -58,19 +63,21 @@ def convert(
     model = net if inplace else copy.deepcopy(net)
     if any(isinstance(module, CimLayer) for module in model.modules()):
         raise ValueError("this network is already on a macro: restore it first")
-    if fold_bn:
-        model = fold_batch_norm(model)
     named = _candidates(model)
     _all_match([*skip, *(p for p in by_pattern if not isinstance(macro, Macro))], named)
     shared, first = Silicon(), 0
     replaced: list[tuple[str, nn.Module, CimLayer]] = []
     owners: dict[int, CimLayer] = {}
     for name, module in named.items():
-        chosen = None if _matches(name, skip) else next((m for p, m in by_pattern.items() if fnmatchcase(name, p)), None)
+        chosen = (
+            None if _matches(name, skip) else next((m for p, m in by_pattern.items() if fnmatchcase(name, p)), None)
+        )
         if chosen is None:
             continue
         if id(module) in owners:
-            raise ValueError(f"{name} is the same module as {owners[id(module)].site.name}: a layer has one place on silicon")
+            raise ValueError(
+                f"{name} is the same module as {owners[id(module)].site.name}: a layer has one place on silicon"
+            )
         pool = chosen.placement.arrays if isinstance(chosen.placement, Reload) else None
         layer = _layer(module, chosen, Site(name, first, pool), shared, gradient, inputs, weights, plan)
         if pool:
@@ -78,11 +85,18 @@ def convert(
         owners[id(module)] = layer
         replaced.append((name, module, layer))
     if not replaced:
-        raise ValueError(f"no layer was converted: {', '.join(named) or 'the network has no linear layer or convolution'}")
+        raise ValueError(
+            f"no layer was converted: {', '.join(named) or 'the network has no linear layer or convolution'}"
+        )
+    if fold_bn:  # only now that everything fits: it changes the network
+        fold_batch_norm(model)
+        for _, module, layer in replaced:
+            layer._parameters.update(module._parameters)
     for module in [m for m in model.modules() if type(m) is nn.MultiheadAttention]:
-        _replace(model, module, MultiheadAttention.of(module))
+        model = _replace(model, module, MultiheadAttention.of(module))
+    padded_encoders(model, True)
     for name, _, layer in replaced:
-        _put(model, name, layer)
+        model = _put(model, name, layer)
     object.__setattr__(model, "fingerprint", fingerprint(model))
     return model
 
@@ -91,9 +105,10 @@ def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The plain torch network again, with the weights as they are now."""
     model = model if inplace else copy.deepcopy(model)
     for name, layer in layers(model).items():
-        _put(model, name, _plain(layer))
+        model = _put(model, name, _plain(layer))
     for module in [m for m in model.modules() if isinstance(m, MultiheadAttention)]:
-        _replace(model, module, module.restored())
+        model = _replace(model, module, module.restored())
+    padded_encoders(model, False)
     if hasattr(model, "fingerprint"):
         object.__delattr__(model, "fingerprint")
     return model
@@ -126,9 +141,11 @@ def mapping(model: nn.Module) -> tuple[Mapped, ...]:
             )
         elif type(module) in LAYERS:
             found.append(Mapped(layer=name, kind=_kind(module), macro=None, why="skipped by pattern"))
-        elif not list(module.children()) and any(True for _ in module.parameters(recurse=False)):
-            if not isinstance(module, Quantizer):
-                found.append(Mapped(layer=name, kind=type(module).__name__, macro=None, why="no matrix product"))
+        elif (
+            not isinstance(module, Quantizer | ConverterRange)
+            and next(module.parameters(recurse=False), None) is not None
+        ):
+            found.append(Mapped(layer=name, kind=type(module).__name__, macro=None, why="no matrix product"))
     return tuple(found)
 
 
@@ -142,9 +159,12 @@ def _kind(module: nn.Module) -> str:
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections."""
     named: dict[str, nn.Module] = {}
+    attentions: dict[nn.Module, dict[str, nn.Linear]] = {}  # one that occurs twice has the same projections twice
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) is nn.MultiheadAttention:
-            named |= {f"{name}.{part}": linear for part, linear in MultiheadAttention.projections(module).items()}
+            if module not in attentions:
+                attentions[module] = MultiheadAttention.projections(module)
+            named |= {f"{name}.{part}".lstrip("."): linear for part, linear in attentions[module].items()}
         elif type(module) in LAYERS:
             named[name] = module
     return named
@@ -174,7 +194,9 @@ def _layer(
     kind = LAYERS[type(module)]
     layer = kind.__new__(kind)
     nn.Module.__init__(layer)
-    layer.__dict__.update({k: v for k, v in module.__dict__.items() if k not in ("_modules", "_parameters", "_buffers")})
+    layer.__dict__.update(
+        {k: v for k, v in module.__dict__.items() if k not in ("_modules", "_parameters", "_buffers")}
+    )
     layer._parameters = dict(module._parameters)
     input_quantizer = weight_quantizer = None
     scheme = macro.inputs
@@ -200,19 +222,26 @@ def _plain(layer: CimLayer) -> nn.Module:
     kind = next(plain for plain, own in LAYERS.items() if type(layer) is own)
     module = kind.__new__(kind)
     nn.Module.__init__(module)
-    template = set(kind.__constants__) | {"training", "_reversed_padding_repeated_twice", "transposed", "output_padding"}
+    own = {"training", "_reversed_padding_repeated_twice", "transposed", "output_padding"}
+    template = own.union(kind.__constants__)  # type: ignore[attr-defined]
     module.__dict__.update({k: v for k, v in layer.__dict__.items() if k in template})
     module._parameters = dict(layer._parameters)
     return module
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """The model with ``module`` at ``name``; at the empty name it is the module."""
+    if not name:
+        return module
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+    return model
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """The model with ``new`` wherever ``old`` is."""
     for parent in list(model.modules()):
         for leaf, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, leaf, new)
+    return new if model is old else model

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitline import draws
 from bitline.macro import (
     AnyGradient,
     Chip,
@@ -21,6 +23,7 @@ from bitline.macro import (
     Probe,
     Reads,
     Site,
+    causes,
     choose,
     converters_without,
     mac,
@@ -28,6 +31,7 @@ from bitline.macro import (
     without,
 )
 from bitline.macro.geometry import Geometry
+from bitline.macro.kinds import TableColumn
 from bitline.macro.program import check, sampled
 from bitline.nn.quantizers import Quantizer
 from bitline.nn.ranges import ConverterRange
@@ -37,7 +41,7 @@ from bitline.nn.ranges import ConverterRange
 class Silicon:
     """What the layers of one model share: the die they sit on, and the reads made now. Never saved, never broadcast."""
 
-    chip: Chip = Chip(0, 0)
+    chip: Chip = field(default_factory=lambda: Chip(0, 0))
     write: int = 0
     seed: int = 0
     read: int = 0
@@ -85,6 +89,7 @@ class CimLayer(nn.Module):
         self.converters = ConverterRange(macro.converter, *macro.value_range) if macro.converter else None
         self.geometry = self._geometry()
         self.probe: Probe | None = None
+        self.added_noise: float | None = None
         self.observing = False
         self.positions = 0
         self._pass = (-1, 0)
@@ -123,6 +128,21 @@ class CimLayer(nn.Module):
         passes = len(self.macro.inputs.radix) if self.macro.inputs else 1
         return self.positions * layout.groups * layout.reads * passes * layout.conversions * layout.outputs
 
+    @property
+    def codes(self) -> int:
+        """Codes of the layer's converters; 0 without any."""
+        if isinstance(self.macro.column, TableColumn):
+            return self.macro.column.codes
+        return self.macro.converter.codes if self.macro.converter else 0
+
+    @property
+    def counts_per_code(self) -> float:
+        """One converter step, counts."""
+        if isinstance(self.macro.column, TableColumn):
+            return self.macro.column.step
+        converters = self._converters()
+        return float(converters.step.mean()) if converters else 1.0
+
     def program(self) -> tuple[Column, Tensor]:
         """(programmed column, scale of a weight count: () or (N,)); kept while no gradient is wanted."""
         grad = torch.is_grad_enabled()
@@ -142,9 +162,7 @@ class CimLayer(nn.Module):
                 codes = codes / scale
         matrix = self.geometry.matrix(codes)
         silicon = self.silicon
-        column = program(
-            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample
-        )
+        column = program(matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample)
         if not grad:
             self._column = (key, column, scale)
         return column, scale
@@ -154,9 +172,9 @@ class CimLayer(nn.Module):
         if self.observing:
             self._observe(x)
             return super().forward(x)
-        if self.plan.name == "folded" and self.input_quantizer is None and self.weight_quantizer is None:
-            if not self.macro.sliced and self.macro.cell is None:
-                return self._continuous(x)
+        digital = self.input_quantizer is not None or self.weight_quantizer is not None
+        if self.plan.name == "folded" and not digital and self.macro.cell is None:
+            return self._continuous(x)
         if self.input_quantizer is not None:
             codes, scale, zero = self.input_quantizer(x)
         else:
@@ -176,6 +194,8 @@ class CimLayer(nn.Module):
             self.plan,
             self.probe,
         )
+        if self.added_noise is not None:
+            y = y + self._added(y, column)
         if shifted and zero is not None:
             y = y - self.geometry.broadcast(zero * column.wanted.sum(1)).to(y.dtype)
         factor = scale * weight_scale
@@ -183,6 +203,17 @@ class CimLayer(nn.Module):
         if self.bias is not None:
             y = y + self.geometry.broadcast(self.bias).to(y.dtype)
         return self._finished(y, lead)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """What an exact machine computes from the same codes: quantised, but digital."""
+        codes, scale, zero = self.input_quantizer(x) if self.input_quantizer is not None else (x, x.new_ones(()), None)
+        if self.weight_quantizer is not None:
+            weight, weight_scale, _ = self.weight_quantizer(self.weight)
+            weight = weight * weight_scale
+        else:
+            weight = self.weight
+        value = codes if zero is None else codes - zero
+        return self._exact(value * scale, weight)
 
     def _continuous(self, x: Tensor) -> Tensor:
         """The continuous limit: the torch layer itself with this die's weights."""
@@ -202,7 +233,9 @@ class CimLayer(nn.Module):
             low, step = adc.range.start(adc, *self.macro.value_range)
             return Converters(torch.tensor(low), torch.tensor(step))
         if not self.converters.calibrated:
-            raise RuntimeError(f"{self.site.name}: converter range not calibrated; call bitline.calibrate(model, loader)")
+            raise RuntimeError(
+                f"{self.site.name}: converter range not calibrated; call bitline.calibrate(model, loader)"
+            )
         found = self.converters()
         return converters_without(self.cause, found, self._base) if self.cause else found
 
@@ -217,8 +250,19 @@ class CimLayer(nn.Module):
             samples = torch.arange(len(x), device=x.device)
         elif len(samples) != len(x):
             raise ValueError(f"{self.site.name}: {len(x)} samples, but {len(samples)} indices were announced")
-        reads = Reads(silicon.seed, silicon.chip.number, silicon.read, samples.to(x.device))
+        reads = Reads(silicon.seed, silicon.chip, silicon.read, samples.to(x.device))
         return reads.keys(self.site.name, self._pass[1])
+
+    def _added(self, y: Tensor, column: Column) -> Tensor:
+        """Gaussian noise of ``added_noise`` (counts rms) on each conversion, fresh per read and unclipped, summed."""
+        assert self.added_noise is not None
+        power = sum(r**2 for r in column.pass_radix) * sum(r**2 for r in column.radix) * column.layout.reads
+        keys = self._keys(y)
+        assert keys is not None
+        places = y[0].numel()
+        lanes = torch.arange((places + 3) // 4, device=y.device).mul_(draws.GOLDEN)
+        noise = draws.read_normals(lanes + keys[:, None])[:, :places].view(y.shape)
+        return noise.mul_(self.added_noise * power**0.5).to(y.dtype)
 
     def _observe(self, x: Tensor) -> None:
         if self.input_quantizer is not None and not self.input_quantizer.calibrated:
@@ -249,7 +293,7 @@ class CimLayer(nn.Module):
         raise NotImplementedError
 
 
-class Linear(CimLayer, nn.Linear):
+class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
     """``torch.nn.Linear`` on a macro; inputs (…, K), the first axis counts samples."""
 
     groups_of = 1
@@ -260,7 +304,9 @@ class Linear(CimLayer, nn.Linear):
     def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         lead = codes.shape[:-1]
         batch = lead[0] if lead else 1
-        return codes.reshape(batch, -1, codes.shape[-1]) if codes.numel() else codes.reshape(batch, 0, codes.shape[-1]), lead
+        return codes.reshape(batch, -1, codes.shape[-1]) if codes.numel() else codes.reshape(
+            batch, 0, codes.shape[-1]
+        ), lead
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
@@ -303,7 +349,7 @@ class _Conv(CimLayer):
         return y[0] if lead else y
 
     def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return, operator]
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
 
 
 class Conv1d(_Conv, nn.Conv1d):  # type: ignore[misc]
@@ -336,6 +382,16 @@ def silicon(model: nn.Module) -> Silicon:
     for layer in layers(model).values():
         return layer.silicon
     raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+
+
+def use(model: nn.Module, variant: Callable[[Macro], Macro] | None = None, cause: str | None = None) -> None:
+    """Compute with a variant of each layer's macro (``ideal``, ``nominal``), or with the design itself.
+
+    ``cause``: one cause of error made ideal on top, where a layer's macro has it.
+    """
+    for layer in layers(model).values():
+        macro = variant(layer.design) if variant else layer.design
+        layer.use(macro, cause if cause and cause in causes(macro) else None)
 
 
 def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:

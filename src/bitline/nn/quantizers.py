@@ -29,6 +29,7 @@ Codes = tuple[Tensor, Tensor, Tensor]
 SAMPLE = 1 << 16  # values kept per tensor at calibration
 CHANNEL_SAMPLE = 1 << 12  # values kept per output when there is a scale for each
 SMALLEST_SCALE = 1e-12
+LARGEST_STEP = 0.1  # relative change of a learned scale or bound in one optimiser step
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,7 @@ class Quantizer(nn.Module, ABC):
         self.name = ""
         self.calibrated = False
         self._seen: Statistics | None = None
+        self._last: Tensor | None = None
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
@@ -368,6 +370,8 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(self._unsigned_message(seen))
         self._start(scale, zero)
         self._seen = None
+        value = self._positive()
+        self._last = None if value is None else value.detach().clone()
         self.ready.fill_(True)
         self.calibrated = True
 
@@ -380,6 +384,23 @@ class Quantizer(nn.Module, ABC):
             "Either set asymmetric=True on the quantizer (a zero point), choose a signed input scheme, "
             "or put a ReLU before the layer if clipping at zero is meant"
         )
+
+    def _positive(self) -> nn.Parameter | None:
+        """The learned parameter that must stay positive, if there is one."""
+        return None
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """After an optimiser step: no learned scale moves by more than a tenth of itself, nor through zero.
+
+        A noisy gradient would otherwise throw it below zero, where all codes saturate and no gradient leads back.
+        """
+        value = self._positive()
+        if value is None:
+            return
+        if self._last is not None:
+            value.copy_(torch.clamp(value, self._last * (1 - LARGEST_STEP), self._last * (1 + LARGEST_STEP)))
+        self._last = value.detach().clone()
 
     @abstractmethod
     def _start(self, scale: Tensor, zero: Tensor) -> None:
@@ -425,6 +446,8 @@ class Quantizer(nn.Module, ABC):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.calibrated = bool(self.ready)
+        value = self._positive()
+        self._last = None if value is None else value.detach().clone()
 
     def extra_repr(self) -> str:
         stride = "" if self.grid.step == 1 else f" step {self.grid.step}"
@@ -464,6 +487,9 @@ class LsqQuantizer(Quantizer):
         self.scale = self._parameter()
         self.beta = nn.Parameter(torch.zeros(())) if asymmetric else None
 
+    def _positive(self) -> nn.Parameter:
+        return self.scale
+
     def _start(self, scale: Tensor, zero: Tensor) -> None:
         self.scale.copy_(self._one(scale))
         if self.beta is not None:
@@ -491,6 +517,9 @@ class PactQuantizer(Quantizer):
         super().__init__(config, grid, role, channels, asymmetric)
         self.alpha = self._parameter()
         self.beta = nn.Parameter(torch.zeros(())) if asymmetric else None
+
+    def _positive(self) -> nn.Parameter:
+        return self.alpha
 
     def _start(self, scale: Tensor, zero: Tensor) -> None:
         self.alpha.copy_((scale * (self.grid.high - zero))[0])

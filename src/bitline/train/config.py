@@ -88,6 +88,10 @@ class TrainConfig(_Frozen):
             raise ValueError(f"give either epochs or steps, not epochs={self.epochs} and steps={self.steps}")
         return self
 
+    def total_steps(self, batches: int) -> int:
+        """Optimiser steps of the run, for epochs of so many batches."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * -(-batches // self.accumulate)
+
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of the model's trainable parameters, in two groups: with and without weight decay.
 

@@ -78,7 +78,8 @@ def train(
     written there and, with ``resume``, a run that was stopped goes on and ends as if it had not been: same weights and
     same records, bit for bit, on the same machine (CUDA kernels that are not deterministic excepted). Without
     ``resume`` the folder's earlier run is removed. ``validate(model)`` runs in eval mode after each epoch; its numbers
-    are logged as ``validate/<name>``. Modules with a ``penalty()`` add it to the loss. Interrupting (Ctrl-C) finishes
+    are logged as ``validate/<name>``. Modules with a ``penalty()`` add it to the loss, those with
+    a ``constrain()`` are called after each step. Interrupting (Ctrl-C) finishes
     the step, saves, and raises KeyboardInterrupt.
 
     Raises OSError when ``out`` cannot be written, CheckpointError when its checkpoint is damaged or of another model,
@@ -196,6 +197,7 @@ class _Run:
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        _constrain(model)
         return loss, norm
 
     def _record(self, log: Log, at: _Place) -> None:
@@ -257,6 +259,13 @@ def _penalty(model: nn.Module) -> Tensor | float:
         if callable(penalty := getattr(module, "penalty", None)):
             total = total + penalty()
     return total
+
+
+def _constrain(model: nn.Module) -> None:
+    """Let modules with a ``constrain()`` bring their parameters back to where they make sense."""
+    for module in model.modules():
+        if callable(constrain := getattr(module, "constrain", None)):
+            constrain()
 
 
 def _non_finite(number: float, at: _Place, index: Tensor) -> str:

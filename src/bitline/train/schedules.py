@@ -65,7 +65,7 @@ class OneCycle(_Schedule):
     """Up from ``start`` to 1 during ``rise`` of the steps, then down to ``end``, both along a cosine (Smith and Topin
     2018). The momentum stays as it is."""
 
-    kind: Literal["one-cycle"] = "one-cycle"
+    kind: Literal["one_cycle"] = "one_cycle"
     rise: Fraction = 0.3
     start: float = Field(0.04, ge=0, le=1)
     end: float = Field(1e-4, ge=0, le=1)

@@ -1,0 +1,25 @@
+"""Ways to train a network for its macro. A method is a row of the comparison."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bitline.methods.gaussian import Gaussian
+from bitline.methods.machine import ErrorAware, OnMacro, Qat, training_chip
+from bitline.methods.plain import Plain
+from bitline.methods.protocol import Batches, Criterion, Method
+
+AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian, Field(discriminator="kind")]
+
+__all__ = [
+    "AnyMethod",
+    "Batches",
+    "Criterion",
+    "ErrorAware",
+    "Gaussian",
+    "Method",
+    "OnMacro",
+    "Plain",
+    "Qat",
+    "training_chip",
+]

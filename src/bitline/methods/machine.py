@@ -1,0 +1,81 @@
+"""Training through the machine: on the ideal macro (quantisation-aware), or on a fresh chip each step (error-aware)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bitline import draws
+from bitline.macro import Chip, ideal
+from bitline.methods.protocol import Batches, Criterion
+from bitline.nn import on_chip, silicon, use
+
+
+def training_chip(seed: int, number: int) -> Chip:
+    """A die of the training lot: never one that is tested on."""
+    return Chip(draws.key("training lot", seed), number)
+
+
+class OnMacro(BaseModel):
+    """What all methods share that train a converted network: samples and reads are announced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """What the comparison calls a network made this way, on chips."""
+        raise NotImplementedError
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        """Nothing."""
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """The step number keys the reads."""
+        silicon(model).read = step
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
+        """The criterion on what the macro computes, noise keyed by (step, sample)."""
+        shared = silicon(model)
+        shared.begin(index, shared.read)
+        return criterion(model(x), y)
+
+    def end(self, model: nn.Module) -> None:
+        """Back to the macro as designed."""
+        use(model)
+
+
+class Qat(OnMacro):
+    """Quantisation-aware training: the ideal macro, its digits and its converter's resolution, no error."""
+
+    kind: Literal["qat"] = "qat"
+
+    @property
+    def title(self) -> str:
+        return "untrained on chips"
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        use(model, ideal)
+
+
+class ErrorAware(OnMacro):
+    """The macro with all its errors: a fresh chip of the training lot each step, fresh noise each read.
+
+    S0's error-aware training (Chang, Liu, Kuster, SMACD 2022) and, with weight variations, the fresh draws of HA-SGD
+    (Wan et al., JETC 2022).
+    """
+
+    kind: Literal["error_aware"] = "error_aware"
+
+    @property
+    def title(self) -> str:
+        return "error-aware"
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        use(model)
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        super().before_step(model, step)
+        on_chip(model, training_chip(self.seed, step))

@@ -1,0 +1,29 @@
+"""Networks on a macro: quantizers, layers that are their torch classes, conversion and calibration."""
+
+from bitline.nn.calibrate import calibrate, walk
+from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
+from bitline.nn.layers import CimLayer, Silicon, layers, on_chip, silicon, use
+from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
+
+__all__ = [
+    "AnyQuantizer",
+    "CimLayer",
+    "Lsq",
+    "Mapped",
+    "MinMax",
+    "Mse",
+    "Pact",
+    "Percentile",
+    "Silicon",
+    "Xnor",
+    "calibrate",
+    "convert",
+    "fingerprint",
+    "layers",
+    "mapping",
+    "on_chip",
+    "restore",
+    "silicon",
+    "use",
+    "walk",
+]
