@@ -15,6 +15,8 @@ from torch import Tensor
 
 
 class Model(BaseModel):
+    """A frozen part of a macro's description."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -71,9 +73,13 @@ class Adc(Model):
     range: Range = FullRange()
     gain_sigma: float | None = Field(default=None, gt=0, le=0.5, description="frozen relative gain error, a converter")
     offset_sigma: float | None = Field(default=None, gt=0, le=64, description="frozen offset, LSB, a converter")
-    dnl_sigma: float | None = Field(default=None, gt=0, le=0.5, description="frozen random step error, LSB, a code and converter")
+    dnl_sigma: float | None = Field(
+        default=None, gt=0, le=0.5, description="frozen random step error, LSB, a code and converter"
+    )
     inl: tuple[float, ...] | None = Field(
-        default=None, min_length=2, description="INL common to all converters, LSB, at evenly spaced codes from first to last"
+        default=None,
+        min_length=2,
+        description="INL common to all converters, LSB, at evenly spaced codes from first to last",
     )
     levels: tuple[float, ...] | None = Field(
         default=None, description="non-uniform reference levels, 2^bits rising numbers from 0 (first code) to 1 (last)"
@@ -88,7 +94,9 @@ class Adc(Model):
             if any(b <= a for a, b in zip(self.levels, self.levels[1:], strict=False)):
                 raise ValueError("converter.levels must rise from code to code")
             if self.levels[0] != 0 or self.levels[-1] != 1:
-                raise ValueError(f"converter.levels must run from 0 to 1, not {self.levels[0]:g} to {self.levels[-1]:g}")
+                raise ValueError(
+                    f"converter.levels must run from 0 to 1, not {self.levels[0]:g} to {self.levels[-1]:g}"
+                )
         return self
 
     @property
@@ -131,7 +139,7 @@ class Adc(Model):
             edges = edges + curve[left] + (curve[left + 1] - curve[left]) * (place - left)
         edges = edges[None]
         if dnl is not None and self.dnl_sigma is not None:
-            walk = torch.cat([torch.zeros_like(dnl[:, :1]), (self.dnl_sigma * dnl).cumsum(1)], dim=1)
+            walk = torch.cat([dnl.new_zeros(len(dnl), 1), (self.dnl_sigma * dnl).cumsum(1)], dim=1)
             edges = edges + walk - walk[:, -1:] * (at / max(top - 1, 1))
         return edges.cummax(1).values.float()
 
@@ -150,7 +158,9 @@ class Driver(Model):
     inl: tuple[float, ...] | None = Field(
         default=None, min_length=2, description="INL, input steps, at evenly spaced digits from lowest to highest"
     )
-    inl_sigma: float | None = Field(default=None, gt=0, le=1, description="frozen random error of each level, input steps, a row")
+    inl_sigma: float | None = Field(
+        default=None, gt=0, le=1, description="frozen random error of each level, input steps, a row"
+    )
 
     def table(self, low: int, high: int) -> Tensor:
         """Driven value of digits low … high (float64); raises ValueError where the number of levels is wrong."""

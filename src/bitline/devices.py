@@ -9,7 +9,7 @@ float weight and no cells exist; the two are never mixed.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +20,7 @@ from bitline.units import Kelvin, Seconds, Siemens
 BOLTZMANN_EV = 8.617333262e-5
 
 
+@runtime_checkable
 class Draw(Protocol):
     """The standard draws of one effect, one value for each cell or weight (float64)."""
 
@@ -29,6 +30,8 @@ class Draw(Protocol):
 
 
 class Model(BaseModel):
+    """A frozen part of a macro's description."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -43,7 +46,7 @@ class CellError(Model):
 
 
 class GaussianCell(CellError):
-    """Additive, relative to the range: level + level_high · (sigma · n + mu). S1's device model (Wan et al., JETC 2022)."""
+    """Additive, relative to the range: level + level_high · (sigma · n + mu). S1's device model (Wan et al., 2022)."""
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: float = Field(ge=0, le=1, description="standard deviation relative to G_max - G_min")
@@ -73,13 +76,17 @@ class LevelTable(CellError):
     @model_validator(mode="after")
     def _same_length(self) -> LevelTable:
         if len(self.mean) != len(self.sigma) or min(self.sigma, default=-1) < 0:
-            raise ValueError(f"cell table: {len(self.mean)} means and {len(self.sigma)} sigmas ≥ 0 must pair up by level")
+            raise ValueError(
+                f"cell table: {len(self.mean)} means and {len(self.sigma)} sigmas ≥ 0 must pair up by level"
+            )
         return self
 
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         if len(self.mean) != level_high + 1:
             raise ValueError(f"cell table has {len(self.mean)} levels, but the weights use levels 0 to {level_high}")
-        mean, sigma = (torch.tensor(column, dtype=levels.dtype, device=levels.device) for column in (self.mean, self.sigma))
+        mean, sigma = (
+            torch.tensor(column, dtype=levels.dtype, device=levels.device) for column in (self.mean, self.sigma)
+        )
         index = levels.long()
         return mean[index] + sigma[index] * draw.normal()
 
@@ -112,7 +119,9 @@ class PowerLawDrift(Model):
     nu: float = Field(ge=0, le=1, description="mean drift exponent")
     nu_sigma: float = Field(default=0.0, ge=0, le=1, description="standard deviation of the exponent between cells")
     t0: Seconds = Field(default=20.0, gt=0, description="time after programming at which levels are as programmed")
-    activation_ev: float = Field(default=0.0, ge=0, le=5, description="activation energy, eV; 0: temperature has no effect")
+    activation_ev: float = Field(
+        default=0.0, ge=0, le=5, description="activation energy, eV; 0: temperature has no effect"
+    )
     kelvin: Kelvin = Field(default=300.0, gt=0, description="temperature at which nu was measured")
 
     def apply(self, levels: Tensor, draw: Draw, seconds: float, kelvin: float) -> Tensor:

@@ -103,7 +103,9 @@ class Input(Scheme):
         """Non-negative integers to digits of ``digit_bits``, lowest first."""
         integers = magnitude.to(torch.int32)
         mask = (1 << self.digit_bits) - 1
-        return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.digit_bits)]).to(magnitude.dtype)
+        return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.digit_bits)]).to(
+            magnitude.dtype
+        )
 
 
 class UnsignedInput(Input):

@@ -1,7 +1,7 @@
 """From the sum in a column to the input of its converter: curve, frozen spread, fresh noise, converter errors.
 
-``place`` is where a value falls on the converter's scale: 0 at the first code, 1 a step. Half up, ``floor(place + 0.5)``
-is the code of a converter with even steps. Without a converter a place is the value itself, in counts.
+``place`` is where a value falls on the converter's scale: 0 at the first code, 1 a step. Half up:
+``floor(place + 0.5)`` is the code of a converter with even steps. Without a converter a place is the value, in counts.
 """
 
 from __future__ import annotations
@@ -104,7 +104,13 @@ class Analog:
         sums = int(macro.full_scale) - low + 1
         entries = sums * layout.groups * layout.reads * layout.conversions * layout.outputs
         legs = 1 if self.linear else layout.legs
-        if not self.whole or legs > 1 or column.cell_variance is not None or entries > LARGEST_TABLE or not macro.sliced:
+        if (
+            not self.whole
+            or legs > 1
+            or column.cell_variance is not None
+            or entries > LARGEST_TABLE
+            or not macro.sliced
+        ):
             return None
         if layout.legs > 1:  # subtracted as cells: sums of both signs
             low, sums = -int(macro.full_scale), 2 * int(macro.full_scale) + 1

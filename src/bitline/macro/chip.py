@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bitline import draws
@@ -48,10 +47,12 @@ class Reads:
     """Reads of a batch: sample ``samples[i]`` of the data set (int64, (B,)) for the ``read``-th time."""
 
     seed: int
-    chip: int
+    chip: Chip
     read: int
     samples: Tensor
 
     def keys(self, layer: str, call: int = 0) -> Tensor:
         """One int64 key a sample for the fresh noise of ``layer`` in its ``call``-th use in a forward pass, (B,)."""
-        return draws.words(draws.key("read", self.seed, self.chip, self.read, layer, call), self.samples)
+        return draws.words(
+            draws.key("read", self.seed, self.chip.seed, self.chip.number, self.read, layer, call), self.samples
+        )

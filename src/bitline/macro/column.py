@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bitline.macro.chip import Chip
@@ -64,7 +65,7 @@ class Column:
     site: Site
     chip: Chip
     wanted: Tensor  # (G·N, K) weights asked for: integers, or real numbers in the continuous limit; keeps its graph
-    weight: Tensor  # (G·N, K) effective weights of this die, differentiable in the weights asked for
+    weight: Tensor  # (G·N, K) effective weights of this die, column gains included, differentiable in `wanted`
     cells: Tensor | None  # (G, T, R, C, L, N), whole multiples of `unit`; absent where no plan needs them
     unit: float
     spread: Spread | None
@@ -100,3 +101,22 @@ class Column:
     def conversions(self) -> int:
         """Conversions for one position of a feature map."""
         return self.layout.groups * self.layout.reads * len(self.pass_radix) * len(self.radix) * self.layout.outputs
+
+    def planes(self, x: Tensor) -> Tensor:
+        """What the word lines drive in each pass for codes ``x``: (P, *shape)."""
+        inputs = self.macro.inputs
+        if inputs is None:
+            return x[None]
+        digits = inputs.digits(x)
+        if self.drive is None:
+            return digits
+        driven = self.drive.to(x.dtype)[(digits - inputs.digit_low).long()]
+        return torch.where(digits == 0, driven.new_zeros(()), driven) if inputs.stride == 2 else driven
+
+    def driven(self, x: Tensor) -> Tensor:
+        """What the word lines drive for codes ``x``, all passes together; the gradient is that of ``x``."""
+        inputs = self.macro.inputs
+        if self.drive is None or inputs is None:
+            return x
+        radix = torch.tensor(inputs.radix, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())
+        return x + ((self.planes(x.detach()) * radix).sum(0) + inputs.constant - x).detach()

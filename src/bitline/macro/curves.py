@@ -16,6 +16,8 @@ from torch import Tensor
 
 
 class Curve(BaseModel):
+    """A value for each sum in a column."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod

@@ -35,37 +35,17 @@ def run(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, weig
     """
     macro, layout = column.macro, column.layout
     inputs = macro.inputs
-    dtype = x.dtype
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if inputs is not None and macro.weights is not None:
         scale = max(abs(inputs.low), inputs.high) * max(abs(macro.weights.low), macro.weights.high)
-        dtype = torch.float64 if layout.inputs * scale >= 1 << 24 else x.dtype
+        dtype = torch.float64 if layout.inputs * scale >= 1 << 24 else dtype
     x, matrix = x.to(dtype), weight.to(dtype)
-    if column.drive is not None and inputs is not None:
-        digits = inputs.digits(x.detach())
-        driven = column.drive.to(dtype)[(digits - inputs.digit_low).long()]
-        driven = torch.where(digits == 0, driven.new_zeros(()), driven) if inputs.stride == 2 else driven
-        radix = torch.tensor(inputs.radix, dtype=dtype, device=x.device).view(-1, *[1] * x.dim())
-        x = x + ((driven * radix).sum(0) + inputs.constant - x).detach()
-    spread = column.spread
-    if spread is not None:
-        matrix = matrix + (_gained(column) - matrix).detach()
-    y = geometry.linear(x, matrix)
-    if spread is not None:
+    y = geometry.linear(column.driven(x), matrix)
+    if column.spread is not None:
         y = y + geometry.broadcast(_offsets(column).to(y.dtype))
     if column.cell_variance is not None:
         y = y + _noise(x, column, geometry, keys, y)
     return y
-
-
-def _gained(column: Column) -> Tensor:
-    """Effective weights with each column's gain, digital corrections unscaled."""
-    assert column.spread is not None and column.cells is not None
-    total = torch.zeros_like(column.cells[:, :, :, 0, 0], dtype=torch.float64)
-    gain = column.spread.gain[:, :, None]
-    for c, radix in enumerate(column.radix):
-        for leg, sign in enumerate(column.macro.leg_signs):
-            total += (column.unit * radix * sign) * gain[:, :, :, c, leg] * column.cells[:, :, :, c, leg].double()
-    return column.layout.gather(total) + column.input_constant
 
 
 def _offsets(column: Column) -> Tensor:
@@ -82,10 +62,10 @@ def _noise(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, y
     macro, layout = column.macro, column.layout
     if keys is None:
         raise ValueError(f"{column.site.name}: the macro has read noise; say which samples are read")
-    inputs = macro.inputs
-    digits = inputs.digits(x.detach()) if inputs else x.detach()[None]
-    power = sum(radix**2 * plane.square() for radix, plane in zip(column.pass_radix, digits, strict=True))
-    assert isinstance(power, Tensor) and column.cell_variance is not None
+    planes = column.planes(x.detach())
+    power = sum(radix**2 * plane.square() for radix, plane in zip(column.pass_radix, planes, strict=True))
+    assert isinstance(power, Tensor)
+    assert column.cell_variance is not None
     legs = layout.legs * sum(radix**2 for radix in column.radix)
     ones = power.new_full((layout.groups, layout.inputs), legs * column.cell_variance)
     per_group = geometry.linear(power, ones)

@@ -91,7 +91,7 @@ class Conv:
         """(Q, C, …) to (Q, positions, G, K), K in the order (kernel position, channel)."""
         dims = len(self.kernel)
         last = x.movedim(1, -1).contiguous()
-        q, *extent, channels = last.shape
+        q, channels = last.shape[0], last.shape[-1]
         per = channels // self.groups
         jumps = last.stride()
         outer = self.outer(x)
@@ -143,7 +143,17 @@ class Conv:
         """Gradients of ``linear`` with respect to x and weight (N, K)."""
         zero = [0] * len(self.kernel)
         gx, gw, _ = torch.ops.aten.convolution_backward(
-            grad, x, self.native(weight), None, self.stride, zero, self.dilation, False, zero, self.groups, [*needs, False]
+            grad,
+            x,
+            self.native(weight),
+            None,
+            self.stride,
+            zero,
+            self.dilation,
+            False,
+            zero,
+            self.groups,
+            [*needs, False],
         )
         return gx if needs[0] else None, self.matrix(gw) if needs[1] else None
 

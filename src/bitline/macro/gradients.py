@@ -20,6 +20,10 @@ class Gradient(BaseModel):
         """(G·N, K) matrix whose product is differentiated, connected to the weights asked for."""
         raise NotImplementedError
 
+    def inputs(self, x: Tensor, column: Column) -> Tensor:
+        """What the weights are multiplied by in the product that is differentiated, from the codes ``x``."""
+        raise NotImplementedError
+
 
 class Ste(Gradient):
     """Straight through the curve and the converter of *this* chip: the product with its own cells; where conversions
@@ -31,6 +35,9 @@ class Ste(Gradient):
     def weight(self, column: Column) -> Tensor:
         return column.weight
 
+    def inputs(self, x: Tensor, column: Column) -> Tensor:
+        return column.driven(x)
+
 
 class SteIdeal(Gradient):
     """The gradient of the clean product, as if the machine were exact: a baseline."""
@@ -39,6 +46,9 @@ class SteIdeal(Gradient):
 
     def weight(self, column: Column) -> Tensor:
         return column.wanted
+
+    def inputs(self, x: Tensor, column: Column) -> Tensor:
+        return x
 
 
 AnyGradient = Annotated[Ste | SteIdeal, Field(discriminator="kind")]

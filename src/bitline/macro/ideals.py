@@ -57,7 +57,9 @@ def without(macro: Macro, cause: str) -> Macro:
     if cause in ("resolution", "clipping"):
         assert macro.converter is not None
         bits = min(16, macro.converter.bits + MORE_BITS)
-        return macro.model_copy(update={"converter": Adc(bits=bits, range=macro.converter.range, noise=macro.converter.noise)})
+        return macro.model_copy(
+            update={"converter": Adc(bits=bits, range=macro.converter.range, noise=macro.converter.noise)}
+        )
     return _without(macro, cause)
 
 

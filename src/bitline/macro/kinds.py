@@ -11,6 +11,8 @@ from bitline.macro.curves import AnyCurve
 
 
 class Model(BaseModel):
+    """A frozen part of a macro's description."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -32,12 +34,19 @@ def _matrix(value: Any) -> np.ndarray:
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError(f"a probability table is (tables, ideal codes, codes) of numbers ≥ 0, not of shape {array.shape}")
+        raise ValueError(
+            f"a probability table is (tables, ideal codes, codes) of numbers ≥ 0, not of shape {array.shape}"
+        )
     off = np.abs(array.sum(axis=2) - 1)
     if off.max() > 1e-6:
         table, code = np.unravel_index(off.argmax(), off.shape)
-        raise ValueError(f"table {table}: the probabilities of ideal code {code} sum to {array[table, code].sum():.6g}, not 1")
-    array = array / array.sum(axis=2, keepdims=True)
+        raise ValueError(
+            f"table {table}: the probabilities of ideal code {code} sum to {array[table, code].sum():.6g}, not 1"
+        )
+    if off.max() > 1e-12:  # not again when a written configuration is read
+        array = array / array.sum(axis=2, keepdims=True)
+    else:
+        array = array.copy()
     array.setflags(write=False)
     return array
 
@@ -51,7 +60,7 @@ Probability = Annotated[
 
 
 class TableColumn(Model):
-    """Code ~ P(code | ideal code), measured: column, converter and all. D-NAT's macro error model (Lin et al., JETCAS 2022).
+    """Code ~ P(code | ideal code), measured: column, converter and all. D-NAT's error model (Lin et al., JETCAS 2022).
 
     The ideal sum of the legs is first quantised: ideal code = (sum - low)/step, half up, clipped. A code stands for
     low + step · code. ``pooled``: one table for all columns, drawn anew at each read, so that no part of the error is

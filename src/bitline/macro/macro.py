@@ -37,7 +37,9 @@ class Macro(BaseModel):
     trim: Trim | None = None
     converter: Adc | None = Field(default=None, description="absent: the column's value is read as it is")
     placement: Placement = Unbounded()
-    volts_per_count: Volts | None = Field(default=None, gt=0, description="bit-line swing of one count, to print σ in volts")
+    volts_per_count: Volts | None = Field(
+        default=None, gt=0, description="bit-line swing of one count, to print σ in volts"
+    )
     corners: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="what differs at a temperature or supply corner, by name"
     )
@@ -47,7 +49,9 @@ class Macro(BaseModel):
         if self.active_rows is not None and self.active_rows > self.rows:
             raise ValueError(f"active_rows = {self.active_rows} exceeds rows = {self.rows}")
         if self.variation is not None and self.cell is not None:
-            raise ValueError("variation (of weights) and cell (of physical cells) both given: an error would count twice")
+            raise ValueError(
+                "variation (of weights) and cell (of physical cells) both given: an error would count twice"
+            )
         if self.cell is not None and self.weights is None:
             raise ValueError("cell needs weights with digits; for continuous weights describe `variation`")
         if isinstance(self.column, TableColumn):
@@ -166,7 +170,9 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"]) or "top level"
-        given = "" if item["type"] in ("missing", "value_error") and not item["loc"] else f" (given: {item['input']!r:.80})"
+        given = (
+            "" if item["type"] in ("missing", "value_error") and not item["loc"] else f" (given: {item['input']!r:.80})"
+        )
         lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{given}")
     return "\n".join(lines)
 

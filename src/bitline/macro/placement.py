@@ -111,7 +111,12 @@ class Layout:
     def spans(self) -> tuple[tuple[int, int, int, int], ...]:
         """(first input, count, tile, first physical row) of each row group, T of them."""
         return tuple(
-            (tile * self.rows + row, min(self.active_rows, self.rows - row, self.inputs - tile * self.rows - row), tile, row)
+            (
+                tile * self.rows + row,
+                min(self.active_rows, self.rows - row, self.inputs - tile * self.rows - row),
+                tile,
+                row,
+            )
             for tile in range(self.tiles)
             for row in range(0, min(self.rows, self.inputs - tile * self.rows), self.active_rows)
         )

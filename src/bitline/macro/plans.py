@@ -35,6 +35,9 @@ PLANS: tuple[tuple[str, Callable[[Macro], str | None]], ...] = (
 )
 
 
+STE = Ste()
+
+
 def choose(macro: Macro, force: str | None = None) -> Plan:
     """The cheapest plan that computes this macro, or the one asked for; raises ValueError if that one cannot."""
     names = [name for name, _ in PLANS]
@@ -45,7 +48,7 @@ def choose(macro: Macro, force: str | None = None) -> Plan:
         if reason:
             raise ValueError(f"plan {force} cannot run macro {macro.name}: {reason}")
         return Plan(force, "asked for")
-    refused = []
+    refused: list[str] = []
     for name, refuses in PLANS:
         reason = refuses(macro)
         if reason is None:
@@ -60,15 +63,20 @@ def mac(
     geometry: Geometry,
     keys: Tensor | None = None,
     converters: Converters | None = None,
-    gradient: Gradient = Ste(),
+    gradient: Gradient = STE,
     plan: Plan | None = None,
     probe: Probe | None = None,
 ) -> Tensor:
     """Σ x · w as the macro reads it, in counts.
 
-    ``x``: integer codes (B, S, K) or (B, C, …), already padded; the result (B, S, N) or (B, N, …) is float32, or float64
-    where float32 could not hold it exactly. ``keys``: ``Reads.keys`` of the samples, where the macro has fresh noise.
+    ``x``: integer codes (B, S, K) or (B, C, …), already padded; the result (B, S, N) or (B, N, …) is float32, or
+    float64 where float32 could not hold it exactly. ``keys``:
+    ``Reads.keys`` of the samples, where the macro has fresh noise.
     """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
+        with torch.autocast(device, enabled=False):
+            return mac(x, column, geometry, keys, converters, gradient, plan, probe)
     plan = plan or choose(column.macro)
     weight = gradient.weight(column)
     if plan.name == "folded":
@@ -78,8 +86,8 @@ def mac(
         clean = geometry.linear(x.to(y.dtype), weight.to(y.dtype))
         return clean + (y - clean).detach()
     step = converters.step if converters is not None else x.new_ones(())
-    y: Tensor = _Mac.apply(x, weight, step, column, geometry, keys, converters, gradient, probe)
-    return y
+    read: Tensor = _Mac.apply(x, weight, step, column, geometry, keys, converters, gradient, probe)
+    return read
 
 
 class _Mac(torch.autograd.Function):
@@ -107,12 +115,14 @@ class _Mac(torch.autograd.Function):
             return None if kept is None else geometry.restore(kept, x, outputs)
 
         small = x.to(torch.int16) if column.macro.inputs is not None and column.macro.inputs.bits < 15 else x
+        if column.drive is not None:
+            small = gradient.inputs(x, column)
         ctx.save_for_backward(small, weight, native(out.inside), native(out.step))
         ctx.geometry, ctx.step_shape, ctx.x_dtype = geometry, step.shape, x.dtype
         return geometry.restore(out.y, x, outputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inside, slope = ctx.saved_tensors
         grad_step = None
         if slope is not None:

@@ -20,6 +20,7 @@ from bitline.macro.placement import Layout, Site
 from bitline.macro.trim import trimmed
 
 FIXED_POINT_HIGH = 32767  # cells off the integer grid are int16 multiples of a power of two
+DRIVE_BITS = 20  # driven values likewise: times cells, over 2^16 rows, they add up exactly in float64
 
 
 def program(
@@ -34,7 +35,8 @@ def program(
     """Write a layer's weights on a die, for the ``n``-th time.
 
     ``weights``: (G·N, K), integers of ``macro.weights``, or real numbers if that is absent; the result's ``weight`` is
-    differentiable in them. ``sample``: the draws of a weight variation, if already at hand. Raises ValueError naming the first weight that is NaN or out of range.
+    differentiable in them. ``sample``: the draws of a weight variation, if already at hand. Raises ValueError naming
+    the first weight that is NaN or out of range.
     """
     outputs, inputs = weights.shape[0] // groups, weights.shape[1]
     layout = macro.layout(inputs, outputs, groups)
@@ -43,7 +45,9 @@ def program(
         effective, cells, unit = _sliced(weights, macro, layout, chip, site, n)
     else:
         if macro.variation is not None:
-            sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
+            sample = (
+                sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
+            )
             effective = macro.variation.apply(weights, sample)
         else:
             effective = weights
@@ -51,6 +55,14 @@ def program(
         if macro.converter is not None or macro.column is not None:
             cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]))
     return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+
+
+def with_cells(column: Column) -> Column:
+    """The column with its cells written out, where the folded plan did without."""
+    if column.cells is not None:
+        return column
+    cells, unit = fixed_point(column.layout.scatter(column.weight.detach().double()[None, None]))
+    return replace(column, cells=cells, unit=unit)
 
 
 def check(weights: Tensor, macro: Macro, name: str) -> None:
@@ -102,15 +114,16 @@ def fixed_point(held: Tensor) -> tuple[Tensor, float]:
     return (held / unit + 0.5).floor_().clamp_(-FIXED_POINT_HIGH, FIXED_POINT_HIGH).float(), unit
 
 
-def combined(cells: Tensor, unit: float, macro: Macro, layout: Layout) -> Tensor:
-    """Effective weights (G·N, K) of cells: legs by sign, digits by radix, the digital Σx correction included."""
-    scheme = macro.weights
-    assert scheme is not None
+def combined(cells: Tensor, unit: float, macro: Macro, layout: Layout, spread: Spread | None = None) -> Tensor:
+    """Effective weights (G·N, K) of cells: legs by sign, digits by radix, the columns' gains and the digital Σx
+    correction included."""
+    scheme = macro.weights if macro.sliced else None
     total = torch.zeros_like(cells[:, :, :, 0, 0], dtype=torch.float64)
-    for c, radix in enumerate(scheme.radix):
-        for leg, sign in enumerate(scheme.signs):
-            total.add_(cells[:, :, :, c, leg], alpha=unit * radix * sign)
-    return layout.gather(total) + scheme.input_constant
+    for c, radix in enumerate(scheme.radix if scheme else (1,)):
+        for leg, sign in enumerate(macro.leg_signs):
+            read = cells[:, :, :, c, leg].double()
+            total.add_(read if spread is None else read * spread.gain[:, :, None, c, leg], alpha=unit * radix * sign)
+    return layout.gather(total) + (scheme.input_constant if scheme else 0)
 
 
 def _assembled(
@@ -134,6 +147,9 @@ def _assembled(
     }
     if spread is not None and macro.trim is not None:
         spread = trimmed(spread, macro, chip, layout.columns_of(site).to(device), site.where, tables)
+    if spread is not None and cells is not None:
+        gained = combined(cells, unit, macro, layout, spread).to(effective.dtype)
+        effective = effective + (gained - effective).detach()
     cell_noise = macro.cell.read_sigma if macro.cell else None
     drive, drive_error = _drive(macro, layout, chip, site, device)
     return Column(
@@ -178,12 +194,14 @@ def _drive(
         return None, None
     low, high = macro.inputs.digit_low, macro.inputs.digit_high
     table = macro.driver.table(low, high).to(device)
+    unit = 2.0 ** (math.ceil(math.log2(max(float(table.abs().max()), 1.0))) - DRIVE_BITS)
+    table = (table / unit + 0.5).floor_().mul_(unit)
     if macro.driver.inl_sigma is None:
         return table, None
     address = layout.rows_of(site).to(device)[..., None] * len(table) + torch.arange(len(table), device=device)
     error = macro.driver.inl_sigma * Effect(chip.stream("driver", site.where), address).normal()
     error[..., -low] = 0.0  # digit 0 is a row that is off
-    return table, error
+    return table, (error / unit + 0.5).floor_().mul_(unit)
 
 
 def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Code:
@@ -242,6 +260,6 @@ def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
     exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
     held = macro.cell.drift.apply(column.cells.double() * column.unit, exponents, seconds, kelvin)
     cells, unit = fixed_point(held)
-    read = combined(cells, unit, macro, column.layout).to(column.weight.dtype)
+    read = combined(cells, unit, macro, column.layout, column.spread).to(column.weight.dtype)
     weight = column.weight + (read - column.weight).detach()
     return replace(column, cells=cells, unit=unit, weight=weight)

@@ -16,6 +16,7 @@ from bitline import draws
 from bitline.macro.analog import Analog, Scale
 from bitline.macro.column import Column
 from bitline.macro.geometry import Geometry
+from bitline.macro.program import with_cells
 
 CHUNK = 1 << 17  # conversions held at once
 EXACT = 1 << 24  # float32 counts whole numbers up to here
@@ -72,6 +73,7 @@ def run(
     ``keys``: one int64 key a sample (``Reads.keys``) for the fresh noise, needed where the column has any;
     ``converters``: needed where the macro has a converter.
     """
+    column = with_cells(column)
     reader = _Reader(column, converters, keep, probe, x.device)
     layout = column.layout
     outputs = layout.groups * layout.outputs
@@ -160,7 +162,7 @@ class _Reader:
             most = float(column.law.codes)
         else:
             most = float(column.code.most) if column.code is not None else macro.full_scale
-        coded = column.code is not None and column.code.values is None or column.law is not None
+        coded = (column.code is not None and column.code.values is None) or column.law is not None
         radix = sum(map(abs, self.passes)) * sum(map(abs, self.conversions))
         integers = coded or (self.analog.whole and self.analog.linear)
         self.total = torch.float32 if integers and radix * layout.reads * most < EXACT else torch.float64
@@ -178,7 +180,9 @@ class _Reader:
         if column.code is None:
             return None
         if converters is None:
-            raise ValueError(f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given")
+            raise ValueError(
+                f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
+            )
         view = (layout.groups, 1, 1, layout.outputs)
         low, step = (v.detach().to(device) for v in (converters.low, converters.step))
         return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
@@ -299,7 +303,8 @@ class _Reader:
 
     def _show(self, code: Tensor, place: Tensor | None, x: Tensor, t: int) -> None:
         """Hand the probe the codes beside those of ideal cells, column and converter."""
-        assert self.ideal is not None and self.probe is not None
+        assert self.ideal is not None
+        assert self.probe is not None
         if self.scale is None:
             return
         layout = self.column.layout

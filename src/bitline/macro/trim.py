@@ -14,9 +14,7 @@ from bitline.macro.macro import Macro
 SUMS = (1 / 8, 7 / 8)  # of full scale
 
 
-def trimmed(
-    spread: Spread, macro: Macro, chip: Chip, address: Tensor, where: str, tables: dict[str, Lookup]
-) -> Spread:
+def trimmed(spread: Spread, macro: Macro, chip: Chip, address: Tensor, where: str, tables: dict[str, Lookup]) -> Spread:
     """What is left of the columns' gain and offset after the macro's ``trim``.
 
     ``address``: physical address of each column. Reads go through the mean curve, the noise and the converter's step
@@ -34,7 +32,14 @@ def trimmed(
 
 
 def _measured(
-    spread: Spread, known: float, which: int, macro: Macro, chip: Chip, address: Tensor, where: str, tables: dict[str, Lookup]
+    spread: Spread,
+    known: float,
+    which: int,
+    macro: Macro,
+    chip: Chip,
+    address: Tensor,
+    where: str,
+    tables: dict[str, Lookup],
 ) -> Tensor:
     """Estimate of gain · known + offset from repeated reads of a known sum, counts."""
     trim, adc = macro.trim, macro.converter
