@@ -16,6 +16,8 @@ from bitline.nn.convert import Mapped
 
 
 class Frozen(BaseModel):
+    """A part of a result."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -25,7 +27,9 @@ class Row(Frozen):
     method: str = Field(description="how the network was made: 'float', 'untrained on chips', 'error-aware' …")
     macro: str = Field(description="name of the macro it ran on; 'none' for the float network")
     mean: float = Field(description="mean accuracy over chips and images, %")
-    ci95: tuple[float, float] = Field(description="95 % interval of the mean, two-way bootstrap over chips and images, %")
+    ci95: tuple[float, float] = Field(
+        description="95 % interval of the mean, two-way bootstrap over chips and images, %"
+    )
     p5: float | None = Field(description="5th percentile over chips, %; null below 20 chips")
     worst: float = Field(description="accuracy of the worst chip, %")
     chips: int
@@ -54,7 +58,9 @@ class LayerReport(Frozen):
     method: str
     macro: str
     layer: str
-    snr_db: float | None = Field(description="compute SNR: power of the ideal product over power of its error, dB; null: no error")
+    snr_db: float | None = Field(
+        description="compute SNR: power of the ideal product over power of its error, dB; null: no error"
+    )
     error_rate: float = Field(description="share of conversions whose code is not the ideal one")
     clipped: float = Field(description="share of conversions at the first or last code because the value lay outside")
     codes: tuple[int, ...] = Field(description="histogram of converter codes, code 0 first; empty without a converter")
@@ -90,7 +96,9 @@ class Result(Frozen):
     sensitivity: tuple[Sensitivity, ...] = ()
     explanation: tuple[Cause, ...] = ()
     macros: dict[str, dict[str, Any]] = Field(default_factory=dict, description="each macro's configuration, by name")
-    facts: dict[str, str] = Field(default_factory=dict, description="settings to print: seed, frozen σ, curve, data set …")
+    facts: dict[str, str] = Field(
+        default_factory=dict, description="settings to print: seed, frozen σ, curve, data set …"
+    )
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically: to a temporary name beside ``path``, then renamed."""
@@ -100,7 +108,7 @@ class Result(Frozen):
     def read(path: Path) -> Result:
         """Read a result back; raises ValueError naming the file and the first wrong field."""
         try:
-            return Result.model_validate_json(path.read_text())
+            return Result.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
@@ -111,5 +119,9 @@ def write_atomic(path: Path, text: str) -> None:
     """Write ``text`` to a temporary file beside ``path`` and rename it: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

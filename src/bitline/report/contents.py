@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup
 
-from bitline.evaluate.result import Difference, LayerReport, Mapped, Row
+from bitline.evaluate.result import Difference, LayerReport, Row
+from bitline.nn import Mapped
 from bitline.report.charts import Axis, bar, span
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from bitline.evaluate.result import Mapped, Result, Row, write_atomic
+from bitline.evaluate.result import Result, Row, write_atomic
+from bitline.nn import Mapped
 
 _SCALARS = ("method", "macro", "condition", "mean", "p5", "worst", "target", "yield", "chips", "images", "steps")
 

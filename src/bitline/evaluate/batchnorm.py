@@ -1,0 +1,63 @@
+"""Batch-norm statistics estimated again on the macro: the simplest remedy, and the bar for every other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from bitline.macro import Chip
+from bitline.nn import on_chip, silicon
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a model."""
+    return [module for module in model.modules() if isinstance(module, _NORMS)]
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, ...]],
+    chip: Callable[[int], Chip] | None = None,
+    most: int | None = None,
+) -> nn.Module:
+    """Estimate all batch-norm means and variances again from unlabelled ``batches``, in place.
+
+    ``chip(i)``: the die that batch i meets: dies of the training lot give *population* statistics, with no step on the
+    chip that is tested. Absent: all on the die the model sits on now. Statistics are plain averages over batches;
+    quantizers and weights stay. Raises ValueError for a model without batch norm.
+    """
+    found = norms(model)
+    if not found:
+        raise ValueError("the network has no batch norm to recalibrate")
+    was_training, momenta = model.training, [norm.momentum for norm in found]
+    before = silicon(model).chip
+    model.eval()
+    for norm in found:
+        norm.reset_running_stats()  # type: ignore[operator]
+        norm.momentum, norm.training = None, True  # type: ignore[assignment]
+    device = next(model.parameters()).device
+    try:
+        for number, batch in enumerate(islice(batches, most)):
+            if chip is not None:
+                on_chip(model, chip(number))
+            silicon(model).begin(batch[2].to(device) if len(batch) > 2 else None, -1 - number)
+            model(batch[0].to(device))
+    finally:
+        for norm, momentum in zip(found, momenta, strict=True):
+            norm.momentum = momentum
+        if chip is not None:
+            on_chip(model, before)
+        model.train(was_training)
+    return model
+
+
+def recalibrated(model: nn.Module, batches: Iterable[tuple[Tensor, ...]], chip: Callable[[int], Chip]) -> nn.Module:
+    """A copy of the model with population statistics; the model itself stays as it is."""
+    return recalibrate(copy.deepcopy(model), batches, chip)

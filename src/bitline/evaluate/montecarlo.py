@@ -1,0 +1,106 @@
+"""Monte Carlo over chips: the same chips, images and reads for every network that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bitline import draws
+from bitline.macro import Chip
+from bitline.nn import layers, on_chip, silicon
+
+BLOCK = 64  # samples a network sees at once, whatever the loader's batch: sums then round alike
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One chip's answers: 0 or 1 for each image, (images,) uint8."""
+
+    chip: int
+    right: Tensor
+
+
+def testing_chip(seed: int, number: int) -> Chip:
+    """A die of the test lot: never one that was trained on."""
+    return Chip(draws.key("test lot", seed), number)
+
+
+def blocks(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """(x, y, index, how many are real) in blocks of ``BLOCK``; the last is filled up with its last sample."""
+    held: list[Batch] = []
+    count = 0
+
+    def cut(size: int) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal held, count
+        whole = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+        held = [(whole[0][size:], whole[1][size:], whole[2][size:])]
+        count -= size
+        return whole[0][:size], whole[1][:size], whole[2][:size]
+
+    for batch in batches:
+        held.append((batch[0], batch[1], batch[2]))
+        count += len(batch[1])
+        while count >= BLOCK:
+            yield *cut(BLOCK), BLOCK
+    if count:
+        x, y, index = cut(count)
+        repeat = [BLOCK - len(y), *[1] * (x.dim() - 1)]
+        filled = torch.cat([x, x[-1:].repeat(repeat)]), torch.cat([y, y[-1:].repeat(repeat[0])])
+        yield *filled, torch.cat([index, index[-1:].repeat(repeat[0])]), len(y)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, batches: Iterable[Batch], read: int = 0) -> Tensor:
+    """Whether each image is classified right on the chip the model sits on now, (images,) uint8.
+
+    Raises ValueError naming the first sample whose input is NaN.
+    """
+    converted = bool(layers(model))
+    device = next(model.parameters()).device
+    right = []
+    for x, y, index, real in blocks(batches):
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            bad = int(index[(~x.isfinite()).flatten(1).any(1).nonzero()[0, 0]])
+            raise ValueError(f"sample {bad}: its input holds NaN or infinity")
+        if converted:
+            silicon(model).begin(index.to(device), read)
+        guess = model(x.to(device)).argmax(1).cpu()
+        right.append((guess == y)[:real].to(torch.uint8))
+    if not right:
+        raise ValueError("nothing to evaluate: the data set is empty")
+    return torch.cat(right)
+
+
+def over_chips(
+    model: nn.Module,
+    batches: Callable[[], Iterable[Batch]],
+    chips: int,
+    seed: int = 0,
+    prepare: Callable[[nn.Module, int], None] | None = None,
+    first: int = 0,
+) -> Iterator[Trial]:
+    """Chip after chip, results as they come; memory is that of one chip.
+
+    ``prepare(model, chip)``: a step made on each chip before it is tested (recalibration); ``first``: where to go on.
+    The model is left in the mode, and on the die, it came with.
+    """
+    was_training = model.training
+    shared = silicon(model)
+    before = (shared.chip, shared.seed)
+    shared.seed = seed
+    try:
+        for number in range(first, chips):
+            on_chip(model, testing_chip(seed, number))
+            if prepare is not None:
+                prepare(model, number)
+            model.eval()
+            yield Trial(number, answers(model, batches()))
+    finally:
+        shared.seed = before[1]
+        on_chip(model, before[0])
+        model.train(was_training)

@@ -1,0 +1,101 @@
+"""One call from networks on their macros to a result; networks given together meet the same chips, images and reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
+from bitline.evaluate.montecarlo import Batch, answers, over_chips
+from bitline.evaluate.result import Result
+from bitline.evaluate.statistics import difference, row
+from bitline.macro import ideal
+from bitline.nn import layers, mapping, use
+
+
+def evaluate(
+    models: nn.Module | Mapping[str, nn.Module],
+    data: Iterable[Any],
+    *,
+    chips: int = 20,
+    seed: int = 0,
+    target: float | None = None,
+    corners: bool = False,
+    details: bool = True,
+    title: str = "Evaluation",
+) -> Result:
+    """Accuracy over ``chips`` dies, with intervals, and what each layer met.
+
+    ``models``: a converted network, or several by name (two macros, two methods), compared pair by pair on the same
+    chips, images and reads. ``data``: batches (x, y) or (x, y, index), walked once for each chip; without an index
+    samples are counted. ``corners``: also each corner of the macro. ``details``: per-layer figures, sensitivity and
+    explanation of the first model. Raises ValueError for empty data or NaN inputs.
+    """
+    named = dict(models) if isinstance(models, Mapping) else {"on chips": models}
+    rows, differences, matrices = [], [], {}
+
+    def source() -> Iterator[Batch]:
+        return _indexed(data)
+
+    for name, model in named.items():
+        macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
+        with torch.no_grad():
+            use(model, ideal)
+            was_training = model.training
+            model.eval()
+            clean = answers(model, source())[None]
+            use(model)
+            model.train(was_training)
+        prefix = "" if len(named) == 1 else f"{name}: "
+        rows.append(row(clean, f"{prefix}ideal macro", macro, seed=seed))
+        conditions: list[str | None] = [None]
+        if corners:
+            conditions += list(dict.fromkeys(c for layer in layers(model).values() for c in layer.design.corners))
+        for condition in conditions:
+            at_corner(model, condition)
+            matrix = torch.stack([trial.right for trial in over_chips(model, source, chips, seed)])
+            rows.append(row(matrix, name, macro, target=target, condition=condition or "nominal", seed=seed))
+            if condition is None:
+                matrices[name] = matrix
+        use(model)
+    names = list(matrices)
+    for worse, better in pairwise(names):
+        differences.append(difference(matrices[better], matrices[worse], (better, worse), seed))
+    first = next(iter(named.values()))
+    some = min(chips, 3)
+    return Result(
+        title=title,
+        sentence=_sentence(rows[0].mean, {name: float(m.double().mean()) * 100 for name, m in matrices.items()}, chips),
+        rows=tuple(rows),
+        differences=tuple(differences),
+        layers=layer_reports(first, source, names[0], some, seed=seed) if details else (),
+        sensitivity=sensitivity(first, source, names[0], some, seed) if details else (),
+        explanation=explanation(first, source, names[0], some, seed) if details else (),
+        mapping=tuple(m for model in named.values() for m in mapping(model)),
+        macros={layer.design.name: layer.design.dump() for model in named.values() for layer in layers(model).values()},
+        facts={"seed": str(seed)},
+    )
+
+
+def at_corner(model: nn.Module, corner: str | None) -> None:
+    """Compute at a corner of the macros that have it; None: as designed."""
+    use(model, lambda macro: macro.at(corner) if corner in macro.corners else macro)
+
+
+def _sentence(ideal: float, means: Mapping[str, float], chips: int) -> str:
+    told = "; ".join(f"{name}: {mean:.2f} %" for name, mean in means.items())
+    return f"{told} on average over {chips} chips, {ideal:.2f} % on an ideal macro."
+
+
+def _indexed(data: Iterable[Any]) -> Iterator[Batch]:
+    """Batches with an index; counted where the loader gives none."""
+    count = 0
+    for batch in data:
+        x, y = batch[0], batch[1]
+        index: Tensor = batch[2] if len(batch) > 2 else torch.arange(count, count + len(y))
+        count += len(y)
+        yield x, y, index

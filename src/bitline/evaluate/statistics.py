@@ -1,0 +1,89 @@
+"""Accuracy over chips and images: means, intervals, percentiles, yield; paired differences.
+
+The unit is a matrix ``right`` (chips, images) of 0 and 1. Chips and images are both samples of larger populations, so
+both are resampled: a two-way bootstrap. Its mean over resampled rows and columns is a bilinear form in the counts, so
+thousands of replicates are two matrix products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitline import draws
+from bitline.evaluate.result import Difference, Row
+
+REPLICATES = 2000
+FEWEST_FOR_PERCENTILE = 20
+
+
+def accuracies(right: Tensor) -> tuple[float, ...]:
+    """Accuracy of each chip, %."""
+    return tuple(round(float(a), 4) for a in right.double().mean(1) * 100)
+
+
+def interval(value: Tensor, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of ``value`` (chips, images), in its own unit."""
+    chips, images = value.shape
+    rows, columns = _resampled(chips, seed, "chips"), _resampled(images, seed, "images")
+    means = torch.einsum("rc,ci,ri->r", rows, value.double(), columns) / (chips * images)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return round(low, 4), round(high, 4)
+
+
+def _resampled(n: int, seed: int, axis: str) -> Tensor:
+    """How often each of ``n`` was drawn in each replicate, (replicates, n) float64; a single one is kept."""
+    if n == 1:
+        return torch.ones(REPLICATES, 1, dtype=torch.float64)
+    counter = torch.arange(REPLICATES * n).view(REPLICATES, n)
+    drawn = (draws.uniform(draws.key("bootstrap", axis, seed, n), counter) * n).long()
+    return torch.zeros(REPLICATES, n, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(()).double().expand(drawn.shape)
+    )
+
+
+def row(
+    right: Tensor,
+    method: str,
+    macro: str,
+    *,
+    target: float | None = None,
+    condition: str = "nominal",
+    steps: int | None = None,
+    seed: int = 0,
+) -> Row:
+    """The summary of one network on one macro; ``right`` (chips, images) holds 0 and 1."""
+    per_chip = accuracies(right)
+    chips, images = right.shape
+    percentile = None
+    if chips >= FEWEST_FOR_PERCENTILE:
+        percentile = round(float(torch.quantile(torch.tensor(per_chip, dtype=torch.float64), 0.05)), 4)
+    good = None if target is None else round(100 * sum(a >= target for a in per_chip) / chips, 4)
+    return Row(
+        method=method,
+        macro=macro,
+        mean=round(float(right.double().mean()) * 100, 4),
+        ci95=interval(right.double() * 100, seed),
+        p5=percentile,
+        worst=min(per_chip),
+        chips=chips,
+        images=images,
+        per_chip=per_chip,
+        target=target,
+        yield_=good,
+        condition=condition,
+        steps=steps,
+    )
+
+
+def difference(better: Tensor, worse: Tensor, names: tuple[str, str], seed: int = 0) -> Difference:
+    """``better`` − ``worse`` on the same chips, images and reads, in points; one chip (an ideal macro) meets all.
+
+    Raises ValueError where they did not meet the same images, or different numbers of chips.
+    """
+    if better.shape[1] != worse.shape[1]:
+        raise ValueError(f"{names[0]} saw {better.shape[1]} images and {names[1]} {worse.shape[1]}: not paired")
+    if better.shape[0] != worse.shape[0] and 1 not in (better.shape[0], worse.shape[0]):
+        raise ValueError(f"{names[0]} saw {better.shape[0]} chips and {names[1]} {worse.shape[0]}: not paired")
+    delta = (better.double() - worse.double()) * 100
+    return Difference(better=names[0], worse=names[1], mean=round(float(delta.mean()), 4), ci95=interval(delta, seed))
