@@ -1,0 +1,38 @@
+"""Ready-made macros, by name: ``presets.load("generic-8t-sram")``, or ``presets.generic_8t_sram()``.
+
+A name without ``generic-`` is a published macro: its figures come from the source that the macro itself quotes, and
+errors that were not published are absent, that is ideal. A ``generic-`` macro looks like its kind but is no chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from bitline.macro.macro import Macro
+
+FOLDER = Path(__file__).parent / "macro" / "presets"
+
+
+def names() -> list[str]:
+    """The presets there are, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Macro:
+    """The preset of that name; raises ValueError listing the names there are."""
+    if name not in names():
+        raise ValueError(f"no preset {name!r}; there are: {', '.join(names())}; or give the path of a .yaml file")
+    return Macro.load(FOLDER / f"{name}.yaml")
+
+
+def __getattr__(name: str) -> Callable[[], Macro]:
+    preset = name.replace("_", "-")
+    if preset not in names():
+        raise AttributeError(f"no preset {preset!r}; there are: {', '.join(names())}")
+    return partial(load, preset)
+
+
+def __dir__() -> list[str]:
+    return ["load", "names", *(name.replace("-", "_") for name in names())]
