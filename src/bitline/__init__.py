@@ -1,0 +1,44 @@
+"""Bitline: a neural network and a compute-in-memory macro in, a network that works on it out, with the evidence.
+
+import bitline as bl
+
+macro = bl.Macro.load("macro.yaml")            # or bl.presets.load("generic-8t-sram")
+model = bl.convert(net, macro, skip=["conv1", "fc"])
+bl.calibrate(model, loader)
+bl.train(model, loader, config=bl.TrainConfig(epochs=10), method=bl.methods.ErrorAware())
+result = bl.evaluate(model, test, chips=50)
+bl.write_html(result, "report.html")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_FROM = {
+    "macro": ("Chip", "Macro", "Ste", "SteIdeal", "age", "ideal", "mac", "nominal", "program"),
+    "macro.fit": ("fit_curve", "fit_table"),
+    "macro.plans": ("choose",),
+    "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
+    "samples": ("Samples",),
+    "train": ("TrainConfig", "train"),
+    "evaluate": ("evaluate", "recalibrate"),
+    "report": ("write_html",),
+}
+_WHERE = {name: module for module, names in _FROM.items() for name in names}
+_MODULES = ("data", "methods", "networks", "presets", "units")
+
+__all__ = [*_WHERE, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Parts are imported when they are first used: ``import bitline`` costs nothing."""
+    if name in _WHERE:
+        return getattr(import_module(f"bitline.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"bitline.{name}")
+    raise AttributeError(f"module 'bitline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

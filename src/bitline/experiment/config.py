@@ -1,0 +1,171 @@
+"""The YAML of a whole experiment: network, data, macro, methods, chips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from bitline import presets
+from bitline.data import AnyDataset, CropFlip
+from bitline.macro import AnyGradient, Macro, Ste
+from bitline.macro.macro import explain
+from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
+from bitline.networks import AnyNetwork
+from bitline.nn import AnyQuantizer
+from bitline.train import TrainConfig
+
+
+class Part(BaseModel):
+    """A part of an experiment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _macro(value: Any) -> Any:
+    """A preset's name, the path of a YAML file, or the macro itself."""
+    if not isinstance(value, str):
+        return value
+    if value.endswith((".yaml", ".yml")):
+        return Macro.load(value)
+    return presets.load(value)
+
+
+AnyMacro = Annotated[
+    Macro,
+    BeforeValidator(_macro),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "description": "a preset, or the path of a YAML file"},
+                Macro.model_json_schema(),
+            ]
+        }
+    ),
+]
+
+
+class Data(Part):
+    """Images to train and test with."""
+
+    set: AnyDataset
+    normalise: bool = Field(default=True, description="subtract the mean and divide by the deviation of each channel")
+    train_images: int | None = Field(default=None, ge=1, description="absent: all")
+    test_images: int | None = Field(default=None, ge=1, description="absent: all")
+    batch: int = Field(default=64, ge=1)
+    augment: CropFlip | None = None
+
+
+class Convert(Part):
+    """Which layers go onto the macro, and how."""
+
+    skip: tuple[str, ...] = Field(default=(), description="dotted-name patterns of layers that stay digital")
+    inputs: AnyQuantizer | None = Field(default=None, description="quantizer of inputs; absent: LSQ")
+    weights: AnyQuantizer | None = Field(default=None, description="quantizer of weights; absent: LSQ")
+    gradient: AnyGradient = Ste()
+    fold_bn: bool = False
+    calibration_batches: int = Field(default=8, ge=1)
+
+
+class Test(Part):
+    """How networks are compared: the same chips, images and reads for all."""
+
+    chips: int = Field(default=20, ge=1)
+    target: float | None = Field(default=None, ge=0, le=100, description="accuracy a chip must reach, %, for the yield")
+    recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
+    recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
+    recalibration_batches: int = Field(default=16, ge=1)
+    corners: bool = Field(default=False, description="also at each temperature and supply corner of the macro")
+    details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
+    detail_chips: int = Field(default=3, ge=1)
+    detail_images: int = Field(default=256, ge=1)
+
+
+class Experiment(Part):
+    """From a float network to a table of methods on chips."""
+
+    title: str
+    seed: int = 0
+    data: Data
+    network: AnyNetwork
+    float_training: TrainConfig | None = Field(
+        default=None, description="to train the float network; absent: its weights"
+    )
+    macro: AnyMacro | tuple[AnyMacro, ...] = Field(description="one, or several side by side")
+    convert: Convert = Convert()
+    training: TrainConfig = Field(description="the budget of every method, counted from the float network")
+    methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
+    test: Test = Test()
+    plan: str | None = Field(default=None, description="force a plan: 'reference' is the oracle")
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """The macros, side by side."""
+        return self.macro if isinstance(self.macro, tuple) else (self.macro,)
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
+    """Read an experiment, ``changes`` ("test.chips=5") laid over it.
+
+    Relative macro files are looked for beside the experiment. Raises ValueError naming file, key and what would be
+    accepted.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"experiment file {path}: {error.strerror or error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"{path} holds no experiment: a mapping with title, data, network, macro, training is expected"
+        )
+    for change in changes:
+        _set(data, change)
+    data["macro"] = _beside(data.get("macro"), path.parent)
+    return parse(data, str(path))
+
+
+def parse(data: Mapping[str, Any], where: str) -> Experiment:
+    """An experiment from plain data; raises ValueError naming ``where`` and each wrong key."""
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{where}:\n{explain(error)}") from None
+
+
+def _beside(macro: Any, folder: Path) -> Any:
+    if isinstance(macro, list):
+        return [_beside(one, folder) for one in macro]
+    if isinstance(macro, str) and macro.endswith((".yaml", ".yml")) and not Path(macro).is_absolute():
+        return str(folder / macro)
+    return macro
+
+
+def _set(data: dict[str, Any], change: str) -> None:
+    """Apply ``key.key=value``; the value is YAML. List entries go by number."""
+    name, equals, text = change.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--set {change!r}: expected key=value, such as test.chips=5")
+    *path, last = name.split(".")
+    place: Any = data
+    for part in path:
+        if isinstance(place, list):
+            place = place[_number(part, place, change)]
+        else:
+            if not isinstance(place.get(part), (dict, list)):
+                place[part] = {}
+            place = place[part]
+    if isinstance(place, list):
+        place[_number(last, place, change)] = yaml.safe_load(text)
+    else:
+        place[last] = yaml.safe_load(text)
+
+
+def _number(part: str, place: list[Any], change: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ValueError(f"--set {change!r}: {part!r} is no place in a list of {len(place)}")
+    return int(part)

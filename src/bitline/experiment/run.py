@@ -1,0 +1,297 @@
+"""The walk of an experiment: float network → converted → trained by each method → tested on chips → result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from bitline.data import batches
+from bitline.evaluate import (
+    Difference,
+    Result,
+    Row,
+    answers,
+    difference,
+    explanation,
+    layer_reports,
+    norms,
+    recalibrate,
+    recalibrated,
+    row,
+    sensitivity,
+    write_atomic,
+)
+from bitline.evaluate.montecarlo import Batch
+from bitline.evaluate.simple import at_corner
+from bitline.experiment.answers import Answers
+from bitline.experiment.config import Experiment
+from bitline.macro import Macro, ideal
+from bitline.macro.describe import describe
+from bitline.methods import AnyMethod, Qat, training_chip
+from bitline.nn import calibrate, convert, mapping, use
+from bitline.report import write_csv, write_html
+from bitline.train import train
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """One experiment being carried out in a folder."""
+
+    experiment: Experiment
+    out: Path
+    tell: Tell = print
+    progress: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        _claim(self.out, self.experiment)
+        data = self.experiment.data
+        splits = [data.set.train(), data.set.test()]
+        for i, most in enumerate((data.train_images, data.test_images)):
+            if most is not None:
+                splits[i] = splits[i].subset(most, seed=self.experiment.seed)
+        if data.normalise:
+            moments = data.set.moments()
+            splits = [split.normalised(*moments) for split in splits]
+        self.training, self.testing = splits
+        self.rows: list[Row] = []
+        self.found: dict[str, Tensor] = {}
+
+    def batches(self, epoch: int) -> Iterable[Batch]:
+        """Training batches of an epoch."""
+        data = self.experiment.data
+        return batches(self.training, data.batch, seed=self.experiment.seed, augment=data.augment, epoch=epoch)
+
+    def plain(self) -> Iterable[Batch]:
+        """Training images without augmentation, shuffled: for calibration and batch-norm statistics."""
+        return batches(self.training, self.experiment.data.batch, seed=self.experiment.seed)
+
+    def source(self) -> Iterable[Batch]:
+        """Test batches."""
+        return batches(self.testing, self.experiment.data.batch)
+
+    def float_network(self) -> nn.Module:
+        """The float network, trained if the experiment says so."""
+        net = self.experiment.network.build(self.experiment.seed).to(self.device)
+        if self.experiment.float_training is not None:
+            config = self.experiment.float_training
+            train(net, self.batches, config=config, out=self.out / "train" / "float", progress=self.progress)
+        return net.eval()
+
+    def converted(self, net: nn.Module, macro: Macro) -> nn.Module:
+        """The network on a macro, ranges calibrated."""
+        part = self.experiment.convert
+        model = convert(
+            net,
+            macro,
+            skip=part.skip,
+            inputs=part.inputs,
+            weights=part.weights,
+            gradient=part.gradient,
+            fold_bn=part.fold_bn,
+            plan=self.experiment.plan,
+        )
+        return calibrate(model, self.plain(), part.calibration_batches)
+
+    def trained(self, start: nn.Module, macro: Macro, method: AnyMethod) -> nn.Module:
+        """A copy of ``start`` trained by a method, from a checkpoint if there is one."""
+        model = copy.deepcopy(start)
+        use(model)
+        method = method.model_copy(update={"seed": self.experiment.seed}) if hasattr(method, "seed") else method
+        folder = self.out / "train" / _slug(f"{macro.name} {method.title if not isinstance(method, Qat) else 'qat'}")
+        train(model, self.batches, config=self.experiment.training, method=method, out=folder, progress=self.progress)
+        return model.eval()
+
+    def __call__(self) -> Result:
+        """Carry it out; what was done before is not done again."""
+        experiment = self.experiment
+        started = time.time()
+        net = self.float_network()
+        right = answers(net, self.source())[None]
+        self._row("float", "none", right, None)
+        parts: dict[str, Any] = {"layers": [], "mapping": [], "sensitivity": [], "explanation": []}
+        differences: list[Difference] = []
+        for macro in experiment.macros:
+            self._on(net, macro, parts, differences)
+        result = Result(
+            title=experiment.title,
+            sentence=self._sentence(),
+            rows=tuple(self.rows),
+            differences=tuple(differences),
+            layers=tuple(parts["layers"]),
+            mapping=tuple(parts["mapping"]),
+            sensitivity=tuple(parts["sensitivity"]),
+            explanation=tuple(parts["explanation"]),
+            macros={macro.name: macro.dump() for macro in experiment.macros},
+            facts=self._facts(),
+        )
+        finish(result, self.out, started)
+        return result
+
+    def _on(self, net: nn.Module, macro: Macro, parts: dict[str, Any], differences: list[Difference]) -> None:
+        experiment, test = self.experiment, self.experiment.test
+        start = self.converted(net, macro)
+        models = {method.title: self.trained(start, macro, method) for method in experiment.methods}
+        if not any(isinstance(method, Qat) for method in experiment.methods):
+            models = {"untrained on chips": start} | models
+        label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
+        clean = models["untrained on chips"]
+        use(clean, ideal)
+        steps = experiment.training.total_steps(-(-len(self.training) // experiment.data.batch))
+        self._row(label("ideal macro"), macro.name, answers(clean.eval(), self.source())[None], steps)
+        use(clean)
+        for name, model in models.items():
+            self._chips(label(name), model, macro, steps)
+            if not norms(model):
+                continue
+            if test.recalibrate:
+                chip_of = lambda i: training_chip(experiment.seed, 1_000_000 + i)  # noqa: E731
+                fixed = recalibrated(model, _first(self.plain(), test.recalibration_batches), chip_of)
+                self._chips(label(f"{name} + BN recalibrated"), fixed, macro, steps)
+            if test.recalibrate_per_chip:
+
+                def prepare(on: nn.Module, _: int) -> None:
+                    recalibrate(on, self.plain(), most=test.recalibration_batches)
+
+                own = copy.deepcopy(model)
+                self._chips(label(f"{name} + BN recalibrated per chip"), own, macro, steps, prepare)
+        best = list(models)[-1]
+        differences += self._differences(label, models, best)
+        if test.details:
+            for name in dict.fromkeys((next(iter(models)), best)):
+                self.tell(f"looking into {label(name)}")
+                parts["layers"] += layer_reports(
+                    models[name], self.source, label(name), test.detail_chips, test.detail_images, experiment.seed
+                )
+            few = lambda: _first(self.source(), -(-test.detail_images // experiment.data.batch))  # noqa: E731
+            first = next(iter(models))
+            parts["sensitivity"] += sensitivity(models[first], few, label(first), test.detail_chips, experiment.seed)
+            parts["explanation"] += explanation(models[first], few, label(first), test.detail_chips, experiment.seed)
+        parts["mapping"] += mapping(models[best])
+
+    def _chips(
+        self,
+        name: str,
+        model: nn.Module,
+        macro: Macro,
+        steps: int | None,
+        prepare: Callable[[nn.Module, int], None] | None = None,
+    ) -> None:
+        """Rows of one network: as designed, and at each corner where asked."""
+        test, seed = self.experiment.test, self.experiment.seed
+        for corner in (None, *(macro.corners if test.corners else ())):
+            at_corner(model, corner)
+            context = json.dumps(
+                [macro.fingerprint, corner, seed, self._data_key(), self.experiment.plan, prepare is not None]
+            )
+            store = Answers(self.out / "answers", context)
+            place = name if corner is None else f"{name} @ {corner}"
+
+            def tell(chip: int, accuracy: float, place: str = place) -> None:
+                self.tell(f"{place}: chip {chip + 1} of {test.chips}: {accuracy:.2f} %")
+
+            right = store.over_chips(model, place, self.source, test.chips, seed, tell, prepare)
+            self._row(name, macro.name, right, steps, corner or "nominal")
+        use(model)
+
+    def _data_key(self) -> str:
+        return self.experiment.data.model_dump_json()
+
+    def _row(self, name: str, macro: str, right: Tensor, steps: int | None, condition: str = "nominal") -> None:
+        target = self.experiment.test.target if len(right) > 1 else None
+        found = row(right, name, macro, target=target, condition=condition, steps=steps, seed=self.experiment.seed)
+        self.rows.append(found)
+        if condition == "nominal":
+            self.found[name] = right
+        self.tell(f"{name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
+
+    def _differences(self, label: Callable[[str], str], models: dict[str, nn.Module], best: str) -> list[Difference]:
+        """The last method against every other row on chips, and the ideal macro against it."""
+        found, seed = self.found, self.experiment.seed
+        mine = label(best)
+        others = [name for name in (label(m) for m in models) if name != mine]
+        others += [f"{name} + BN recalibrated" for name in others if f"{name} + BN recalibrated" in found]
+        pairs = [(mine, other) for other in others] + [(label("ideal macro"), mine)]
+        return [difference(found[a], found[b], (a, b), seed) for a, b in pairs]
+
+    def _sentence(self) -> str:
+        """What happened, in one sentence."""
+        told = []
+        for macro in self.experiment.macros:
+            rows = [r for r in self.rows if r.macro == macro.name and r.condition == "nominal"]
+            clean, chips = rows[0], rows[1:]
+            worst, best = chips[0], max(chips, key=lambda r: r.mean)
+            told.append(
+                f"on {macro.name} the network falls from {clean.mean:.1f} % (ideal macro) to {worst.mean:.1f} % "
+                f"and, {best.method}, returns to {best.mean:.1f} % (mean of {best.chips} chips)"
+            )
+        return f"From {self.rows[0].mean:.1f} % in float, " + "; ".join(told) + "."
+
+    def _facts(self) -> dict[str, str]:
+        experiment = self.experiment
+        facts = {
+            "data": f"{experiment.data.set.kind}: {len(self.training)} training, {len(self.testing)} test images",
+            "network": experiment.network.kind,
+            "seed": str(experiment.seed),
+        }
+        for macro in experiment.macros:
+            prefix = f"{macro.name}: " if len(experiment.macros) > 1 else ""
+            facts |= {f"{prefix}{name}": text for name, text in describe(macro)}
+        return facts
+
+
+def finish(result: Result, out: Path, started: float) -> None:
+    """Write result.json, rows.csv, run.json and the report."""
+    run = {
+        "command": " ".join(["bitline", *sys.argv[1:]]),
+        "seconds": round(time.time() - started, 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "host": platform.node(),
+        "versions": {
+            "bitline": version("bitline"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": str(torch.get_num_threads()),
+        },
+    }
+    result.write(out / "result.json")
+    write_csv(result, out / "rows.csv")
+    write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
+    write_html(result, out / "report.html", run)
+
+
+def _claim(out: Path, experiment: Experiment) -> None:
+    """Take the folder for this experiment; raises ValueError if it holds another one, OSError if not writable."""
+    mine = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path = out / "experiment.yaml"
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") != mine:
+            raise ValueError(f"{out} holds another experiment ({path}): choose another --out, or --fresh to start over")
+        write_atomic(path, mine)
+    except OSError as error:
+        raise ValueError(f"output folder {out} cannot be written: {error.strerror or error}") from None
+
+
+def _first(source: Iterable[Batch], most: int) -> Iterable[Batch]:
+    for number, batch in enumerate(source):
+        if number == most:
+            return
+        yield batch
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
