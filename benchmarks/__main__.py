@@ -1,0 +1,55 @@
+"""Run benchmarks by name, or all of them."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+NAMES = {
+    "folded": "Folded plan against plain torch",
+    "reference": "Reference plan against plain torch",
+    "digits": "Handwritten digits, the longer setting",
+    "memory": "Memory of an evaluation",
+}
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main(names: list[str]) -> None:
+    """Print each table and keep it in RESULTS.md, one section a benchmark."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+    sections = _sections()
+    for name in names or NAMES:
+        print(f"## {NAMES[name]}\n", flush=True)
+        text = import_module(f"benchmarks.{name}").run()
+        print(text, flush=True)
+        sections[NAMES[name]] = f"`python -m benchmarks {name}` · {_machine()}\n\n{text}"
+        body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
+        RESULTS.write_text(f"# Benchmark results\n\n{body}\n", encoding="utf-8")
+
+
+def _sections() -> dict[str, str]:
+    if not RESULTS.exists():
+        return {}
+    parts = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:]
+    return {title: content.strip() for title, _, content in (part.partition("\n") for part in parts)}
+
+
+def _machine() -> str:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit.stdout.strip() or 'none'}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+main(sys.argv[1:])
