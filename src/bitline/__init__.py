@@ -16,9 +16,10 @@ from importlib import import_module
 from typing import Any
 
 _FROM = {
-    "macro": ("Chip", "Macro", "Ste", "SteIdeal", "age", "ideal", "mac", "nominal", "program"),
-    "macro.fit": ("fit_curve", "fit_table"),
-    "macro.plans": ("choose",),
+    "macro": (
+        *("Chip", "Macro", "Ste", "SteIdeal", "age", "choose", "components", "describe", "fit_curve", "fit_table"),
+        *("ideal", "mac", "nominal", "program", "simulate"),
+    ),
     "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),

@@ -2,6 +2,9 @@
 
 from bitline.macro.chip import Chip, Reads
 from bitline.macro.column import Column
+from bitline.macro.components import Components, components
+from bitline.macro.describe import describe
+from bitline.macro.fit import falls, fit_curve, fit_table
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
@@ -10,11 +13,13 @@ from bitline.macro.placement import Layout, Site
 from bitline.macro.plans import Plan, choose, mac
 from bitline.macro.program import age, program
 from bitline.macro.reference import Converters, Probe
+from bitline.macro.simulate import simulate
 
 __all__ = [
     "AnyGradient",
     "Chip",
     "Column",
+    "Components",
     "Conv",
     "Converters",
     "Dense",
@@ -29,10 +34,16 @@ __all__ = [
     "age",
     "causes",
     "choose",
+    "components",
     "converters_without",
+    "describe",
+    "falls",
+    "fit_curve",
+    "fit_table",
     "ideal",
     "mac",
     "nominal",
     "program",
+    "simulate",
     "without",
 ]

@@ -218,9 +218,9 @@ def _borrowed(counts: Float[np.ndarray, "T I J"], least: int, reach: int, labels
     enough = counts.sum(axis=2) >= least
     if enough.all():
         return counts
-    index = np.arange(ideals)
-    below = np.maximum.accumulate(np.where(enough, index, -ideals), axis=1)
-    above = np.minimum.accumulate(np.where(enough, index, 2 * ideals)[:, ::-1], axis=1)[:, ::-1]
+    index, none = np.arange(ideals), ideals + reach + codes  # `none` is out of everybody's reach
+    below = np.maximum.accumulate(np.where(enough, index, -none), axis=1)
+    above = np.minimum.accumulate(np.where(enough, index, none + ideals)[:, ::-1], axis=1)[:, ::-1]
     source = np.where(index - below <= above - index, below, above)
     far = np.abs(source - index) > reach
     if far.any():

@@ -59,7 +59,7 @@ def _offsets(column: Column) -> Tensor:
 
 def _noise(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, y: Tensor) -> Tensor:
     """Fresh noise of the driven cells, summed over digits: exact, since independent Gaussians add their variances."""
-    macro, layout = column.macro, column.layout
+    layout = column.layout
     if keys is None:
         raise ValueError(f"{column.site.name}: the macro has read noise; say which samples are read")
     planes = column.planes(x.detach())

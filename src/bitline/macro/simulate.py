@@ -31,9 +31,9 @@ def simulate(
 ) -> Samples:
     """Program ``columns`` columns of each chip to give each of ``sums`` in turn, and read them ``reads`` times.
 
-    A single conversion is read: one digit of the inputs in one pass, one digit of the weights, both legs of a
-    differential pair (of an offset weight, its top digit). All active rows are driven with the largest digit (one or two with less, where the sum asks for
-    it) and as many cells as needed hold the largest level, the rest 0; negative sums put them into the other leg.
+    A single conversion is read: one digit of the inputs in one pass, one digit of the weights (of an offset weight its
+    top digit), both legs of a pair. All active rows are driven with the largest digit (one or two with less, where the
+    sum asks for it); as many cells as needed hold the largest level, the rest 0; a negative sum fills the other leg.
     Everything runs through ``program`` and the reference plan, so every effect of the macro takes part.
 
     ``ideal`` is the sum in counts, ``code`` the converter's code, ``column`` the physical address of the column (of
