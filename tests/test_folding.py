@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitline.macro import Macro
 from bitline.networks import Digits, LeNet5, Network, ResNet, Vgg, Vit, WideResNet
+from bitline.nn.calibrate import calibrate
+from bitline.nn.convert import convert
 from bitline.nn.folding import NORMS, fold_batch_norm
+from bitline.nn.layers import layers
 
 
 def _trained(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -115,10 +119,12 @@ def test_linear_and_other_dimensions() -> None:
     assert weight.grad is not None
 
 
-def test_hooked_layers_stay() -> None:
-    net = nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+def test_hooked_and_parametrized_layers_stay() -> None:
+    net = nn.Sequential(*(m for _ in range(3) for m in (nn.Linear(3, 3), nn.BatchNorm1d(3))))
+    nn.utils.parametrizations.weight_norm(net[0])
+    net[2].register_forward_hook(lambda *_: None)
     fold_batch_norm(_trained(net))
-    assert [type(module) in NORMS for module in net] == [False, True, False, False]
+    assert [type(module) in NORMS for module in net] == [False, True, False, True, False, False]
 
 
 def test_nothing_to_fold() -> None:
@@ -138,3 +144,25 @@ def test_untraceable() -> None:
         fold_batch_norm(net)
     assert net.training
     assert _norms(net) == 3
+
+
+def test_convert_folds_first() -> None:
+    net, x = _trained(ResNet(depth=20).build()), torch.randn(2, 3, 32, 32)
+    macro = Macro(name="ideal", rows=64, columns=64)
+    model = convert(net, macro, fold_bn=True)
+    assert _norms(model) == 0 < _norms(net)
+    assert all(layer.bias is not None for layer in layers(model).values())
+    with torch.no_grad():
+        assert torch.allclose(model(x), net(x), atol=1e-5)
+    weight = net.get_parameter("conv1.weight").clone()
+    with pytest.raises(ValueError, match="zzz"):
+        convert(net, macro, fold_bn=True, inplace=True, skip=["zzz"])
+    assert _norms(net) == 21
+    assert torch.equal(net.get_parameter("conv1.weight"), weight)
+
+
+def test_calibration_leaves_frozen_norms_frozen() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
+    net[1].eval()
+    model = calibrate(convert(net, Macro(name="ideal", rows=64, columns=64)), [torch.randn(3, 4)])
+    assert [module.training for module in model.modules()] == [True, True, False]

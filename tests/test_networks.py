@@ -96,7 +96,7 @@ def test_config_round_trip(config: Network) -> None:
     [
         ({"kind": "resnet", "depht": 20}, "depht"),
         ({"kind": "resnet", "depth": 21}, "20, 32"),
-        ({"kind": "wide-resnet", "depth": 17}, "depth 17 .* not 6n"),
+        ({"kind": "wide_resnet", "depth": 17}, "depth 17 .* not 6n"),
         ({"kind": "vit", "patch": 5}, "size 32 is not a multiple of patch 5"),
         ({"kind": "resnet-20"}, "resnet-20"),
     ],

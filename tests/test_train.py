@@ -488,7 +488,7 @@ def test_schedules(schedule, warmup):
     if warmup:
         assert factors[0] < 0.02
         assert factors[99] == pytest.approx(0.04 if isinstance(schedule, OneCycle) else 1)
-    first, last = {"constant": (1, 1), "cosine": (1, 0), "step": (1, 0.01), "one-cycle": (0.04, 0)}[schedule.kind]
+    first, last = {"constant": (1, 1), "cosine": (1, 0), "step": (1, 0.01), "one_cycle": (0.04, 0)}[schedule.kind]
     assert factors[round(warmup * 1000)] == pytest.approx(first)
     assert factors[-1] == pytest.approx(last, abs=1e-4)
     assert schedule.factor(2000, 1000) == pytest.approx(last, abs=1e-9)

@@ -146,6 +146,10 @@ class CimLayer(nn.Module):
     def program(self) -> tuple[Column, Tensor]:
         """(programmed column, scale of a weight count: () or (N,)); kept while no gradient is wanted."""
         grad = torch.is_grad_enabled()
+        if torch.compiler.is_compiling() and not grad:
+            if self._column is None:
+                raise RuntimeError(f"{self.site.name}: not programmed yet; run the model once before it is compiled")
+            return self._column[1:]  # as the last eager pass wrote the arrays
         key: tuple[Any, ...] = ()
         if not grad:
             state = [self.weight, *(self.weight_quantizer.state_dict().values() if self.weight_quantizer else ())]
@@ -197,7 +201,7 @@ class CimLayer(nn.Module):
         if self.added_noise is not None:
             y = y + self._added(y, column)
         if shifted and zero is not None:
-            y = y - self.geometry.broadcast(zero * column.wanted.sum(1)).to(y.dtype)
+            y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
         factor = scale * weight_scale
         y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
         if self.bias is not None:

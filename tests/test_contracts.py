@@ -1,0 +1,479 @@
+"""The behaviour matrix: what every macro, quantizer, gradient and method keeps, whatever it is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bitline.converters import Adc, Driver, Range
+from bitline.devices import AnyCellError, AnyDrift, Cell, LogNormalWeight, WeightVariation
+from bitline.encode import InputScheme, WeightScheme
+from bitline.macro import AnyGradient, Chip, Macro, age, choose, ideal, reference
+from bitline.macro.curves import AnyCurve
+from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
+from bitline.macro.placement import Placement
+from bitline.nn.calibrate import calibrate
+from bitline.nn.convert import convert
+from bitline.nn.layers import on_chip, silicon
+from bitline.nn.quantizers import AnyQuantizer, Observer
+from contracts import (
+    ADCS,
+    CELL_ERRORS,
+    CELLS,
+    COLUMNS,
+    CURVES,
+    DENSE,
+    DRIFTS,
+    DRIVERS,
+    EXAMPLES,
+    GRADIENTS,
+    GROUPED,
+    INPUTS,
+    PLACEMENTS,
+    QUANTIZERS,
+    RANGES,
+    VARIATIONS,
+    WEIGHTS,
+    Example,
+    fields_set,
+    inputs_of,
+    members,
+    methods,
+    programmed,
+    read,
+    weights_of,
+)
+
+each = pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+GEOMETRIES = [DENSE, GROUPED]
+
+
+def folds(macro: Macro) -> bool:
+    return choose(macro).name == "folded"
+
+
+def quiet(macro: Macro) -> Macro:
+    """The macro without read noise of cells, which the plans draw in different places."""
+    return macro.model_copy(update={"cell": macro.cell and macro.cell.model_copy(update={"read_sigma": None})})
+
+
+folded = pytest.mark.parametrize("example", [e for e in EXAMPLES if folds(e.macro)], ids=lambda e: e.name)
+digital = pytest.mark.parametrize("example", [e for e in EXAMPLES if e.macro.inputs is not None], ids=lambda e: e.name)
+in_both_plans = pytest.mark.parametrize(
+    "example",
+    [e for e in EXAMPLES if folds(e.macro) and (e.macro.sliced or e.macro.column is not None)],
+    ids=lambda e: e.name,
+)
+
+
+# ------------------------------------------------------------------------------------------------------ completeness
+
+
+@pytest.mark.parametrize(
+    ("union", "examples"),
+    [
+        (AnyCellError, [error for example in CELL_ERRORS for error in example.macro.cell.errors]),
+        (WeightVariation, [example.macro.variation for example in VARIATIONS]),
+        (AnyDrift, DRIFTS),
+        (AnyCurve, [example.macro.column.mean for example in CURVES]),
+        (AnyColumn, [example.macro.column for example in COLUMNS]),
+        (Range, [example.macro.converter.range for example in ADCS]),
+        (InputScheme, [example.macro.inputs for example in INPUTS]),
+        (WeightScheme, [example.macro.weights for example in WEIGHTS]),
+        (Placement, [example.macro.placement for example in PLACEMENTS]),
+        (AnyGradient, GRADIENTS),
+        (AnyQuantizer, QUANTIZERS),
+        (Observer, QUANTIZERS),
+    ],
+)
+def test_each_kind_has_an_example(union, examples):
+    missing = members(union) - {type(example) for example in examples}
+    assert not missing, f"no example in tests/contracts.py of {missing}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        (Adc, [example.macro.converter for example in EXAMPLES if example.macro.converter]),
+        (Driver, [example.macro.driver for example in DRIVERS]),
+        (Cell, [example.macro.cell for example in [*CELLS, *CELL_ERRORS]]),
+        (CurveColumn, [c.macro.column for c in [*COLUMNS, *CURVES] if isinstance(c.macro.column, CurveColumn)]),
+        (TableColumn, [c.macro.column for c in COLUMNS if isinstance(c.macro.column, TableColumn)]),
+        (Trim, [example.macro.trim for example in EXAMPLES if example.macro.trim]),
+        (Macro, [example.macro for example in EXAMPLES]),
+        *[(kind, RANGES) for kind in sorted(members(Range), key=lambda kind: kind.__name__)],
+        *[(type(drift), DRIFTS) for drift in DRIFTS],
+    ],
+)
+def test_each_field_is_exercised(kind, examples):
+    required = {name for name, field in kind.model_fields.items() if field.is_required()}
+    fields = set(kind.model_fields) - required - {"kind"}
+    if kind is TableColumn:  # its dump is compared, not its array
+        fields -= {"probability"}
+    missing = fields - {name for owner, name in fields_set(examples) if owner is kind}
+    assert not missing, f"no example in tests/contracts.py sets {kind.__name__}.{missing}"
+
+
+def test_names_are_unique():
+    names = [example.name for example in EXAMPLES]
+    assert len(set(names)) == len(names)
+
+
+# ----------------------------------------------------------------------------------------------------------- machine
+
+
+@each
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=["dense", "conv"])
+def test_ideal_limit_is_the_integer_product(example: Example, geometry):
+    macro = example.limit
+    x, w = inputs_of(macro, geometry), weights_of(macro, geometry)
+    exact = geometry.linear(x.double(), w.double())
+    tolerance = {"rtol": 0, "atol": 0} if macro.inputs else {"rtol": 1e-5, "atol": 1e-5}
+    for plan in ("folded", "reference") if folds(macro) and macro.sliced else (choose(macro).name,):
+        torch.testing.assert_close(read(macro, geometry, plan=plan).double(), exact, **tolerance)
+
+
+@each
+def test_the_effect_is_there(example: Example):
+    macro = example.macro
+    exact = DENSE.linear(inputs_of(macro).double(), weights_of(macro).double())
+    if macro != example.limit and example.name not in ("many bits", "weights 1 twos_complement", "documented"):
+        assert (read(macro).double() - exact).abs().max() > 0 or not (example.frozen or example.fresh)
+
+
+@each
+def test_ideal_of_the_example(example: Example):
+    """``ideal`` takes every error out, and leaves the resolution."""
+    macro = ideal(example.macro)
+    if macro.converter is not None:
+        macro = macro.model_copy(update={"converter": Adc(bits=10)})
+    x, w = inputs_of(macro), weights_of(macro)
+    tolerance = {"rtol": 0, "atol": 0} if macro.inputs else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(read(macro).double(), DENSE.linear(x.double(), w.double()), **tolerance)
+
+
+@each
+def test_same_seed_same_chip(example: Example):
+    macro = example.macro
+    one, again = (read(macro, chip=Chip(seed=4, number=2)) for _ in range(2))
+    assert torch.equal(one, again)
+    for other in (Chip(seed=4, number=1), Chip(seed=5, number=2)):
+        a, b = programmed(macro, chip=Chip(seed=4, number=2)), programmed(macro, chip=other)
+        same = _frozen_parts_equal(a, b)
+        assert same is not example.frozen
+
+
+def _frozen_parts_equal(a: Any, b: Any) -> bool:
+    def equal(x: Any, y: Any) -> bool:
+        if x is None or y is None:
+            return x is y
+        if isinstance(x, torch.Tensor):
+            return torch.equal(x, y)
+        if hasattr(x, "__dataclass_fields__"):
+            return all(equal(getattr(x, name), getattr(y, name)) for name in x.__dataclass_fields__)
+        return bool(x == y)
+
+    parts = ("weight", "cells", "spread", "drive", "drive_error", "code", "law")
+    return all(equal(getattr(a, part), getattr(b, part)) for part in parts)
+
+
+@each
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=["dense", "conv"])
+def test_frozen_part_stays_and_fresh_part_does_not(example: Example, geometry):
+    macro = example.macro
+    column = programmed(macro, geometry)
+    first, second = (read(macro, geometry, column=column, time=time) for time in (0, 1))
+    assert torch.equal(first, second) is not example.fresh
+    assert torch.equal(first, read(macro, geometry, column=column, time=0))
+
+
+@each
+def test_writing_again(example: Example):
+    """Programming errors are drawn anew; mismatch, converters, columns and drivers are the die's."""
+    macro = example.macro
+    first, second = programmed(macro, n=0), programmed(macro, n=1)
+    errors = macro.cell.errors if macro.cell else ()
+    redrawn = macro.variation is not None or any(e.clock == "programming" and e.kind != "stuck" for e in errors)
+    assert _frozen_parts_equal(first, second) is not redrawn
+    for part in ("spread", "drive_error", "code", "law"):
+        assert repr(getattr(first, part)) == repr(getattr(second, part))
+
+
+@in_both_plans
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=["dense", "conv"])
+def test_plans_agree(example: Example, geometry):
+    macro = quiet(example.macro)
+    for gradient in GRADIENTS:
+        seen = {}
+        for plan in ("folded", "reference"):
+            x, w = (t.clone().requires_grad_() for t in (inputs_of(macro, geometry), weights_of(macro, geometry)))
+            y = read(macro, geometry, x=x, column=programmed(macro, geometry, w=w), plan=plan, gradient=gradient)
+            up = torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype)
+            seen[plan] = (y.detach().double(), *(g.double() for g in torch.autograd.grad(y, (x, w), up)))
+        for fast, slow in zip(*seen.values(), strict=True):
+            torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5 * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize("driver", [None, Driver(levels=(0.0, 0.5, 2.5, 3.4))])
+@pytest.mark.parametrize("plan", ["folded", "reference"])
+def test_noise_of_cells_is_as_large_in_both_plans(plan, driver):
+    macro = next(example.macro for example in CELLS if example.name == "noisy cell")
+    macro = macro.model_copy(update={"driver": driver})
+    column = programmed(macro)
+    x = inputs_of(macro, batch=1).expand(4000, -1, -1).contiguous()
+    clean = read(quiet(macro), x=x, plan=plan)
+    error = read(macro, column=column, x=x, plan=plan) - clean
+    driven = torch.tensor(driver.levels if driver else (0.0, 1.0, 2.0, 3.0), dtype=torch.float64)
+    digits = driven[macro.inputs.digits(x[:1].double()).long()]
+    radix = torch.tensor(column.pass_radix).view(-1, 1, 1, 1)
+    power = (digits.square() * radix.square()).sum((0, 3))[0]
+    expected = power.sqrt() * 0.05 * 3 * sum(r**2 for r in column.radix) ** 0.5
+    assert torch.allclose(error.double().std((0, 2)), expected, rtol=0.02)
+
+
+# ------------------------------------------------------------------------------------- batches, chunks, threads, keys
+
+
+@each
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=["dense", "conv"])
+def test_batch_chunks_and_order_change_nothing(example: Example, geometry, monkeypatch):
+    macro = example.macro
+    column = programmed(macro, geometry)
+    x, samples = inputs_of(macro, geometry, batch=7), torch.tensor([4, 0, 900, 17, 3, 2**40, 8])
+    plan = "reference" if column.cells is not None else None
+    whole = read(macro, geometry, column=column, x=x, samples=samples, plan=plan)
+
+    def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return torch.equal(a, b) if macro.inputs else torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+    parts = [slice(0, 1), slice(1, 4), slice(4, 7)]
+    by_part = [read(macro, geometry, column=column, x=x[p], samples=samples[p], plan=plan) for p in parts]
+    assert same(torch.cat(by_part), whole)
+    order = torch.tensor([6, 2, 0, 3, 1, 5, 4])
+    assert same(read(macro, geometry, column=column, x=x[order], samples=samples[order], plan=plan), whole[order])
+    for chunk in (1, 300):
+        monkeypatch.setattr(reference, "CHUNK", chunk)
+        assert same(read(macro, geometry, column=column, x=x, samples=samples, plan=plan), whole)
+
+
+@folded
+def test_batch_changes_nothing_in_the_folded_plan(example: Example):
+    macro = example.macro
+    for geometry in GEOMETRIES:
+        column, x = programmed(macro, geometry), inputs_of(macro, geometry, batch=6)
+        whole = read(macro, geometry, column=column, x=x)
+        parts = [read(macro, geometry, column=column, x=x[i : i + 1], samples=torch.tensor([i])) for i in range(6)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+@each
+def test_threads_change_nothing(example: Example):
+    macro = example.macro
+    before = torch.get_num_threads()
+    try:
+        seen = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            seen.append(read(macro, GROUPED))
+    finally:
+        torch.set_num_threads(before)
+    if macro.inputs is None or (folds(macro) and macro.variation):
+        torch.testing.assert_close(seen[0], seen[1], rtol=1e-5, atol=1e-4)
+    else:
+        assert torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if e.fresh], ids=lambda e: e.name)
+def test_noise_is_keyed_by_the_sample(example: Example):
+    """Equal inputs at different indices are read with different noise; the place in the batch does not count."""
+    macro = example.macro
+    column = programmed(macro)
+    x = inputs_of(macro, batch=1).expand(3, -1, -1).contiguous()
+    for plan in ("folded", "reference") if folds(macro) else (None,):
+        y = read(macro, column=column, x=x, samples=torch.tensor([1, 2, 1]), plan=plan)
+        assert torch.equal(y[0], y[2])
+        assert not torch.equal(y[0], y[1])
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+@each
+def test_configuration_round_trip(example: Example, tmp_path):
+    macro = example.macro
+    assert Macro.model_validate_json(macro.model_dump_json()) == macro
+    assert Macro.model_validate(macro.dump()) == macro
+    path = tmp_path / "macro.yaml"
+    path.write_text(yaml.safe_dump(macro.dump(), sort_keys=False))
+    loaded = Macro.load(path)
+    assert loaded == macro
+    assert loaded.fingerprint == macro.fingerprint
+    assert loaded.fingerprint != Macro.model_validate(macro.dump() | {"rows": 25}).fingerprint
+    assert torch.equal(read(loaded), read(macro))
+
+
+@each
+def test_unknown_keys_are_refused(example: Example):
+    for part in (None, "cell", "column", "converter", "driver", "inputs", "weights", "variation", "placement", "trim"):
+        config = example.macro.dump()
+        if part is None:
+            config["rowz"] = 1
+        elif config.get(part) is not None:
+            config[part]["rowz"] = 1
+        else:
+            continue
+        with pytest.raises(ValidationError, match="rowz"):
+            Macro.model_validate(config)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "values"), [(AnyQuantizer, QUANTIZERS), (AnyGradient, GRADIENTS), (AnyDrift, DRIFTS)]
+)
+def test_other_configurations_round_trip(adapter, values):
+    adapter = TypeAdapter(adapter)
+    for value in values:
+        assert adapter.validate_json(adapter.dump_json(value)) == value
+
+
+def test_methods_round_trip():
+    for method in methods():
+        assert type(method).model_validate_json(method.model_dump_json()) == method
+        for verb in ("begin", "before_step", "loss", "end"):
+            assert callable(getattr(method, verb))
+
+
+# ---------------------------------------------------------------------------------------------------------- networks
+
+
+class Block(nn.Module):
+    """A convolution inside a block inside a network, with a batch norm beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)).relu()
+
+
+def net(signed: bool = False) -> nn.Sequential:
+    torch.manual_seed(3)
+    model = nn.Sequential(Block(), nn.Sequential(nn.Flatten(), nn.Linear(6 * 25, 5)))
+    if not signed:
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight"):
+                parameter.data.abs_()
+    return model.eval()
+
+
+def images(batch: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def on_macro(example: Example, **options: Any) -> nn.Module:
+    scheme = example.macro.weights
+    model = convert(net(scheme is None or scheme.low < 0), example.macro, **options)
+    calibrate(model, [images()])
+    silicon(model).begin(torch.arange(4))
+    return model
+
+
+@each
+def test_saved_and_loaded(example: Example, tmp_path):
+    with torch.no_grad():
+        model = on_macro(example)
+        silicon(model).begin(torch.arange(4))
+        expected = model(images())
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+        fresh = convert(net().apply(_scrambled), example.macro)
+        fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+        silicon(fresh).begin(torch.arange(4))
+        assert torch.equal(fresh.eval()(images()), expected)
+
+
+def _scrambled(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter.data.normal_()
+
+
+@each
+def test_double_precision(example: Example):
+    """A float64 network keeps its type and computes the same thing."""
+    with torch.no_grad():
+        model = on_macro(example)
+        silicon(model).begin(torch.arange(4))
+        single = model(images())
+        model.double()
+        silicon(model).begin(torch.arange(4))
+        double = model(images().double())
+    assert double.dtype == torch.float64
+    close = (double - single).abs() <= 1e-4 * single.abs().max()
+    assert close.double().mean() >= 0.9  # a value on the edge of two codes may fall either way
+
+
+@digital
+def test_autocast_reads_the_same_integers(example: Example):
+    """Mixed precision is the digital side's: sums of codes stay exact."""
+    macro = example.macro
+    column = programmed(macro)
+    plain = read(macro, column=column)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(read(macro, column=column), plain)
+        model = on_macro(example)
+        y = model(images())
+        y.float().square().sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=repr)
+def test_quantizers_in_a_network(quantizer, tmp_path):
+    binary = quantizer.kind == "xnor"
+    example = next(
+        e for e in WEIGHTS if (e.macro.weights.kind == "binary") is binary and e.macro.weights.kind != "unsigned"
+    )
+    which = {"weights": quantizer} if binary else {"inputs": quantizer}
+    model = on_macro(example, **which)
+    x = images()
+    model(x).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if n.endswith("conv.weight"))
+    again = convert(net(), example.macro, **which)
+    save_file(model.state_dict(), tmp_path / "m.safetensors")
+    again.load_state_dict(load_file(tmp_path / "m.safetensors"))
+    again.eval()
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+
+
+def test_chips_of_a_network():
+    example = CELL_ERRORS[0]
+    with torch.no_grad():
+        model = on_macro(example)
+        first = model(images())
+        on_chip(model, Chip(0, 1))
+        second = model(images())
+        on_chip(model, Chip(0, 0))
+        assert torch.equal(model(images()), first)
+        on_chip(model, Chip(0, 0), write=1)
+        assert not torch.equal(model(images()), first)
+    assert not torch.equal(first, second)
+
+
+def test_drifted_column():
+    example = next(e for e in CELLS if e.macro.cell.drift is not None)
+    column = programmed(example.macro)
+    later = age(column, 1e4)
+    assert not torch.equal(later.weight, column.weight)
+    assert later.weight.sum() < column.weight.sum()
+
+
+def test_variation_keeps_zeros_and_signs():
+    macro = VARIATIONS[0].macro.model_copy(update={"variation": LogNormalWeight(sigma=0.5)})
+    w = weights_of(macro)
+    assert torch.equal(programmed(macro, w=w).weight.sign(), w.sign())

@@ -1,0 +1,234 @@
+"""Cells, weight variations, drift and the random numbers under them, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy import stats
+
+from bitline import draws
+from bitline.devices import (
+    Cell,
+    GaussianCell,
+    LevelTable,
+    LogNormalCell,
+    LogNormalWeight,
+    PowerLawDrift,
+    RangeWeight,
+    StuckAt,
+)
+from bitline.macro import Chip
+from bitline.macro.chip import Effect
+
+N = 1_000_000
+EFFECT = Effect(Chip(3, 1).stream("cell", "test"), torch.arange(N))
+LEVEL_HIGH = 7
+
+
+def held(error, level: float) -> torch.Tensor:
+    return error.apply(torch.full((N,), level, dtype=torch.float64), EFFECT, LEVEL_HIGH)
+
+
+# ------------------------------------------------------------------------------------------------------------- cells
+
+
+@pytest.mark.parametrize("level", [0.0, 3.0, 7.0])
+@pytest.mark.parametrize("mu", [0.0, 0.02])
+def test_gaussian_cell(level, mu):
+    error = held(GaussianCell(sigma=0.05, mu=mu), level) - level
+    assert float(error.std()) == pytest.approx(0.05 * 7, rel=0.01)
+    assert float(error.mean()) == pytest.approx(mu * 7, rel=0.01, abs=0.35 * 4 / N**0.5)
+
+
+def test_lognormal_cell():
+    error = LogNormalCell(sigma=0.3)
+    cells = held(error, 4.0)
+    assert float(cells.mean()) == pytest.approx(4 * math.exp(0.045), rel=0.01)
+    assert float(cells.std()) == pytest.approx(4 * math.exp(0.045) * math.sqrt(math.expm1(0.09)), rel=0.01)
+    assert float(cells.log().std()) == pytest.approx(0.3, rel=0.01)
+    assert (held(error, 0.0) == 0).all()
+
+
+def test_level_table():
+    table = LevelTable(mean=(0.1, 1.2, 1.9, 3.3), sigma=(0.05, 0.1, 0.2, 0.0))
+    levels = torch.arange(4, dtype=torch.float64).repeat_interleave(N // 4)
+    cells = table.apply(levels, Effect(1, torch.arange(len(levels))), 3).view(4, -1)
+    assert torch.allclose(cells.mean(1), torch.tensor(table.mean, dtype=torch.float64), rtol=0.01)
+    assert torch.allclose(cells.std(1), torch.tensor(table.sigma, dtype=torch.float64), rtol=0.01)
+    with pytest.raises(ValueError, match="has 4 levels, but the weights use levels 0 to 7"):
+        table.apply(levels, EFFECT, 7)
+
+
+def test_stuck_cells():
+    cells = held(StuckAt(low=0.03, high=0.01), 4.0)
+    for value, share in ((0.0, 0.03), (7.0, 0.01), (4.0, 0.96)):
+        assert abs(float((cells == value).double().mean()) - share) < 4 * math.sqrt(share * (1 - share) / N)
+    assert (held(StuckAt(low=1.0), 4.0) == 0).all()
+    assert (held(StuckAt(high=1.0), 4.0) == 7).all()
+    assert (held(StuckAt(), 4.0) == 4).all()
+    assert StuckAt().clock == "fabrication"
+    with pytest.raises(ValidationError, match=r"low \+ high = 1\.1 exceeds 1"):
+        StuckAt(low=0.6, high=0.5)
+
+
+def test_errors_happen_in_order_and_the_pedestal_last():
+    cell = Cell(g_min=1e-6, g_max=8e-6, errors=(GaussianCell(sigma=0, mu=0.1), StuckAt(high=1.0)))
+    levels = torch.zeros(4, dtype=torch.float64)
+    short = Effect(0, torch.arange(4))
+    assert cell.held(levels, [short, short], 7).tolist() == [8.0] * 4  # stuck at 7, and 7·1/7 of leakage
+    assert cell.pedestal(7) == pytest.approx(1.0)
+    assert Cell().pedestal(7) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"g_min": 1e-6}, "both g_min and g_max"),
+        ({"g_min": "5 uS", "g_max": "4 uS"}, "g_min = 5e-06 S must be below g_max = 4e-06 S"),
+        ({"g_min": "5 uA", "g_max": "9 uS"}, "siemens"),
+        ({"errors": [{"kind": "gauss", "sigma": 1}]}, "'gaussian'"),
+        ({"errors": [{"kind": "gaussian", "sigma": -0.1}]}, "greater than or equal to 0"),
+        ({"errors": [{"kind": "table", "mean": [0, 1], "sigma": [0]}]}, "2 means and 1 sigmas"),
+        ({"sigma": 1}, "sigma"),
+    ],
+)
+def test_bad_cells(config, message):
+    with pytest.raises(ValidationError, match=message):
+        Cell.model_validate(config)
+
+
+# ------------------------------------------------------------------------------------------------ weight variations
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+@pytest.mark.parametrize("mu", [0.0, 0.05])
+def test_range_weight(distribution, mu):
+    """A1.1: weights in [-a, b], R = (a + b)/2; a uniform error has standard deviation sigma·R/sqrt 3."""
+    variation = RangeWeight(sigma=0.1, mu=mu, distribution=distribution)
+    w = torch.linspace(-0.3, 0.5, N, dtype=torch.float64)
+    delta = variation.apply(w, variation.sample(EFFECT)) - w
+    expected = 0.1 * 0.4 / (math.sqrt(3) if distribution == "uniform" else 1)
+    assert float(delta.std()) == pytest.approx(expected, rel=0.01)
+    assert float(delta.mean()) == pytest.approx(mu * 0.4, rel=0.01, abs=4 * expected / N**0.5)
+    if distribution == "uniform":
+        assert float((delta - mu * 0.4).abs().max()) <= 0.1 * 0.4
+
+
+def test_lognormal_weight():
+    variation = LogNormalWeight(sigma=0.5)
+    w = torch.tensor([-2.0, 0.0, 1.0], dtype=torch.float64)[:, None]
+    seen = variation.apply(w, variation.sample(EFFECT))
+    assert float(seen[2].mean()) == pytest.approx(1.1331, rel=0.01)
+    assert float(seen[2].std()) == pytest.approx(0.6039, rel=0.01)
+    assert (seen[1] == 0).all()
+    assert torch.equal(seen[0], -2 * seen[2])
+
+
+@pytest.mark.parametrize("variation", [LogNormalWeight(sigma=0.4), RangeWeight(sigma=0.1)])
+def test_gradient_of_a_variation(variation):
+    w = torch.randn(200, dtype=torch.float64, requires_grad=True)
+    n = variation.sample(Effect(5, torch.arange(200)))
+    (gradient,) = torch.autograd.grad(variation.apply(w, n).sum(), w)
+    factor = torch.exp(0.4 * n) if variation.kind == "lognormal" else torch.ones(200, dtype=torch.float64)
+    assert torch.equal(gradient, factor)
+
+
+# ------------------------------------------------------------------------------------------------------------- drift
+
+
+def test_drift_law():
+    drift = PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=20.0)
+    levels = torch.full((N,), 4.0, dtype=torch.float64)
+    assert torch.equal(drift.apply(levels, EFFECT, 20.0, 300.0), levels)
+    later = drift.apply(levels, EFFECT, 2e4, 300.0)
+    exponent = -(later / 4).log() / math.log(1000)
+    assert float(exponent.mean()) == pytest.approx(0.05, rel=0.01)
+    assert float(exponent.std()) == pytest.approx(0.01, rel=0.01)
+
+
+def test_drift_by_temperature():
+    drift = PowerLawDrift(nu=0.1, activation_ev=0.5, kelvin=300.0)
+    one, draw = torch.ones(1, dtype=torch.float64), Effect(0, torch.zeros(1, dtype=torch.int64))
+    faster = math.exp(0.5 / 8.617333262e-5 * (1 / 300 - 1 / 350))
+    hot, cold = drift.apply(one, draw, 1000.0, 350.0), drift.apply(one, draw, 1000.0 * faster, 300.0)
+    assert float(hot) == pytest.approx(float(cold), rel=1e-9)
+    assert float(hot) < float(drift.apply(one, draw, 1000.0, 300.0))
+
+
+def test_no_drift_before_the_law_starts():
+    with pytest.raises(ValueError, match="age of 19 s is before t0 = 20 s"):
+        PowerLawDrift(nu=0.1).apply(torch.ones(1), EFFECT, 19.0, 300.0)
+
+
+# ---------------------------------------------------------------------------------------------------- random numbers
+
+
+def many(stream: int, words: int = N // 4) -> np.ndarray:
+    counters = torch.arange(words) * draws.GOLDEN + stream
+    return draws.read_normals(counters).numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("values", [draws.normal(77, torch.arange(N)).numpy(), many(78)], ids=["frozen", "fresh"])
+def test_normals(values):
+    n = len(values)
+    assert n == N
+    assert abs(values.mean()) < 4 / n**0.5
+    assert abs(values.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs(stats.skew(values)) < 4 * (6 / n) ** 0.5
+    assert abs(stats.kurtosis(values)) < 4 * (24 / n) ** 0.5
+    assert stats.kstest(values, "norm").pvalue > 0.01
+    for sigma in (1.0, 2.0, 3.0, 3.5, 4.0):
+        share = stats.norm.sf(sigma)
+        for tail in (values > sigma, values < -sigma):
+            assert abs(tail.mean() - share) < 4 * math.sqrt(share / n) + share * 0.02
+
+
+def test_the_table_of_quantiles():
+    table = draws.normal_table(torch.device("cpu")).double()
+    assert abs(float(table.mean())) < 1e-9
+    assert float(table.square().mean()) == pytest.approx(1, abs=1e-6)
+    assert float(table.max()) == pytest.approx(4.3246, abs=1e-3)  # the last of 65 536 bins, which starts at 4.17
+    assert torch.equal(table, -table.flip(0))
+    assert float(table.pow(4).mean()) == pytest.approx(3, abs=0.005)
+
+
+def test_uniforms():
+    values = draws.uniform(5, torch.arange(N)).numpy()
+    fresh = draws.read_uniforms(torch.arange(N // 2) * draws.GOLDEN).numpy().astype(np.float64)
+    assert values.min() > 0
+    assert fresh.min() >= 0
+    for u in (values, fresh):
+        assert u.max() < 1
+        assert stats.kstest(u, "uniform").pvalue > 0.01
+
+
+def test_addresses_are_independent():
+    """Lags, lanes and neighbouring streams: no correlation beyond four standard errors."""
+    values = many(1)
+    for lag in (1, 2, 3, 4, 5, 8, 64, 1000):
+        assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 4.5 / N**0.5
+    chips = np.stack([draws.normal(Chip(0, i).stream("x", "y"), torch.arange(20000)).numpy() for i in range(12)])
+    off = np.corrcoef(chips) - np.eye(12)
+    assert np.abs(off).max() < 4.5 / 20000**0.5
+
+
+def test_known_words():
+    """SplitMix64's published sequence for seed 1234567."""
+    seen = [int(w) & (2**64 - 1) for w in draws.words(1234567, torch.arange(1, 6))]
+    assert seen == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_keys_are_the_same_in_every_process():
+    assert draws.key("chip", 1, "effect") == draws.key("chip", 1, "effect")
+    assert draws.key("ab", "c") != draws.key("a", "bc")
+    assert draws.key("chip", 0, 0, "cell", "layer conv") == -3778040413084116775
