@@ -44,7 +44,8 @@ def _sections() -> dict[str, str]:
 def _machine() -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit.stdout.strip() or 'none'}"
+    place = commit.stdout.strip() or "none"
+    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {place}"
 
 
 def _cpuinfo() -> list[str]:
