@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,29 +43,43 @@ def _told() -> Iterator[None]:
         errors.print(
             f"[bold red]error:[/] {type(error).__name__}" if not str(error) else "[bold red]error:[/]", end=" "
         )
-        errors.print(str(error), markup=False)
+        errors.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to go on")
         raise typer.Exit(130) from None
 
 
-def _run(experiment: Any, out: Path, fresh: bool, as_json: bool) -> None:
+def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
     from bitline.experiment import Run
     from bitline.report.tables import summary_table
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if fresh:
-        shutil.rmtree(out, ignore_errors=True)
+        _clear(out)
     voice = errors if as_json else console
-    result = Run(experiment, out, lambda line: voice.print(line, markup=False), progress=voice.is_terminal)()
+
+    def tell(line: str) -> None:
+        voice.print(line, markup=False, soft_wrap=True)
+
+    result = Run(experiment, out, tell, progress=voice.is_terminal, into=into)()
     if as_json:
         typer.echo(result.model_dump_json(indent=2, by_alias=True))
         return
     console.print()
     console.print(summary_table(result))
     console.print(result.sentence, markup=False)
-    console.print(f"report: {out / 'report.html'}   figures: {out / 'result.json'}", markup=False)
+    into = into or out
+    console.print(f"report: {into / 'report.html'}   figures: {into / 'result.json'}", markup=False, soft_wrap=True)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a run left in a folder, and nothing else."""
+    for name in ("train", "answers"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html"):
+        with suppress(OSError):
+            (out / name).unlink()
 
 
 def _loaded(file: Path, changes: list[str] | None, plan: str | None) -> Any:
@@ -116,20 +130,18 @@ def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: 
 
     with _told():
         experiment = _loaded(file, changes, plan)
-        part = experiment.convert
         sample = experiment.data.set.test()[:1].images.float()
+        found: list[nn.Mapped] = []
         for macro in experiment.macros:
-            model = nn.convert(
-                experiment.network.build(experiment.seed).eval(), macro, skip=part.skip, inputs=part.inputs,
-                weights=part.weights, gradient=part.gradient, fold_bn=part.fold_bn, plan=experiment.plan,
-            )  # fmt: skip
+            model = experiment.place(experiment.network.build(experiment.seed).eval(), macro)
             with torch.no_grad():
                 nn.walk(model, [sample])
             rows = nn.mapping(model)
-            if as_json:
-                typer.echo(json.dumps([row.model_dump() for row in rows], indent=2))
-            else:
+            found += rows
+            if not as_json:
                 console.print(mapping_table(rows))
+        if as_json:
+            typer.echo(json.dumps([row.model_dump() for row in found], indent=2))
 
 
 @app.command()
@@ -154,7 +166,7 @@ def train(
         net = walk.float_network()
         for macro in experiment.macros:
             walk.trained(walk.converted(net, macro), macro, chosen)
-        console.print(f"saved under {folder / 'train'}", markup=False)
+        console.print(f"saved under {folder / 'train'}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -166,7 +178,10 @@ def evaluate(
     as_json: AsJson = False,
     plan: Plan = None,
 ) -> None:
-    """Test one method's network on chips, trained before or now."""
+    """Test one method's network on chips, trained before in the same folder, or now.
+
+    Results go to `evaluate-METHOD` in that folder.
+    """
     with _told():
         experiment = _loaded(file, changes, plan)
         chosen = tuple(m for m in experiment.methods if m.kind == method)
@@ -174,7 +189,8 @@ def evaluate(
             there = ", ".join(m.kind for m in experiment.methods)
             raise ValueError(f"--method {method}: the experiment has no such method; it has: {there}")
         one = experiment.model_copy(update={"methods": chosen})
-        _run(one, out or Path("out") / f"{file.stem}-{method}", False, as_json)
+        folder = out or Path("out") / file.stem
+        _run(one, folder, False, as_json, folder / f"evaluate-{method}")
 
 
 @app.command()
@@ -197,7 +213,7 @@ def report(
         if csv is not None:
             write_csv(result, csv)
         console.print(summary_table(result))
-        console.print(str(page), markup=False)
+        console.print(str(page), markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from bitline.evaluate.montecarlo import kept
 from bitline.macro import Chip
 from bitline.nn import on_chip, silicon
 
@@ -31,30 +32,31 @@ def recalibrate(
 
     ``chip(i)``: the die that batch i meets: dies of the training lot give *population* statistics, with no step on the
     chip that is tested. Absent: all on the die the model sits on now. Statistics are plain averages over batches;
-    quantizers and weights stay. Raises ValueError for a model without batch norm.
+    quantizers and weights stay. Raises ValueError for a model without batch norm, or
+    without any batch.
     """
     found = norms(model)
     if not found:
         raise ValueError("the network has no batch norm to recalibrate")
-    was_training, momenta = model.training, [norm.momentum for norm in found]
-    before = silicon(model).chip
-    model.eval()
-    for norm in found:
-        norm.reset_running_stats()  # type: ignore[operator]
-        norm.momentum, norm.training = None, True  # type: ignore[assignment]
+    momenta = [norm.momentum for norm in found]
     device = next(model.parameters()).device
+    number = -1
     try:
-        for number, batch in enumerate(islice(batches, most)):
-            if chip is not None:
-                on_chip(model, chip(number))
-            silicon(model).begin(batch[2].to(device) if len(batch) > 2 else None, -1 - number)
-            model(batch[0].to(device))
+        with kept(model):
+            model.eval()
+            for norm in found:
+                norm.reset_running_stats()  # type: ignore[operator]
+                norm.momentum, norm.training = None, True  # type: ignore[assignment]
+            for number, batch in enumerate(islice(batches, most)):
+                if chip is not None:
+                    on_chip(model, chip(number))
+                silicon(model).begin(batch[2].to(device) if len(batch) > 2 else None, -1 - number)
+                model(batch[0].to(device))
     finally:
         for norm, momentum in zip(found, momenta, strict=True):
             norm.momentum = momentum
-        if chip is not None:
-            on_chip(model, before)
-        model.train(was_training)
+    if number < 0:
+        raise ValueError("no batch to recalibrate batch norm with: the loader is empty")
     return model
 
 

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, testing_chip
+from bitline.evaluate.montecarlo import Batch, answers, blocks, kept, over_chips, testing_chip
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
 from bitline.nn import layers, on_chip, silicon, use
 from bitline.nn.layers import CimLayer
+
+ROUNDING = 1e-12  # error over signal of float32 arithmetic: what is below is no error of the macro
 
 Source = Callable[[], Iterable[Batch]]
 
@@ -45,7 +47,7 @@ class _Power:
 
     @property
     def db(self) -> float | None:
-        if self.error == 0 or self.signal == 0:
+        if self.error <= self.signal * ROUNDING:
             return None
         return round(10 * math.log10(self.signal / self.error), 3)
 
@@ -58,30 +60,35 @@ def layer_reports(
     found = layers(model)
     watches = {name: _Watch(layer.codes) if layer.codes else None for name, layer in found.items()}
     powers = {name: _Power() for name in found}
-    shared, was_training, before = silicon(model), model.training, silicon(model).chip
-    device = next(model.parameters()).device
-    model.eval()
+    shared, device = silicon(model), next(model.parameters()).device
     hooks = [layer.register_forward_hook(_comparing(powers[name])) for name, layer in found.items()]
     try:
-        for name, watch in watches.items():
-            found[name].probe = watch
-        for number in range(chips):
-            on_chip(model, testing_chip(seed, number))
-            seen = 0
-            for x, _, index, real in blocks(source()):
-                if seen >= images:
-                    break
-                shared.begin(index.to(device), 0)
-                model(x.to(device))
-                seen += real
+        with kept(model):
+            model.eval()
+            shared.seed = seed
+            for name, watch in watches.items():
+                found[name].probe = watch
+            for number in range(chips):
+                on_chip(model, testing_chip(seed, number))
+                for x, index in _first(source(), images):
+                    shared.begin(index.to(device), 0)
+                    model(x.to(device))
     finally:
         for hook in hooks:
             hook.remove()
         for layer in found.values():
             layer.probe = None
-        on_chip(model, before)
-        model.train(was_training)
     return tuple(_report(name, found[name], watches[name], powers[name], method) for name in found)
+
+
+def _first(batches: Iterable[Batch], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(x, index) of so many images, in blocks."""
+    for x, _, index, real in blocks(batches):
+        count = min(real, images)
+        yield x[:count], index[:count]
+        images -= count
+        if not images:
+            return
 
 
 def _comparing(power: _Power) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -133,7 +140,7 @@ def sensitivity(
     rows = []
     with _kept(model) as found:
         use(model, ideal)
-        base = _ideal_accuracy(model, source)
+        base = float(answers(model, source()).double().mean()) * 100
         for name, layer in found.items():
             layer.use(layer.design)
             mean = _mean(model, source, chips, seed)
@@ -152,12 +159,3 @@ def explanation(model: nn.Module, source: Source, method: str, chips: int = 3, s
             mean = _mean(model, source, chips, seed)
             rows.append(Cause(method=method, cause=cause, mean=round(mean, 4), gain=round(mean - base, 4)))
     return tuple(rows)
-
-
-def _ideal_accuracy(model: nn.Module, source: Source) -> float:
-    was_training = model.training
-    model.eval()
-    try:
-        return float(answers(model, source()).double().mean()) * 100
-    finally:
-        model.train(was_training)

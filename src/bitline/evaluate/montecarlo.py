@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def blocks(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor, i
 
     def cut(size: int) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal held, count
-        whole = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+        whole = held[0] if len(held) == 1 else tuple(torch.cat(parts) for parts in zip(*held, strict=True))
         held = [(whole[0][size:], whole[1][size:], whole[2][size:])]
         count -= size
         return whole[0][:size], whole[1][:size], whole[2][:size]
@@ -54,26 +55,51 @@ def blocks(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor, i
         yield *filled, torch.cat([index, index[-1:].repeat(repeat[0])]), len(y)
 
 
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Modes, die and announced reads of a model as they were, afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    shared = silicon(model) if layers(model) else None
+    before = replace(shared) if shared is not None else None
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        if shared is not None and before is not None:
+            if (shared.chip, shared.write) != (before.chip, before.write):
+                on_chip(model, before.chip, before.write)
+            shared.seed = before.seed
+            shared.begin(before.samples, before.read)
+
+
 @torch.no_grad()
 def answers(model: nn.Module, batches: Iterable[Batch], read: int = 0) -> Tensor:
     """Whether each image is classified right on the chip the model sits on now, (images,) uint8.
 
-    Raises ValueError naming the first sample whose input is NaN.
+    The model computes in eval mode. Raises ValueError naming the first sample whose input, or whose output, is NaN.
     """
-    converted = bool(layers(model))
+    shared = silicon(model) if layers(model) else None
     device = next(model.parameters()).device
     right = []
-    for x, y, index, real in blocks(batches):
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            bad = int(index[(~x.isfinite()).flatten(1).any(1).nonzero()[0, 0]])
-            raise ValueError(f"sample {bad}: its input holds NaN or infinity")
-        if converted:
-            silicon(model).begin(index.to(device), read)
-        guess = model(x.to(device)).argmax(1).cpu()
-        right.append((guess == y)[:real].to(torch.uint8))
+    with kept(model):
+        model.eval()
+        for x, y, index, real in blocks(batches):
+            _refuse_nan(x, index, "input")
+            if shared is not None:
+                shared.begin(index.to(device), read)
+            y_hat = model(x.to(device)).cpu()
+            _refuse_nan(y_hat, index, "output, from weights or an overflow,")
+            right.append((y_hat.argmax(1) == y)[:real].to(torch.uint8))
     if not right:
         raise ValueError("nothing to evaluate: the data set is empty")
     return torch.cat(right)
+
+
+def _refuse_nan(value: Tensor, index: Tensor, what: str) -> None:
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        bad = int(index[(~value.isfinite()).flatten(1).any(1).nonzero()[0, 0]])
+        raise ValueError(f"sample {bad}: its {what} holds NaN or infinity")
 
 
 def over_chips(
@@ -89,18 +115,13 @@ def over_chips(
     ``prepare(model, chip)``: a step made on each chip before it is tested (recalibration); ``first``: where to go on.
     The model is left in the mode, and on the die, it came with.
     """
-    was_training = model.training
+    if chips < 1:
+        raise ValueError(f"chips = {chips}: at least one is needed")
     shared = silicon(model)
-    before = (shared.chip, shared.seed)
-    shared.seed = seed
-    try:
+    with kept(model):
+        shared.seed = seed
         for number in range(first, chips):
             on_chip(model, testing_chip(seed, number))
             if prepare is not None:
                 prepare(model, number)
-            model.eval()
             yield Trial(number, answers(model, batches()))
-    finally:
-        shared.seed = before[1]
-        on_chip(model, before[0])
-        model.train(was_training)

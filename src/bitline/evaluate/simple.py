@@ -33,8 +33,10 @@ def evaluate(
     ``models``: a converted network, or several by name (two macros, two methods), compared pair by pair on the same
     chips, images and reads. ``data``: batches (x, y) or (x, y, index), walked once for each chip; without an index
     samples are counted. ``corners``: also each corner of the macro. ``details``: per-layer figures, sensitivity and
-    explanation of the first model. Raises ValueError for empty data or NaN inputs.
+    explanation of the first model. Raises ValueError for empty data, NaN inputs or NaN outputs.
     """
+    if isinstance(data, Iterator):
+        raise TypeError(f"data is a {type(data).__name__}, which can be walked once: give a loader or a list")
     named = dict(models) if isinstance(models, Mapping) else {"on chips": models}
     rows, differences, matrices = [], [], {}
 
@@ -43,13 +45,9 @@ def evaluate(
 
     for name, model in named.items():
         macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
-        with torch.no_grad():
-            use(model, ideal)
-            was_training = model.training
-            model.eval()
-            clean = answers(model, source())[None]
-            use(model)
-            model.train(was_training)
+        use(model, ideal)
+        clean = answers(model, source())[None]
+        use(model)
         prefix = "" if len(named) == 1 else f"{name}: "
         rows.append(row(clean, f"{prefix}ideal macro", macro, seed=seed))
         conditions: list[str | None] = [None]

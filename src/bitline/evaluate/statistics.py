@@ -14,6 +14,7 @@ from bitline import draws
 from bitline.evaluate.result import Difference, Row
 
 REPLICATES = 2000
+AT_ONCE = 100  # replicates in memory
 FEWEST_FOR_PERCENTILE = 20
 
 
@@ -25,21 +26,24 @@ def accuracies(right: Tensor) -> tuple[float, ...]:
 def interval(value: Tensor, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``value`` (chips, images), in its own unit."""
     chips, images = value.shape
-    rows, columns = _resampled(chips, seed, "chips"), _resampled(images, seed, "images")
-    means = torch.einsum("rc,ci,ri->r", rows, value.double(), columns) / (chips * images)
+    means = torch.cat(
+        [
+            (_resampled(chips, seed, "chips", part) @ value.double() * _resampled(images, seed, "images", part)).sum(1)
+            for part in torch.arange(REPLICATES).split(AT_ONCE)
+        ]
+    ) / (chips * images)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return round(low, 4), round(high, 4)
 
 
-def _resampled(n: int, seed: int, axis: str) -> Tensor:
-    """How often each of ``n`` was drawn in each replicate, (replicates, n) float64; a single one is kept."""
+def _resampled(n: int, seed: int, axis: str, replicates: Tensor) -> Tensor:
+    """How often each of ``n`` was drawn in these replicates, (replicates, n) float64; a single one is kept."""
     if n == 1:
-        return torch.ones(REPLICATES, 1, dtype=torch.float64)
-    counter = torch.arange(REPLICATES * n).view(REPLICATES, n)
+        return torch.ones(len(replicates), 1, dtype=torch.float64)
+    counter = replicates[:, None] * n + torch.arange(n)
     drawn = (draws.uniform(draws.key("bootstrap", axis, seed, n), counter) * n).long()
-    return torch.zeros(REPLICATES, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(()).double().expand(drawn.shape)
-    )
+    one = torch.ones((), dtype=torch.float64)
+    return torch.zeros(counter.shape, dtype=torch.float64).scatter_add_(1, drawn, one.expand(drawn.shape))
 
 
 def row(

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from torch import nn
 
 from bitline import presets
 from bitline.data import AnyDataset, CropFlip
@@ -15,7 +27,7 @@ from bitline.macro import AnyGradient, Macro, Ste
 from bitline.macro.macro import explain
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
 from bitline.networks import AnyNetwork
-from bitline.nn import AnyQuantizer
+from bitline.nn import AnyQuantizer, convert
 from bitline.train import TrainConfig
 
 
@@ -34,17 +46,28 @@ def _macro(value: Any) -> Any:
     return presets.load(value)
 
 
-AnyMacro = Annotated[
-    Macro,
-    BeforeValidator(_macro),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "description": "a preset, or the path of a YAML file"},
-                Macro.model_json_schema(),
-            ]
-        }
-    ),
+class _OrName:
+    """A macro's JSON schema: itself, or where it is found."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        name = {"type": "string", "description": "a preset, or the path of a YAML file"}
+        return {"anyOf": [name, handler(schema)]}
+
+
+class _OneOrMany:
+    """The JSON schema of a list that may be a single entry."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+
+AnyMacro = Annotated[Macro, BeforeValidator(_macro), _OrName()]
+Macros = Annotated[
+    tuple[AnyMacro, ...],
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
+    Field(min_length=1),
+    _OneOrMany(),
 ]
 
 
@@ -55,7 +78,7 @@ class Data(Part):
     normalise: bool = Field(default=True, description="subtract the mean and divide by the deviation of each channel")
     train_images: int | None = Field(default=None, ge=1, description="absent: all")
     test_images: int | None = Field(default=None, ge=1, description="absent: all")
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, description="images of a training step; tests do not depend on it")
     augment: CropFlip | None = None
 
 
@@ -67,7 +90,7 @@ class Convert(Part):
     weights: AnyQuantizer | None = Field(default=None, description="quantizer of weights; absent: LSQ")
     gradient: AnyGradient = Ste()
     fold_bn: bool = False
-    calibration_batches: int = Field(default=8, ge=1)
+    calibration_batches: int = Field(default=8, ge=1, description="of 64 images")
 
 
 class Test(Part):
@@ -77,7 +100,7 @@ class Test(Part):
     target: float | None = Field(default=None, ge=0, le=100, description="accuracy a chip must reach, %, for the yield")
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
-    recalibration_batches: int = Field(default=16, ge=1)
+    recalibration_batches: int = Field(default=16, ge=1, description="of 64 images")
     corners: bool = Field(default=False, description="also at each temperature and supply corner of the macro")
     details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
     detail_chips: int = Field(default=3, ge=1)
@@ -94,7 +117,7 @@ class Experiment(Part):
     float_training: TrainConfig | None = Field(
         default=None, description="to train the float network; absent: its weights"
     )
-    macro: AnyMacro | tuple[AnyMacro, ...] = Field(description="one, or several side by side")
+    macro: Macros = Field(description="one, or several side by side")
     convert: Convert = Convert()
     training: TrainConfig = Field(description="the budget of every method, counted from the float network")
     methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
@@ -104,7 +127,30 @@ class Experiment(Part):
     @property
     def macros(self) -> tuple[Macro, ...]:
         """The macros, side by side."""
-        return self.macro if isinstance(self.macro, tuple) else (self.macro,)
+        return self.macro
+
+    def place(self, net: nn.Module, macro: Macro) -> nn.Module:
+        """A copy of a network on one of the macros, not yet calibrated."""
+        part = self.convert
+        return convert(
+            net,
+            macro,
+            skip=part.skip,
+            inputs=part.inputs,
+            weights=part.weights,
+            gradient=part.gradient,
+            fold_bn=part.fold_bn,
+            plan=self.plan,
+        )
+
+    @field_validator("macro", "methods")
+    @classmethod
+    def _told_apart(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = Counter(getattr(one, "title", None) or one.name for one in value)
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"{count} of them are called {name!r}: rows of the result could not be told apart")
+        return value
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
@@ -123,6 +169,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
         raise ValueError(
             f"{path} holds no experiment: a mapping with title, data, network, macro, training is expected"
         )
+    if any(change.startswith("macro.") for change in changes) and isinstance(data.get("macro"), str):
+        data["macro"] = _macro(_beside(data["macro"], path.parent)).dump()
     for change in changes:
         _set(data, change)
     data["macro"] = _beside(data.get("macro"), path.parent)
@@ -134,7 +182,34 @@ def parse(data: Mapping[str, Any], where: str) -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{where}:\n{explain(error)}") from None
+        lines = explain(error).split("\n")
+        known = [_accepted(item["loc"]) if item["type"] == "extra_forbidden" else "" for item in error.errors()]
+        if len(lines) == len(known):
+            lines = [line + more for line, more in zip(lines, known, strict=True)]
+        raise ValueError("\n".join([f"{where}:", *lines])) from None
+
+
+def _accepted(place: tuple[int | str, ...]) -> str:
+    """The keys there are where an unknown one was found, from the JSON schema."""
+    schema = Experiment.model_json_schema()
+
+    def variants(node: Any) -> Iterator[dict[str, Any]]:
+        if "$ref" in node:
+            yield from variants(schema["$defs"][node["$ref"].rpartition("/")[2]])
+        elif choices := node.get("anyOf") or node.get("oneOf"):
+            for one in choices:
+                yield from variants(one)
+        else:
+            yield node
+
+    here = list(variants(schema))
+    for part in place[:-1]:
+        inside = [n["properties"][part] if part in n.get("properties", {}) else n.get("items") for n in here]
+        tagged = [n for n in here if n.get("properties", {}).get("kind", {}).get("const") == part]
+        found = [one for n in inside if n for one in variants(n)]
+        here = tagged or found or here  # a part that is neither key, number nor kind names a validator
+    keys = sorted({key for node in here for key in node.get("properties", {})})
+    return f"; known: {', '.join(keys)}" if keys else ""
 
 
 def _beside(macro: Any, folder: Path) -> Any:
@@ -150,19 +225,25 @@ def _set(data: dict[str, Any], change: str) -> None:
     name, equals, text = change.partition("=")
     if not equals or not name:
         raise ValueError(f"--set {change!r}: expected key=value, such as test.chips=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {change!r}: {text!r} is not YAML") from None
     *path, last = name.split(".")
     place: Any = data
     for part in path:
         if isinstance(place, list):
             place = place[_number(part, place, change)]
         else:
-            if not isinstance(place.get(part), (dict, list)):
+            if place.get(part) is None:
                 place[part] = {}
             place = place[part]
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {change!r}: {part} is {place!r}, which has no parts")
     if isinstance(place, list):
-        place[_number(last, place, change)] = yaml.safe_load(text)
+        place[_number(last, place, change)] = value
     else:
-        place[last] = yaml.safe_load(text)
+        place[last] = value
 
 
 def _number(part: str, place: list[Any], change: str) -> int:

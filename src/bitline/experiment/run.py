@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ from bitline.evaluate import (
     sensitivity,
     write_atomic,
 )
-from bitline.evaluate.montecarlo import Batch
+from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.answers import Answers
 from bitline.experiment.config import Experiment
 from bitline.macro import Macro, ideal
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Qat, training_chip
-from bitline.nn import calibrate, convert, mapping, use
+from bitline.nn import calibrate, mapping, use
 from bitline.report import write_csv, write_html
 from bitline.train import train
 
@@ -56,6 +56,7 @@ class Run:
     tell: Tell = print
     progress: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    into: Path | None = None  # where results go, if not to `out`
 
     def __post_init__(self) -> None:
         _claim(self.out, self.experiment)
@@ -78,14 +79,19 @@ class Run:
 
     def plain(self) -> Iterable[Batch]:
         """Training images without augmentation, shuffled: for calibration and batch-norm statistics."""
-        return batches(self.training, self.experiment.data.batch, seed=self.experiment.seed)
+        return batches(self.training, BLOCK, seed=self.experiment.seed)
 
     def source(self) -> Iterable[Batch]:
         """Test batches."""
-        return batches(self.testing, self.experiment.data.batch)
+        return batches(self.testing, BLOCK)
 
     def float_network(self) -> nn.Module:
         """The float network, trained if the experiment says so."""
+        if self.experiment.float_training is None and self.experiment.network.weights is None:
+            raise ValueError("the network is untrained: give float_training, or network.weights")
+        blank = self.experiment.network.model_copy(update={"weights": None}).build()
+        for macro in self.experiment.macros:  # what does not fit is said before hours of training
+            self.experiment.place(blank, macro)
         net = self.experiment.network.build(self.experiment.seed).to(self.device)
         if self.experiment.float_training is not None:
             config = self.experiment.float_training
@@ -94,18 +100,7 @@ class Run:
 
     def converted(self, net: nn.Module, macro: Macro) -> nn.Module:
         """The network on a macro, ranges calibrated."""
-        part = self.experiment.convert
-        model = convert(
-            net,
-            macro,
-            skip=part.skip,
-            inputs=part.inputs,
-            weights=part.weights,
-            gradient=part.gradient,
-            fold_bn=part.fold_bn,
-            plan=self.experiment.plan,
-        )
-        return calibrate(model, self.plain(), part.calibration_batches)
+        return calibrate(self.experiment.place(net, macro), self.plain(), self.experiment.convert.calibration_batches)
 
     def trained(self, start: nn.Module, macro: Macro, method: AnyMethod) -> nn.Module:
         """A copy of ``start`` trained by a method, from a checkpoint if there is one."""
@@ -139,7 +134,7 @@ class Run:
             macros={macro.name: macro.dump() for macro in experiment.macros},
             facts=self._facts(),
         )
-        finish(result, self.out, started)
+        finish(result, self.into or self.out, started)
         return result
 
     def _on(self, net: nn.Module, macro: Macro, parts: dict[str, Any], differences: list[Difference]) -> None:
@@ -152,23 +147,25 @@ class Run:
         clean = models["untrained on chips"]
         use(clean, ideal)
         steps = experiment.training.total_steps(-(-len(self.training) // experiment.data.batch))
-        self._row(label("ideal macro"), macro.name, answers(clean.eval(), self.source())[None], steps)
+        right = answers(clean, self.source())[None]
+        self._row(label("ideal macro"), macro.name, right, 0 if clean is start else steps)
         use(clean)
         for name, model in models.items():
-            self._chips(label(name), model, macro, steps)
+            spent = 0 if model is start else steps
+            self._chips(label(name), model, macro, spent)
             if not norms(model):
                 continue
             if test.recalibrate:
                 chip_of = lambda i: training_chip(experiment.seed, 1_000_000 + i)  # noqa: E731
                 fixed = recalibrated(model, _first(self.plain(), test.recalibration_batches), chip_of)
-                self._chips(label(f"{name} + BN recalibrated"), fixed, macro, steps)
+                self._chips(label(f"{name} + BN recalibrated"), fixed, macro, spent)
             if test.recalibrate_per_chip:
 
                 def prepare(on: nn.Module, _: int) -> None:
                     recalibrate(on, self.plain(), most=test.recalibration_batches)
 
                 own = copy.deepcopy(model)
-                self._chips(label(f"{name} + BN recalibrated per chip"), own, macro, steps, prepare)
+                self._chips(label(f"{name} + BN recalibrated per chip"), own, macro, spent, prepare)
         best = list(models)[-1]
         differences += self._differences(label, models, best)
         if test.details:
@@ -177,7 +174,7 @@ class Run:
                 parts["layers"] += layer_reports(
                     models[name], self.source, label(name), test.detail_chips, test.detail_images, experiment.seed
                 )
-            few = lambda: _first(self.source(), -(-test.detail_images // experiment.data.batch))  # noqa: E731
+            few = lambda: batches(self.testing[: test.detail_images], BLOCK)  # noqa: E731
             first = next(iter(models))
             parts["sensitivity"] += sensitivity(models[first], few, label(first), test.detail_chips, experiment.seed)
             parts["explanation"] += explanation(models[first], few, label(first), test.detail_chips, experiment.seed)
@@ -195,9 +192,8 @@ class Run:
         test, seed = self.experiment.test, self.experiment.seed
         for corner in (None, *(macro.corners if test.corners else ())):
             at_corner(model, corner)
-            context = json.dumps(
-                [macro.fingerprint, corner, seed, self._data_key(), self.experiment.plan, prepare is not None]
-            )
+            own = test.recalibration_batches if prepare else None
+            context = json.dumps([macro.fingerprint, corner, seed, self._data_key(), self.experiment.plan, own])
             store = Answers(self.out / "answers", context)
             place = name if corner is None else f"{name} @ {corner}"
 
@@ -209,7 +205,7 @@ class Run:
         use(model)
 
     def _data_key(self) -> str:
-        return self.experiment.data.model_dump_json()
+        return self.experiment.data.model_dump_json(exclude={"batch", "augment"})
 
     def _row(self, name: str, macro: str, right: Tensor, steps: int | None, condition: str = "nominal") -> None:
         target = self.experiment.test.target if len(right) > 1 else None
@@ -262,7 +258,7 @@ def finish(result: Result, out: Path, started: float) -> None:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "host": platform.node(),
         "versions": {
-            "bitline": version("bitline"),
+            "bitline": _version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
@@ -274,9 +270,20 @@ def finish(result: Result, out: Path, started: float) -> None:
     write_html(result, out / "report.html", run)
 
 
+def _version() -> str:
+    try:
+        return version("bitline")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def _claim(out: Path, experiment: Experiment) -> None:
-    """Take the folder for this experiment; raises ValueError if it holds another one, OSError if not writable."""
-    mine = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Take the folder for this experiment, whatever its methods and its test.
+
+    Raises ValueError if it holds another one, or cannot be written.
+    """
+    training = experiment.model_dump(mode="json", exclude={"title", "methods", "test"})
+    mine = yaml.safe_dump(training, sort_keys=False, allow_unicode=True)
     path = out / "experiment.yaml"
     try:
         if path.exists() and path.read_text(encoding="utf-8") != mine:

@@ -50,7 +50,7 @@ class Analog:
         c = self.column
         return c.noise is None and c.cell_variance is None and (c.code is None or c.code.noise is None)
 
-    def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
 
         ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy.
@@ -74,7 +74,7 @@ class Analog:
         sigma = None if variance is None else variance.sqrt()
         return self._converted(value, sigma, t)
 
-    def _converted(self, value: Tensor, sigma: Tensor | None, t: int) -> tuple[Tensor, Tensor | None]:
+    def _converted(self, value: Tensor, sigma: Tensor | None, t: int) -> tuple[Tensor, Tensor | float | None]:
         """Counts to converter steps, with the converter's own gain, offset and noise."""
         code, scale = self.column.code, self.scale
         if scale is None:
@@ -90,11 +90,11 @@ class Analog:
         if code.offset is not None:
             place += code.offset[:, t, None]
         if code.noise is not None:
-            sigma = torch.full_like(value, code.noise) if sigma is None else (sigma.square() + code.noise**2).sqrt_()
+            return place, code.noise if sigma is None else (sigma.square() + code.noise**2).sqrt_()
         return place, sigma
 
-    def tables(self) -> tuple[Tensor, Tensor | None, int] | None:
-        """(place (T, G, C, N, sums), sigma alike or absent, smallest sum) over all whole sums, where that is small.
+    def tables(self) -> tuple[Tensor, Tensor | float | None, int] | None:
+        """(place (T, G, C, N, sums), sigma alike, one number or absent, smallest sum) over all whole sums, where that is small.
 
         Then a read is a look-up; the entries are what ``place`` gives, so both ways agree bit for bit.
         """
@@ -116,13 +116,15 @@ class Analog:
             low, sums = -int(macro.full_scale), 2 * int(macro.full_scale) + 1
         u = torch.arange(low, low + sums, dtype=torch.float32, device=column.wanted.device).view(1, -1, 1, 1, 1)
         u = u.expand(layout.groups, -1, layout.conversions, 1, layout.outputs)
-        places, sigmas = [], []
+        places: list[Tensor] = []
+        sigmas: list[Tensor] = []
+        sigma: Tensor | float | None = None
         for t in range(layout.reads):
             place, sigma = self.place(u, t, None)
             places.append(place.permute(0, 2, 3, 1))
-            sigmas.append(None if sigma is None else sigma.permute(0, 2, 3, 1))
-        stacked = [s for s in sigmas if s is not None]
-        return torch.stack(places).float(), torch.stack(stacked).float() if stacked else None, low
+            if isinstance(sigma, Tensor):
+                sigmas.append(sigma.permute(0, 2, 3, 1))
+        return torch.stack(places).float(), torch.stack(sigmas).float() if sigmas else sigma, low
 
 
 def _read(lookup: Lookup, u: Tensor) -> Tensor:

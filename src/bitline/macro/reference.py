@@ -247,13 +247,17 @@ class _Reader:
             first = torch.arange(places[t].numel() // sums, device=u.device, dtype=torch.int32) * sums - low
             index = u.squeeze(3).to(torch.int32).add_(first.view(len(x), 1, *places.shape[2:4]))
             place = places[t].flatten().index_select(0, index.flatten()).view_as(index)
-            sigma = None if sigmas is None else sigmas[t].flatten().index_select(0, index.flatten()).view_as(index)
+            sigma = sigmas
+            if isinstance(sigmas, Tensor):
+                sigma = sigmas[t].flatten().index_select(0, index.flatten()).view_as(index)
         else:
             driven = x.square().sum(-1) if self.column.cell_variance is not None else None
-            place, sigma = self.analog.place(u * self.column.unit if self.column.unit != 1 else u, t, driven)
+            place, sigma = self.analog.place(u.mul_(self.column.unit) if self.column.unit != 1 else u, t, driven)
         if sigma is None:
             return place
         noise = draws.read_normals(self._counters(keys, t)).view(*place.shape[:-1], -1)[..., : place.shape[-1]]
+        if isinstance(sigma, float):
+            return place.add_(noise, alpha=sigma)
         return place.addcmul_(noise, sigma) if place.dtype == noise.dtype else place + noise * sigma
 
     def _counters(self, keys: Tensor | None, t: int) -> Tensor:

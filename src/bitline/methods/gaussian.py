@@ -69,7 +69,8 @@ class Gaussian(OnMacro):
         probes = {name: _Error() for name, layer in found.items() if layer.codes}
         for name, probe in probes.items():
             found[name].probe = probe
-        was_training, device = model.training, next(model.parameters()).device
+        modes, device = [(m, m.training) for m in model.modules()], next(model.parameters()).device
+        before = shared.chip
         model.eval()
         try:
             for number, (x, _, index) in enumerate(islice(batches(0), self.chips)):
@@ -79,5 +80,8 @@ class Gaussian(OnMacro):
         finally:
             for layer in found.values():
                 layer.probe = None
-            model.train(was_training)
+            for module, training in modes:
+                module.training = training
+            shared.begin(None)
+            on_chip(model, before)
         return {name: probe.size(self.match) * found[name].counts_per_code for name, probe in probes.items()}

@@ -40,11 +40,15 @@ class OnMacro(BaseModel):
         """The criterion on what the macro computes, noise keyed by (step, sample)."""
         shared = silicon(model)
         shared.begin(index, shared.read)
-        return criterion(model(x), y)
+        value = criterion(model(x), y)
+        shared.samples = None  # whoever reads next says what
+        return value
 
     def end(self, model: nn.Module) -> None:
-        """Back to the macro as designed."""
+        """Back to the macro as designed, on the die it starts with."""
         use(model)
+        silicon(model).begin(None)
+        on_chip(model, Chip(0, 0))
 
 
 class Qat(OnMacro):

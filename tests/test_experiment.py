@@ -1,0 +1,402 @@
+"""Whole experiments: their YAML, errors that say what would do, equal bytes, and runs that were killed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from bitline import presets
+from bitline.experiment import Run, answers, load, parse
+from bitline.macro import Chip, Site, program
+from bitline.methods import ErrorAware, Gaussian, Qat
+from bitline.networks import Digits
+from bitline.train import CheckpointError
+
+NAME = "generic-8t-sram"
+TINY: dict[str, Any] = {
+    "title": "tiny",
+    "data": {
+        "set": {"kind": "sklearn_digits"},
+        "normalise": False,
+        "train_images": 96,
+        "test_images": 70,
+        "batch": 32,
+    },
+    "network": {"kind": "digits", "channels": [4, 4, 8]},
+    "float_training": {"epochs": 2, "lr": 0.1, "checkpoint_every": 2},
+    "macro": NAME,
+    "training": {"epochs": 1, "lr": 0.05, "checkpoint_every": 2},
+    "methods": [{"kind": "qat"}, {"kind": "error_aware"}],
+    "test": {"chips": 2, "recalibration_batches": 1, "detail_chips": 1, "detail_images": 10},
+}
+PLAIN = {"methods": [{"kind": "error_aware"}], "test": TINY["test"] | {"details": False, "recalibrate": False}}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(TINY) | changes
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def carry_out(data: dict[str, Any], out: Path, **more: Any) -> bytes:
+    Run(parse(data, "test"), out, quiet, progress=False, **more)()
+    return ((more.get("into") or out) / "result.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment that nobody interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    carry_out(config(), out)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- the YAML
+
+
+def test_a_configuration_survives_its_own_yaml() -> None:
+    experiment = parse(config(), "test")
+    text = yaml.safe_dump(experiment.model_dump(mode="json"))
+    assert parse(yaml.safe_load(text), "again") == experiment
+    assert experiment.macros == (presets.load(NAME),)
+    assert [method.kind for method in experiment.methods] == ["qat", "error_aware"]
+    assert parse({k: v for k, v in TINY.items() if k != "methods"}, "test").methods == (
+        Qat(),
+        Gaussian(),
+        ErrorAware(),
+    )
+
+
+def test_the_demo_is_an_experiment() -> None:
+    file = Path(answers.__file__).with_name("demo.yaml")
+    assert load(file).test.chips == 20
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(config(**changes)))
+    return file
+
+
+def test_changes_are_laid_over_the_yaml(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    changes = ["test.chips=7", "network.channels=[2, 3]", "methods.1.kind=gaussian", "methods.1.chips=3"]
+    changes += ["training.schedule.kind=constant", "convert.skip=[fc]", "data.train_images=", "title=a=b"]
+    found = load(file, changes)
+    assert found.test.chips == 7
+    assert found.network == Digits(channels=(2, 3))
+    assert found.methods == (Qat(), Gaussian(chips=3))
+    assert found.training.schedule.kind == "constant"
+    assert found.convert.skip == ("fc",)
+    assert found.data.train_images is None
+    assert found.title == "a=b"
+    assert load(file) == parse(config(), "test")
+
+
+def test_a_change_reaches_into_a_preset(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    (macro,) = load(file, ["macro.converter.bits=5", "macro.name=mine"]).macros
+    assert macro.converter is not None
+    assert macro.converter.bits == 5
+    assert macro.column == presets.load(NAME).column
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("test.chips", "expected key=value, such as test.chips=5"),
+        ("=5", "expected key=value"),
+        ("methods.9.kind=qat", "'9' is no place in a list of 2"),
+        ("methods.x=1", "'x' is no place in a list of 2"),
+        ("title.x=1", "title is 'tiny', which has no parts"),
+        ("title=[", r"'\[' is not YAML"),
+        ("test.chip=5", r"test.chip: Extra inputs are not permitted \(given: 5\); known: chips, corners, detail_chips"),
+        ("tests.chips=5", r"tests: .*; known: convert, data, .*title, training"),
+        ("test.chips=0", r"test.chips: .*greater than or equal to 1 \(given: 0\)"),
+        ("test.chips=many", r"test.chips: .*integer.*'many'"),
+        ("macro=generic-9t", r"macro.0: no preset 'generic-9t'; there are: .*generic-8t-sram"),
+        ("macro=nowhere.yaml", r"macro file .*nowhere.yaml: No such file"),
+        ("macro.volts_per_count=3 mA", r"macro.0.volts_per_count: '3 mA' has the unit 'mA'; expected volts"),
+        ("macro.converter.bit=3", r"macro.0.converter.bit: Extra.*; known: bits, dnl_sigma"),
+        ("macro.column.mean.compresion=3", r"compresion: Extra.*; known: compression, dead_zone, kind, width"),
+        ("methods.0.kind=qad", "'plain', 'qat', 'error_aware', 'gaussian'"),
+        ("methods.0.sigma=1", r"methods.0.qat.sigma: Extra.*; known: kind, seed"),
+        ("methods.0.kind=error_aware", "2 of them are called 'error-aware'"),
+        ("macro=[generic-8t-sram, generic-8t-sram]", "2 of them are called 'generic-8t-sram'"),
+        ("macro=[]", "macro"),
+        ("training.epochs=", "give either epochs or steps"),
+        ("data.set.kind=cifar", "'cifar10'"),
+        ("plan=quick", None),
+    ],
+)
+def test_errors_say_where_and_what_would_do(tmp_path: Path, change: str, message: str | None) -> None:
+    if message is None:  # found when the network meets the macro
+        experiment = load(written(tmp_path), [change])
+        with pytest.raises(ValueError, match="no plan 'quick'; there are: folded, reference"):
+            Run(experiment, tmp_path / "out", quiet, progress=False)()
+        return
+    with pytest.raises(ValueError, match=message):
+        load(written(tmp_path), [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "holds no experiment: a mapping"),
+        ("a: [", "is not YAML"),
+        ("", "holds no experiment"),
+        ("{}", "title"),
+    ],
+)
+def test_a_file_that_is_no_experiment(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as found:
+        load(file)
+    assert str(file) in str(found.value)
+    with pytest.raises(ValueError, match="No such file"):
+        load(tmp_path / "missing.yaml")
+
+
+def test_a_macro_file_lies_beside_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(presets.load(NAME).dump() | {"name": "mine"}))
+    assert load(written(tmp_path, macro="mine.yaml")).macros[0].name == "mine"
+    both = load(written(tmp_path, macro=["mine.yaml", NAME]))
+    assert [macro.name for macro in both.macros] == ["mine", NAME]
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_a_pattern_that_matches_nothing_is_told_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pattern 'conv9' matches no layer; the layers are: conv1, conv2, conv3, fc"):
+        carry_out(config(convert={"skip": ["conv9"]}), tmp_path)
+    assert not (tmp_path / "train").exists()
+
+
+def test_an_untrained_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give float_training, or network.weights"):
+        carry_out(config(float_training=None), tmp_path)
+
+
+def float_weights(file: Path) -> dict[str, torch.Tensor]:
+    state = {k: v.contiguous() for k, v in Digits(channels=(4, 4, 8)).build(seed=2).state_dict().items()}
+    save_file(state, file)
+    return state
+
+
+def test_weights_that_are_nan_are_named(tmp_path: Path) -> None:
+    state = float_weights(tmp_path / "w.safetensors")
+    state["conv2.weight"][0, 0, 1, 1] = float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    network = TINY["network"] | {"weights": str(tmp_path / "w.safetensors")}
+    with pytest.raises(ValueError, match=r"1 not finite: conv2.weight"):
+        carry_out(config(network=network, float_training=None), tmp_path / "out")
+
+
+def test_weights_outside_the_range_are_named() -> None:
+    weights = torch.zeros(4, 9)
+    weights[2, 5] = 9
+    with pytest.raises(ValueError, match=r"conv1: weight\[2, 5\] = 9"):
+        program(weights, presets.load(NAME), Chip(0, 0), Site("conv1"))
+
+
+def test_data_that_are_nan_are_named(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((20, 8, 8), dtype=np.float32)
+    x[3, 2, 2] = np.nan
+    y = np.arange(20) % 10
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    data = {"set": {"kind": "numpy", "file": str(tmp_path / "d.npz")}}
+    with pytest.raises(ValueError, match=r"d.npz: sample 3 holds NaN"):
+        carry_out(config(data=data), tmp_path / "out")
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole / "train", tmp_path / "train")
+    folder = tmp_path / "train" / "float"
+    file = folder / json.loads((folder / "latest.json").read_text())["file"]
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=rf"{file.name} is truncated: .*previous.json"):
+        carry_out(config(), tmp_path)
+
+
+def test_a_checkpoint_of_another_macro_is_refused(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole / "train", tmp_path / "train")
+    other = presets.load(NAME).dump()
+    other["column"]["gain_sigma"] = 0.01
+    with pytest.raises(CheckpointError, match="belongs to another macro: fingerprint"):
+        carry_out(config(macro=other), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "out", tmp_path / "file"):
+        with pytest.raises(ValueError, match=rf"output folder {out} cannot be written"):
+            carry_out(config(), out)
+
+
+def test_a_folder_holds_one_experiment(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds another experiment .*--fresh to start over"):
+        carry_out(config(seed=1), whole)
+    with pytest.raises(ValueError, match="holds another experiment"):
+        carry_out(config(data=TINY["data"] | {"batch": 16}), whole)
+    with pytest.raises(ValueError, match="holds another experiment"):
+        carry_out(config(macro="generic-rram-128"), whole)
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def test_the_rows_of_a_result(whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    names = ["float", "ideal macro", "untrained on chips", "untrained on chips + BN recalibrated"]
+    names += ["error-aware", "error-aware + BN recalibrated"]
+    assert [row["method"] for row in result["rows"]] == names
+    assert [row["chips"] for row in result["rows"]] == [1, 1, 2, 2, 2, 2]
+    assert [row["steps"] for row in result["rows"]] == [None, 3, 3, 3, 3, 3]
+    assert {row["images"] for row in result["rows"]} == {70}
+    pairs = [(one["better"], one["worse"]) for one in result["differences"]]
+    assert pairs == [
+        ("error-aware", "untrained on chips"),
+        ("error-aware", "untrained on chips + BN recalibrated"),
+        ("ideal macro", "error-aware"),
+    ]
+    assert {one["layer"] for one in result["layers"]} == {"conv1", "conv2", "conv3", "fc"}
+    assert {"variation", "noise", "curve", "resolution", "clipping"} == {one["cause"] for one in result["explanation"]}
+    assert result["macros"][NAME] == json.loads(json.dumps(presets.load(NAME).dump()))
+    assert result["sentence"]
+    assert sorted(path.name for path in whole.iterdir() if path.is_file()) == [
+        "experiment.yaml", "report.html", "result.json", "rows.csv", "run.json"
+    ]  # fmt: skip
+
+
+def test_a_result_holds_no_time_path_or_host(whole: Path) -> None:
+    text = (whole / "result.json").read_text()
+    told = json.loads((whole / "run.json").read_text())
+    for secret in (str(whole), "/tmp", str(Path.cwd()), platform.node(), told["finished"][:10], "seconds"):
+        assert secret not in text
+    assert {"command", "seconds", "finished", "host", "versions"} == told.keys()
+
+
+def test_two_runs_are_equal_to_the_byte(tmp_path: Path, whole: Path) -> None:
+    assert carry_out(config(), tmp_path) == (whole / "result.json").read_bytes()
+
+
+def test_the_batch_size_changes_no_test(tmp_path: Path) -> None:
+    """Without training, a whole experiment (calibration, batch norm and all) is the same for any batch."""
+    float_weights(tmp_path / "w.safetensors")
+    network = TINY["network"] | {"weights": str(tmp_path / "w.safetensors")}
+    texts = set()
+    for size in (7, 64):
+        data = config(network=network, float_training=None, methods=[], data=TINY["data"] | {"batch": size})
+        texts.add(carry_out(data, tmp_path / str(size)))
+    assert len(texts) == 1
+    rows = json.loads(texts.pop())["rows"]
+    names = ["float", "ideal macro", "untrained on chips", "untrained on chips + BN recalibrated"]
+    assert [row["method"] for row in rows] == names
+    assert [row["steps"] for row in rows] == [None, 0, 0, 0]
+
+
+def test_answers_are_kept(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run asks no chip again; more chips ask the new ones alone; other methods share the folder."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    asked = []
+    original = answers.over_chips
+
+    def counted(model: Any, source: Any, chips: int, *rest: Any, first: int = 0) -> Any:
+        asked.extend(range(first, chips))
+        return original(model, source, chips, *rest, first=first)
+
+    monkeypatch.setattr(answers, "over_chips", counted)
+    assert carry_out(config(), tmp_path) == (whole / "result.json").read_bytes()
+    assert asked == []
+    more = carry_out(config(test=TINY["test"] | {"chips": 3}), tmp_path)
+    assert asked == [2] * 4
+    before, after = (json.loads(text)["rows"] for text in ((whole / "result.json").read_bytes(), more))
+    assert all(new["per_chip"][:2] == old["per_chip"] for old, new in zip(before[2:], after[2:], strict=True))
+    damaged = next((tmp_path / "answers").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    asked.clear()
+    assert carry_out(config(), tmp_path) == (whole / "result.json").read_bytes()
+    assert asked == [0, 1]
+    asked.clear()
+    own = PLAIN["test"] | {"recalibrate_per_chip": True}
+    for most in (1, 2):  # other statistics, other answers
+        carry_out(config(methods=PLAIN["methods"], test=own | {"recalibration_batches": most}), tmp_path)
+    assert asked == [0, 1] * 5  # three new rows, then the two with statistics of their own
+
+
+def test_corners_and_statistics_of_each_chip_are_rows(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    test = TINY["test"] | {"recalibrate": False, "recalibrate_per_chip": True, "corners": True, "details": False}
+    data = config(test=test, methods=[{"kind": "error_aware"}])
+    rows = json.loads(carry_out(data, tmp_path, into=tmp_path / "corners"))["rows"]
+    told = [(row["method"], row["condition"]) for row in rows if row["method"].startswith("error-aware")]
+    conditions = ["nominal", *presets.load(NAME).corners]
+    assert told == [("error-aware", c) for c in conditions] + [
+        ("error-aware + BN recalibrated per chip", c) for c in conditions
+    ]
+    assert (whole / "result.json").read_bytes() == (tmp_path / "result.json").read_bytes()
+
+
+def test_two_macros_side_by_side(tmp_path: Path) -> None:
+    small = presets.load(NAME).model_copy(update={"name": "small", "rows": 32})
+    rows = json.loads(carry_out(config(macro=[small.dump(), NAME], **PLAIN), tmp_path))["rows"]
+    names = ["ideal macro", "untrained on chips", "error-aware"]
+    assert [row["method"] for row in rows[1:]] == [f"{n}, {m}" for m in ("small", NAME) for n in names]
+    assert rows[2]["steps"] == 0
+    assert rows[3]["steps"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- kill -9
+
+DIES = """
+import os, signal, sys
+import {module} as module
+original, left = module.{function}, [{after}]
+def dying(*args, **named):
+    original(*args, **named)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+module.{function} = dying
+from bitline.cli import app
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "after"),
+    [("bitline.train.checkpoint", "save", 6), ("bitline.experiment.answers", "_save", 3)],
+    ids=["training", "evaluation"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, whole: Path, module: str, function: str, after: int
+) -> None:
+    file, out = written(tmp_path), tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script = DIES.format(module=module, function=function, after=after)
+    arguments = ["run", str(file), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert (out / "train" / "float" / "latest.json").exists()
+    assert not (out / "result.json").exists()
+    assert (out / "answers").exists() == (module == "bitline.experiment.answers")
+    Run(load(file), out, quiet, progress=False)()
+    assert (out / "result.json").read_bytes() == (whole / "result.json").read_bytes()
