@@ -465,12 +465,15 @@ SINGLE = {
     "variation": macro(cell=Cell(errors=(GaussianCell(sigma=0.5),))),
     "noise": macro(column=CurveColumn(sigma=Polynomial(coefficients=(3.0,)))),
     "curve": macro(column=CurveColumn(mean=Compressive(compression=0.4, dead_zone=1.0, width=4.0)), converter=FINE),
+    "noise of a converter": macro(converter=Adc(bits=9, range=FixedRange(low=0, high=511), noise=3.0)),
+    "variation of offsets": macro(converter=Adc(bits=9, range=FixedRange(low=0, high=511), offset_sigma=3.0)),
+    "variation of steps": macro(converter=Adc(bits=7, range=FixedRange(low=0, high=127), dnl_sigma=0.5)),
 }
 
 
-@pytest.mark.parametrize("cause", SINGLE)
-def test_a_single_cause_is_found(trained: nn.Module, cause: str) -> None:
-    model = on(trained, SINGLE[cause])
+@pytest.mark.parametrize("case", SINGLE)
+def test_a_single_cause_is_found(trained: nn.Module, case: str) -> None:
+    model, cause = on(trained, SINGLE[case]), case.split()[0]
     clean = float(answers(on(trained, macro()), source()()).double().mean()) * 100
     before = state(model)
     found = {one.cause: one.gain for one in explanation(model, source(), "m", chips=2)}

@@ -39,7 +39,7 @@ def _told() -> Iterator[None]:
     """What a user can mend is one message and exit status 2, not a traceback."""
     try:
         yield
-    except (ValueError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:
         errors.print(
             f"[bold red]error:[/] {type(error).__name__}" if not str(error) else "[bold red]error:[/]", end=" "
         )

@@ -42,7 +42,7 @@ from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Qat, training_chip
 from bitline.nn import calibrate, mapping, use
 from bitline.report import write_csv, write_html
-from bitline.train import train
+from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
 
@@ -55,7 +55,7 @@ class Run:
     out: Path
     tell: Tell = print
     progress: bool = True
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     into: Path | None = None  # where results go, if not to `out`
 
     def __post_init__(self) -> None:
@@ -85,6 +85,10 @@ class Run:
         """Test batches."""
         return batches(self.testing, BLOCK)
 
+    def seeded(self, config: TrainConfig) -> TrainConfig:
+        """The training run under the experiment's seed."""
+        return config.model_copy(update={"seed": self.experiment.seed})
+
     def float_network(self) -> nn.Module:
         """The float network, trained if the experiment says so."""
         if self.experiment.float_training is None and self.experiment.network.weights is None:
@@ -94,7 +98,7 @@ class Run:
             self.experiment.place(blank, macro)
         net = self.experiment.network.build(self.experiment.seed).to(self.device)
         if self.experiment.float_training is not None:
-            config = self.experiment.float_training
+            config = self.seeded(self.experiment.float_training)
             train(net, self.batches, config=config, out=self.out / "train" / "float", progress=self.progress)
         return net.eval()
 
@@ -108,7 +112,14 @@ class Run:
         use(model)
         method = method.model_copy(update={"seed": self.experiment.seed}) if hasattr(method, "seed") else method
         folder = self.out / "train" / _slug(f"{macro.name} {method.title if not isinstance(method, Qat) else 'qat'}")
-        train(model, self.batches, config=self.experiment.training, method=method, out=folder, progress=self.progress)
+        train(
+            model,
+            self.batches,
+            config=self.seeded(self.experiment.training),
+            method=method,
+            out=folder,
+            progress=self.progress,
+        )
         return model.eval()
 
     def __call__(self) -> Result:
@@ -230,11 +241,10 @@ class Run:
         for macro in self.experiment.macros:
             rows = [r for r in self.rows if r.macro == macro.name and r.condition == "nominal"]
             clean, chips = rows[0], rows[1:]
-            worst, best = chips[0], max(chips, key=lambda r: r.mean)
-            told.append(
-                f"on {macro.name} the network falls from {clean.mean:.1f} % (ideal macro) to {worst.mean:.1f} % "
-                f"and, {best.method}, returns to {best.mean:.1f} % (mean of {best.chips} chips)"
-            )
+            first, best = chips[0], max(chips, key=lambda r: r.mean)
+            lead = f"on {macro.name} the network has {clean.mean:.1f} % if the macro were ideal, {first.mean:.1f} %"
+            remedy = "" if best is first else f" and {best.mean:.1f} % {best.method}"
+            told.append(f"{lead} {first.method}{remedy} (means of {first.chips} chips)")
         return f"From {self.rows[0].mean:.1f} % in float, " + "; ".join(told) + "."
 
     def _facts(self) -> dict[str, str]:

@@ -94,7 +94,7 @@ class Analog:
         return place, sigma
 
     def tables(self) -> tuple[Tensor, Tensor | float | None, int] | None:
-        """(place (T, G, C, N, sums), sigma alike, one number or absent, smallest sum) over all whole sums, where that is small.
+        """(place (T, G, C, N, sums), sigma alike, one number or absent, smallest sum) over all whole sums, where few.
 
         Then a read is a look-up; the entries are what ``place`` gives, so both ways agree bit for bit.
         """

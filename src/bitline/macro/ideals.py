@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -43,42 +44,34 @@ def _without(macro: Macro, *causes: str) -> Macro:
     return macro.model_copy(update=changes)
 
 
-MORE_BITS = 6  # added to a converter to make its steps fine, or its range wide, beyond notice
+CONVERTER_CAUSES = ("resolution", "clipping")
 
 
 def without(macro: Macro, cause: str) -> Macro:
     """The macro with one cause of error ideal: one of ``causes(macro)``.
 
-    'resolution' and 'clipping' give the converter more bits; its range follows by ``converters_without``. 'table'
+    'resolution' and 'clipping' are not of the macro but of how its converters run: ``converters_without``. 'table'
     replaces a measured column by an ideal one with a converter on the same grid.
     """
     if cause == "table":
         return ideal(macro)
-    if cause in ("resolution", "clipping"):
-        assert macro.converter is not None
-        bits = min(16, macro.converter.bits + MORE_BITS)
-        return macro.model_copy(
-            update={"converter": Adc(bits=bits, range=macro.converter.range, noise=macro.converter.noise)}
-        )
-    return _without(macro, cause)
+    return macro if cause in CONVERTER_CAUSES else _without(macro, cause)
 
 
-def converters_without(cause: str, converters: Converters, macro: Macro) -> Converters:
-    """The range of ``without(macro, cause)``'s converters, from the range of ``macro``'s."""
-    if macro.converter is None or cause not in ("resolution", "clipping"):
-        return converters
-    few, many = macro.converter.codes, without(macro, cause).converter
-    assert many is not None
-    if cause == "resolution":
-        return Converters(converters.low, converters.step * (few - 1) / (many.codes - 1))
-    return Converters(converters.low - converters.step * ((many.codes - few) // 2), converters.step)
+def converters_without(cause: str, converters: Converters) -> Converters:
+    """Converters that do not round ('resolution') or have no first and last code ('clipping'); all else as it was."""
+    return replace(
+        converters,
+        rounds=converters.rounds and cause != "resolution",
+        clips=converters.clips and cause != "clipping",
+    )
 
 
 def causes(macro: Macro) -> list[str]:
     """Which causes of error this macro has."""
     found = [cause for cause in CAUSES if without(macro, cause) != macro]
     if macro.converter is not None:
-        found += ["resolution", "clipping"]
+        found += CONVERTER_CAUSES
     return [*found, "table"] if isinstance(macro.column, TableColumn) else found
 
 

@@ -24,10 +24,15 @@ EXACT = 1 << 24  # float32 counts whole numbers up to here
 
 @dataclass(frozen=True)
 class Converters:
-    """Range of one layer's converters, value = low + step · code: 0-d, or one for each output (G·N,)."""
+    """Range of one layer's converters, value = low + step · code: 0-d, or one for each output (G·N,).
+
+    Converters that do not round, or do not clip, exist only to ask what rounding and clipping cost.
+    """
 
     low: Tensor
     step: Tensor
+    rounds: bool = True
+    clips: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,9 @@ class _Reader:
         self.scale = self._scale(converters, device)
         self.analog = Analog(column, self.scale if column.code is not None else None)
         self.draws = not self.analog.quiet or column.law is not None
-        self.clips = column.code is not None
+        self.rounds = converters is None or converters.rounds
+        self.bounded = converters is None or converters.clips
+        self.clips = column.code is not None and self.bounded
         bound = layout.active_rows * macro.digit_high * float(column.cells.abs().max()) if column.cells.numel() else 0
         whole_rows = macro.inputs is not None and column.drive is None
         self.sums = torch.float32 if whole_rows and bound < EXACT else torch.float64
@@ -162,7 +169,8 @@ class _Reader:
             most = float(column.law.codes)
         else:
             most = float(column.code.most) if column.code is not None else macro.full_scale
-        coded = (column.code is not None and column.code.values is None) or column.law is not None
+        whole_codes = column.code is not None and column.code.values is None and self.rounds and self.bounded
+        coded = whole_codes or column.law is not None
         radix = sum(map(abs, self.passes)) * sum(map(abs, self.conversions))
         integers = coded or (self.analog.whole and self.analog.linear)
         self.total = torch.float32 if integers and radix * layout.reads * most < EXACT else torch.float64
@@ -217,7 +225,7 @@ class _Reader:
             if outside is not None and clipped is not None:
                 self._add(outside, clipped.float().view(shape), magnitude=True)
             if self.column.code is not None and self.column.code.values is not None:
-                code = self.column.code.values[code.long()]
+                code = self._valued(code)
             self._add(total, code.view(shape))
         out = Output(self._flat(self._scaled(self._merged(total))))
         if outside is not None:
@@ -273,12 +281,44 @@ class _Reader:
         code_of = self.column.code
         assert code_of is not None
         if code_of.thresholds is None:
-            return (place + 0.5).floor_().clamp_(0, code_of.most)
-        if code_of.which is None:
-            return torch.searchsorted(code_of.thresholds[0], place.float(), right=True).to(place.dtype)
-        columns = place.float().permute(0, 2, 3, 1).contiguous()  # G C N rows
-        edges = code_of.thresholds[code_of.which[:, t]]  # G C N codes-1
-        return torch.searchsorted(edges, columns, right=True).permute(0, 3, 1, 2).to(place.dtype)
+            code = (place + 0.5).floor_() if self.rounds else place
+        else:
+            code = self._thresholded(place, t)
+            if not self.bounded:
+                outside = (place < -0.5) | (place >= code_of.most + 0.5)
+                code = torch.where(outside, (place + 0.5).floor() if self.rounds else place, code)
+        return code.clamp(0, code_of.most) if self.bounded else code
+
+    def _thresholded(self, place: Tensor, t: int) -> Tensor:
+        """Codes by each converter's own thresholds; between them by straight lines where nothing is rounded."""
+        code_of = self.column.code
+        assert code_of is not None
+        assert code_of.thresholds is not None
+        which = code_of.which[:, t] if code_of.which is not None else None  # G C N
+        edges = code_of.thresholds[0] if which is None else code_of.thresholds[which]
+        columns = place.float() if which is None else place.float().permute(0, 2, 3, 1).contiguous()  # G C N rows
+        code = torch.searchsorted(edges, columns, right=True)
+        if not self.rounds:
+            code = self._between(columns, edges, code)
+        return (code if which is None else code.permute(0, 3, 1, 2)).to(place.dtype)
+
+    @staticmethod
+    def _between(value: Tensor, edges: Tensor, code: Tensor) -> Tensor:
+        """Codes as if the converter had infinitely many between its thresholds ``edges``, a step wide beyond them."""
+        last = edges.shape[-1] - 1
+        wide = edges.expand(*value.shape[:-1], -1)
+        low = wide.gather(-1, (code - 1).clamp(0, last))
+        high = wide.gather(-1, code.clamp(0, last))
+        inner = code - 0.5 + (value - low) / (high - low).clamp(min=1e-6)
+        return torch.where(code == 0, value - high + 0.5, torch.where(code > last, code - 0.5 + value - low, inner))
+
+    def _valued(self, code: Tensor) -> Tensor:
+        """Values (LSB) of codes of a converter with uneven levels; straight lines between and beyond them."""
+        assert self.column.code is not None
+        values = self.column.code.values
+        assert values is not None
+        left = code.floor().clamp(0, len(values) - 2).long()
+        return values[left] + (values[left + 1] - values[left]) * (code - left)
 
     def _ideal_place(self, u: Tensor) -> Tensor:
         """Place of the ideal sum of all legs."""

@@ -32,7 +32,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     found = layers(model)
     if not found:
         raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
-    data = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in islice(loader, batches)]
+    device = next(model.parameters()).device
+    data = [(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device) for batch in islice(loader, batches)]
     if not data:
         raise ValueError("calibration needs at least one batch: the loader is empty")
     for i, x in enumerate(data):

@@ -98,7 +98,7 @@ class CimLayer(nn.Module):
 
     def use(self, macro: Macro, cause: str | None = None) -> None:
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
-        self.cause, self._base = cause, macro
+        self.cause = cause
         self.macro = without(macro, cause) if cause else macro
         self.plan = choose(self.macro, self.forced)
         self.renew()
@@ -241,7 +241,7 @@ class CimLayer(nn.Module):
                 f"{self.site.name}: converter range not calibrated; call bitline.calibrate(model, loader)"
             )
         found = self.converters()
-        return converters_without(self.cause, found, self._base) if self.cause else found
+        return converters_without(self.cause, found) if self.cause else found
 
     def _keys(self, x: Tensor) -> Tensor | None:
         silicon = self.silicon

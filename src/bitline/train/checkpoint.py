@@ -21,7 +21,7 @@ from torch import Tensor, nn
 FORMAT = 1
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint that is damaged or belongs to something else."""
 
 
