@@ -107,7 +107,7 @@ def test_run_writes_results_and_says_so(folder: Path) -> None:
     out, said = folder / "out", (folder / "run.txt").read_text()
     for name in ("result.json", "report.html", "rows.csv", "run.json", "experiment.yaml"):
         assert (out / name).stat().st_size > 50
-    assert "chip 2 of 2" in said
+    assert "% on each chip:" in said
     assert f"report: {out / 'report.html'}" in said
     assert "error-aware + BN recalibrated" in said
     assert json.loads((out / "run.json").read_text())["command"].startswith("bitline ")
@@ -117,7 +117,7 @@ def test_run_as_json_prints_json_alone(folder: Path) -> None:
     done = call("run", folder / "tiny.yaml", "--out", folder / "out", "--json")
     assert done.exit_code == 0
     assert done.stdout == (folder / "out" / "result.json").read_text()
-    assert "chip 1 of 2" in done.stderr
+    assert "% on each chip:" in done.stderr
 
 
 def test_fresh_removes_what_bitline_left_and_nothing_else(folder: Path, tmp_path: Path) -> None:

@@ -258,7 +258,16 @@ def test_terminal_tables_show_rows_and_layers_as_text() -> None:
     for result in (sample(), _renamed(sample(2, 3), "blocks[0] [bold]")):
         console.print(summary_table(result), mapping_table(result.mapping))
     text = console.export_text()
-    for part in ("error-aware", "98.10", "97.40–98.70", "≥ 95 %", "20 × 1797", "conv3", "in skip", "blocks[0] [bold]"):
+    for part in (
+        "error-aware",
+        "98.10",
+        "97.40–98.70",
+        "yield: % of chips at 95 % or above",
+        "20 × 1797",
+        "conv3",
+        "in skip",
+        "blocks[0] [bold]",
+    ):
         assert part in text, part
 
 

@@ -52,7 +52,7 @@ def _told() -> Iterator[None]:
 
 def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
     from bitline.experiment import Run
-    from bitline.report.tables import summary_table
+    from bitline.report.tables import facts_table, summary_table
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if fresh:
@@ -62,7 +62,17 @@ def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | No
     def tell(line: str) -> None:
         voice.print(line, markup=False, soft_wrap=True)
 
-    result = Run(experiment, out, tell, progress=voice.is_terminal, into=into)()
+    def chip(place: str, number: int, accuracy: float) -> None:
+        """One line a row of the table, chip after chip."""
+        start = f"{place}, % on each chip:" if number == 0 else ""
+        last = number + 1 == experiment.test.chips
+        voice.print(f"{start} {accuracy:.1f}", end="\n" if last else "", markup=False, soft_wrap=True)
+        voice.file.flush()
+
+    walk = Run(experiment, out, tell, chip, progress=voice.is_terminal, into=into)
+    for macro in experiment.macros:
+        voice.print(facts_table(macro))
+    result = walk()
     if as_json:
         typer.echo(result.model_dump_json(indent=2, by_alias=True))
         return
@@ -223,7 +233,7 @@ def presets(
 ) -> None:
     """List the macros that come with Bitline, or describe one."""
     from bitline import presets as shipped
-    from bitline.macro.describe import describe
+    from bitline.report.tables import facts_table
 
     with _told():
         if name is not None:
@@ -231,10 +241,7 @@ def presets(
             if as_json:
                 typer.echo(json.dumps(macro.dump(), indent=2))
                 return
-            table = Table(title=macro.name, show_header=False)
-            for fact, text in describe(macro):
-                table.add_row(fact, text)
-            console.print(table)
+            console.print(facts_table(macro))
             return
         if as_json:
             typer.echo(json.dumps(shipped.names()))

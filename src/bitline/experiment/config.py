@@ -152,6 +152,14 @@ class Experiment(Part):
                 raise ValueError(f"{count} of them are called {name!r}: rows of the result could not be told apart")
         return value
 
+    def check(self) -> None:
+        """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit."""
+        if self.float_training is None and self.network.weights is None:
+            raise ValueError("the network is untrained: give float_training, or network.weights")
+        blank = self.network.model_copy(update={"weights": None}).build()
+        for macro in self.macros:
+            self.place(blank, macro)
+
 
 def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment, ``changes`` ("test.chips=5") laid over it.

@@ -54,11 +54,13 @@ class Run:
     experiment: Experiment
     out: Path
     tell: Tell = print
+    chip: Callable[[str, int, float], None] = lambda place, number, accuracy: None  # as each chip comes
     progress: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     into: Path | None = None  # where results go, if not to `out`
 
     def __post_init__(self) -> None:
+        self.experiment.check()
         _claim(self.out, self.experiment)
         data = self.experiment.data
         splits = [data.set.train(), data.set.test()]
@@ -91,11 +93,6 @@ class Run:
 
     def float_network(self) -> nn.Module:
         """The float network, trained if the experiment says so."""
-        if self.experiment.float_training is None and self.experiment.network.weights is None:
-            raise ValueError("the network is untrained: give float_training, or network.weights")
-        blank = self.experiment.network.model_copy(update={"weights": None}).build()
-        for macro in self.experiment.macros:  # what does not fit is said before hours of training
-            self.experiment.place(blank, macro)
         net = self.experiment.network.build(self.experiment.seed).to(self.device)
         if self.experiment.float_training is not None:
             config = self.seeded(self.experiment.float_training)
@@ -209,7 +206,7 @@ class Run:
             place = name if corner is None else f"{name} @ {corner}"
 
             def tell(chip: int, accuracy: float, place: str = place) -> None:
-                self.tell(f"{place}: chip {chip + 1} of {test.chips}: {accuracy:.2f} %")
+                self.chip(place, chip, accuracy)
 
             right = store.over_chips(model, place, self.source, test.chips, seed, tell, prepare)
             self._row(name, macro.name, right, steps, corner or "nominal")

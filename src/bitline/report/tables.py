@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from bitline.evaluate.result import Result, Row, write_atomic
+from bitline.evaluate.result import Result, write_atomic
+from bitline.macro import Macro, describe
 from bitline.nn import Mapped
 
 _SCALARS = ("method", "macro", "condition", "mean", "p5", "worst", "target", "yield", "chips", "images", "steps")
@@ -23,35 +24,44 @@ def _cell(value: float | str | None, form: str = "") -> Text:
     return Text(value if isinstance(value, str) else format(value, form))
 
 
-def _yield(row: Row) -> Text:
-    if row.yield_ is None or row.target is None:
-        return _cell(None)
-    return Text(f"{row.yield_:.0f} % ≥ {row.target:g} %")
-
-
 def summary_table(result: Result) -> Table:
     """Accuracy of every row: mean over the chips, its 95 % interval, 5th percentile, worst chip, yield."""
+    target = next((row.target for row in result.rows if row.target is not None), None)
     caption = "accuracy in % · interval: 95 %, of the mean · p5: 5th percentile over chips"
+    caption += f" · yield: % of chips at {target:g} % or above" if target is not None else ""
+    caption += f" · {max((row.images for row in result.rows), default=0)} images"
     table = Table(title=Text(result.title), caption=Text(caption), title_justify="left", caption_justify="left")
-    conditions = any(row.condition != "nominal" for row in result.rows)
+    several = {
+        "macro": len({row.macro for row in result.rows} - {"none"}) > 1,
+        "condition": any(row.condition != "nominal" for row in result.rows),
+    }
     table.add_column("method", overflow="fold")
-    table.add_column("macro", overflow="fold")
-    if conditions:
-        table.add_column("condition", overflow="fold")
-    for name in ("mean", "interval", "p5", "worst", "yield", "chips × images"):
-        table.add_column(name, justify="right", no_wrap=name != "yield")
+    for name in (name for name, wanted in several.items() if wanted):
+        table.add_column(name, overflow="fold")
+    for name in ("mean", "interval", "p5", "worst", "yield", "chips"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result.rows:
         table.add_row(
             Text(row.method, style="bold"),
-            _cell(row.macro),
-            *([_cell(row.condition)] if conditions else []),
+            *(_cell(getattr(row, name)) for name, wanted in several.items() if wanted),
             _cell(row.mean, ".2f"),
             Text(f"{row.ci95[0]:.2f}–{row.ci95[1]:.2f}"),
             _cell(row.p5, ".2f"),
             _cell(row.worst, ".2f"),
-            _yield(row),
-            Text(f"{row.chips} × {row.images}"),
+            _cell(row.yield_, ".0f"),
+            Text(str(row.chips)),
         )
+    return table
+
+
+def facts_table(macro: Macro) -> Table:
+    """A macro in words and numbers with units."""
+    table = Table(title=Text(macro.name), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in describe(macro):
+        if name != "macro":
+            table.add_row(Text(name), Text(text))
     return table
 
 
