@@ -160,7 +160,7 @@ def test_drift_by_temperature():
 
 
 def test_no_drift_before_the_law_starts():
-    with pytest.raises(ValueError, match="age of 19 s is before t0 = 20 s"):
+    with pytest.raises(ValueError, match="age of 19 s at 300 K counts as 19 s at 300 K, before t0 = 20 s"):
         PowerLawDrift(nu=0.1).apply(torch.ones(1), EFFECT, 19.0, 300.0)
 
 

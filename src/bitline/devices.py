@@ -44,6 +44,14 @@ class CellError(Model):
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         """Levels held, from levels wanted (any shape)."""
 
+    def centred(self) -> CellError:
+        """The same spread around what cells should hold."""
+        return self
+
+    @abstractmethod
+    def typical(self) -> CellError | None:
+        """The error of a typical cell: what is common to all, without the spread; None where nothing is."""
+
 
 class GaussianCell(CellError):
     """Additive, relative to the range: level + level_high · (sigma · n + mu). S1's device model (Wan et al., 2022)."""
@@ -55,6 +63,12 @@ class GaussianCell(CellError):
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         return levels + level_high * (self.sigma * draw.normal() + self.mu)
 
+    def centred(self) -> GaussianCell:
+        return self.model_copy(update={"mu": 0.0})
+
+    def typical(self) -> GaussianCell | None:
+        return self.model_copy(update={"sigma": 0.0}) if self.mu else None
+
 
 class LogNormalCell(CellError):
     """Multiplicative: level · exp(sigma · n). The mean is exp(sigma²/2) times the level: the bias is kept."""
@@ -64,6 +78,9 @@ class LogNormalCell(CellError):
 
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         return levels * torch.exp(self.sigma * draw.normal())
+
+    def typical(self) -> None:
+        return None  # the median cell holds what it should
 
 
 class LevelTable(CellError):
@@ -90,6 +107,12 @@ class LevelTable(CellError):
         index = levels.long()
         return mean[index] + sigma[index] * draw.normal()
 
+    def centred(self) -> LevelTable:
+        return self.model_copy(update={"mean": tuple(map(float, range(len(self.mean))))})
+
+    def typical(self) -> LevelTable:
+        return self.model_copy(update={"sigma": (0.0,) * len(self.sigma)})
+
 
 class StuckAt(CellError):
     """Cells stuck at the lowest or highest level: a fault map of the die."""
@@ -110,6 +133,9 @@ class StuckAt(CellError):
         stuck = torch.where(u < self.low, torch.zeros_like(levels), levels)
         return torch.where(u >= 1 - self.high, torch.full_like(levels, level_high), stuck)
 
+    def typical(self) -> None:
+        return None
+
 
 class PowerLawDrift(Model):
     """G(t) = G(t0) · (t/t0)^-nu, nu drawn once a cell: structural relaxation (Ielmini et al., TED 2007; Joshi et al.,
@@ -128,8 +154,11 @@ class PowerLawDrift(Model):
         """Levels ``seconds`` after programming at ``kelvin``; raises ValueError before t0."""
         scale = self.activation_ev / BOLTZMANN_EV * (1 / self.kelvin - 1 / kelvin)
         time = seconds * float(torch.tensor(scale, dtype=torch.float64).exp())
-        if seconds < self.t0:
-            raise ValueError(f"age of {seconds:g} s is before t0 = {self.t0:g} s, where the drift law starts")
+        if time < self.t0:
+            raise ValueError(
+                f"age of {seconds:g} s at {kelvin:g} K counts as {time:g} s at {self.kelvin:g} K, "
+                f"before t0 = {self.t0:g} s, where the drift law starts"
+            )
         return levels * (time / self.t0) ** -(self.nu + self.nu_sigma * draw.normal())
 
 
@@ -161,6 +190,15 @@ class Cell(Model):
         if self.g_min is None or self.g_max is None:
             return 0.0
         return level_high * self.g_min / (self.g_max - self.g_min)
+
+    def typical(self) -> Cell:
+        """The cell without spread between cells; what all cells have in common stays."""
+        kept = tuple(typical for error in self.errors if (typical := error.typical()) is not None)
+        return self.model_copy(update={"errors": kept})
+
+    def centred(self) -> Cell:
+        """The cell with its spread, but without what all cells have in common."""
+        return self.model_copy(update={"errors": tuple(error.centred() for error in self.errors)})
 
     def held(self, levels: Tensor, draws: list[Draw], level_high: int) -> Tensor:
         """Levels held after programming, pedestal included; ``draws`` pairs with ``errors``."""

@@ -1,5 +1,9 @@
 """Evaluation: Monte Carlo over chips, and why accuracy fell."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from bitline.evaluate.batchnorm import norms, recalibrate, recalibrated
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
@@ -30,3 +34,13 @@ __all__ = [
     "testing_chip",
     "write_atomic",
 ]
+
+
+class _Callable(ModuleType):
+    """``bl.evaluate`` is this package and the verb: importing a package binds its name in ``bitline``."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.evaluate(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

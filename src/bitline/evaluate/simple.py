@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -31,19 +32,20 @@ def evaluate(
     """Accuracy over ``chips`` dies, with intervals, and what each layer met.
 
     ``models``: a converted network, or several by name (two macros, two methods), compared pair by pair on the same
-    chips, images and reads. ``data``: batches (x, y) or (x, y, index), walked once for each chip; without an index
-    samples are counted. ``corners``: also each corner of the macro. ``details``: per-layer figures, sensitivity and
-    explanation of the first model. Raises ValueError for empty data, NaN inputs or NaN outputs.
+    chips, images and reads; a float network among them gives a row of its own. ``data``: batches (x, y) or
+    (x, y, index), walked once for each chip; without an index samples are counted. ``corners``: also each corner of the
+    macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. Raises ValueError for empty data, NaN inputs or NaN outputs.
     """
     if isinstance(data, Iterator):
         raise TypeError(f"data is a {type(data).__name__}, which can be walked once: give a loader or a list")
     named = dict(models) if isinstance(models, Mapping) else {"on chips": models}
     rows, differences, matrices = [], [], {}
 
-    def source() -> Iterator[Batch]:
-        return _indexed(data)
-
+    source = _Source(data)
     for name, model in named.items():
+        if not layers(model):
+            rows.append(row(answers(model, source())[None], name, "none", seed=seed))
+            continue
         macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
         use(model, ideal)
         clean = answers(model, source())[None]
@@ -60,14 +62,20 @@ def evaluate(
             if condition is None:
                 matrices[name] = matrix
         use(model)
+    if not matrices:
+        raise ValueError("no model is on a macro: call bitline.convert(model, macro) first")
     names = list(matrices)
     for worse, better in pairwise(names):
         differences.append(difference(matrices[better], matrices[worse], (better, worse), seed))
-    first = next(iter(named.values()))
+    first = named[names[0]]
     some = min(chips, 3)
     return Result(
         title=title,
-        sentence=_sentence(rows[0].mean, {name: float(m.double().mean()) * 100 for name, m in matrices.items()}, chips),
+        sentence=_sentence(
+            next(r.mean for r in rows if r.macro != "none"),
+            {name: float(m.double().mean()) * 100 for name, m in matrices.items()},
+            chips,
+        ),
         rows=tuple(rows),
         differences=tuple(differences),
         layers=layer_reports(first, source, names[0], some, seed=seed) if details else (),
@@ -89,11 +97,22 @@ def _sentence(ideal: float, means: Mapping[str, float], chips: int) -> str:
     return f"{told} on average over {chips} chips, {ideal:.2f} % on an ideal macro."
 
 
-def _indexed(data: Iterable[Any]) -> Iterator[Batch]:
-    """Batches with an index; counted where the loader gives none."""
-    count = 0
-    for batch in data:
-        x, y = batch[0], batch[1]
-        index: Tensor = batch[2] if len(batch) > 2 else torch.arange(count, count + len(y))
-        count += len(y)
-        yield x, y, index
+class _Source:
+    """Batches with an index, counted where the loader gives none; the same ones at every walk, or ValueError."""
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self.data = data
+        self.digest: bytes | None = None
+
+    def __call__(self) -> Iterator[Batch]:
+        count, digest = 0, hashlib.blake2b()
+        for batch in self.data:
+            x, y = batch[0], batch[1]
+            index: Tensor = batch[2] if len(batch) > 2 else torch.arange(count, count + len(y))
+            count += len(y)
+            digest.update(f"{y.tolist()} {float(x.double().sum())}".encode())
+            yield x, y, index
+        if self.digest is None:
+            self.digest = digest.digest()
+        elif self.digest != digest.digest():
+            raise ValueError("the data came in another order at the second walk: pairing needs shuffle=False")

@@ -100,6 +100,8 @@ class Analog:
         """
         column, layout = self.column, self.column.layout
         macro = column.macro
+        if column.cells is None or float(column.cells.min()) < 0 or float(column.cells.max()) > macro.level_high:
+            return None  # cells hold more than their levels, so that sums leave the table
         low = -int(macro.full_scale) if macro.signed_leg else 0
         sums = int(macro.full_scale) - low + 1
         entries = sums * layout.groups * layout.reads * layout.conversions * layout.outputs

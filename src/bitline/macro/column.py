@@ -76,6 +76,7 @@ class Column:
     drive_error: Tensor | None  # (G, T, R, digits) error of each driver
     code: Code | None
     law: Law | None
+    seconds: float | None = None  # age, where `age` made this column
 
     @property
     def pass_radix(self) -> tuple[int, ...]:

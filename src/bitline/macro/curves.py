@@ -84,7 +84,7 @@ class Discharge(Curve):
 
 AnyCurve = Annotated[Polynomial | Points | Compressive | Discharge, Field(discriminator="kind")]
 
-MOST_NODES = 1024
+MOST_NODES = 1 << 14
 
 
 @dataclass(frozen=True)

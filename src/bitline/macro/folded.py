@@ -41,6 +41,9 @@ def run(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, weig
         dtype = torch.float64 if layout.inputs * scale >= 1 << 24 else dtype
     x, matrix = x.to(dtype), weight.to(dtype)
     y = geometry.linear(column.driven(x), matrix)
+    if column.weight_constant:  # the digital Σw is that of the weights asked for
+        off = column.weight_constant * (column.wanted - column.weight).detach().double().sum(1)
+        y = y + geometry.broadcast(off.to(y.dtype))
     if column.spread is not None:
         y = y + geometry.broadcast(_offsets(column).to(y.dtype))
     if column.cell_variance is not None:

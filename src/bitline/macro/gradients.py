@@ -15,6 +15,7 @@ class Gradient(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     keeps_inside: ClassVar[bool] = False
+    of_chip: ClassVar[bool] = True  # whether the product differentiated is that of this die's weights
 
     def weight(self, column: Column) -> Tensor:
         """(G·N, K) matrix whose product is differentiated, connected to the weights asked for."""
@@ -43,6 +44,7 @@ class SteIdeal(Gradient):
     """The gradient of the clean product, as if the machine were exact: a baseline."""
 
     kind: Literal["ste_ideal"] = "ste_ideal"
+    of_chip: ClassVar[bool] = False
 
     def weight(self, column: Column) -> Tensor:
         return column.wanted

@@ -16,7 +16,6 @@ from bitline.macro.reference import Converters
 # What each cause of error is made of: part of the macro, and its fields that fall back to their ideal default.
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "variation": {
-        "cell": ("errors",),
         "column": ("gain_sigma", "offset_sigma"),
         "converter": ("gain_sigma", "offset_sigma", "dnl_sigma"),
         "driver": ("inl_sigma",),
@@ -29,6 +28,10 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
 
 def _without(macro: Macro, *causes: str) -> Macro:
     changes: dict[str, Any] = {}
+    if "variation" in causes and macro.cell is not None:
+        changes["cell"] = macro.cell.typical()
+    if "curve" in causes and macro.cell is not None:
+        changes["cell"] = changes.get("cell", macro.cell).centred()
     for cause in causes:
         for part, fields in CAUSES[cause].items():
             holder: BaseModel | None = changes.get(part, getattr(macro, part)) if part else macro

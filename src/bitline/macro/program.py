@@ -97,7 +97,7 @@ def _sliced(
         for error in macro.cell.errors:
             seen[error.kind] = seen.get(error.kind, 0) + 1
             name = f"cell {error.kind} {seen[error.kind]}"
-            again = f" write {n}" if error.clock == "programming" else ""
+            again = f" write {n} of {site.name}" if error.clock == "programming" else ""
             effects.append(Effect(chip.stream(name + again, site.where), address))
         held = macro.cell.held(cells.double(), effects, scheme.level_high)
         cells, unit = fixed_point(held)
@@ -256,10 +256,12 @@ def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
     macro = column.macro
     if macro.cell is None or macro.cell.drift is None or column.cells is None:
         raise ValueError(f"macro {macro.name}: its cells have no drift law; describe cell.drift to age them")
+    if column.seconds is not None:
+        raise ValueError(f"this column is {column.seconds:g} s old already: age the column as it was programmed")
     address = column.layout.cells_of(column.site).to(column.cells.device)
     exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
     held = macro.cell.drift.apply(column.cells.double() * column.unit, exponents, seconds, kelvin)
     cells, unit = fixed_point(held)
     read = combined(cells, unit, macro, column.layout, column.spread).to(column.weight.dtype)
     weight = column.weight + (read - column.weight).detach()
-    return replace(column, cells=cells, unit=unit, weight=weight)
+    return replace(column, cells=cells, unit=unit, weight=weight, seconds=seconds)

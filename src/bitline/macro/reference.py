@@ -60,6 +60,9 @@ class Probe:
     def values(self, v: Tensor) -> None:
         """What converters see: places (G, P·m, C, N), counts where there is no converter."""
 
+    def errors(self, error: Tensor) -> None:
+        """Value of the code read less that of the ideal code, in converter steps; where codes are wanted."""
+
     def codes(self, code: Tensor, clipped: Tensor, ideal: Tensor) -> None:
         """Codes read, whether the value lay outside the range, and the codes of ideal cells and converters."""
 
@@ -119,7 +122,7 @@ def _corrected(y: Tensor, x: Tensor, column: Column, geometry: Geometry) -> Tens
 def _chunks(
     x: Tensor, column: Column, geometry: Geometry, positions: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(samples, positions, driven rows (P, m, G, K)) in pieces of at most ``CHUNK`` conversions where one fits."""
+    """(samples, positions, digits of rows (P, m, G, K)) in pieces of at most ``CHUNK`` conversions where one fits."""
     inputs, layout = column.macro.inputs, column.layout
     passes = len(column.pass_radix)
     each = max(1, CHUNK // (passes * layout.groups * layout.conversions * layout.outputs))
@@ -128,9 +131,6 @@ def _chunks(
         samples = slice(first, min(first + batch, len(x)))
         codes = x[samples].to(dtype)
         planes = inputs.digits(codes) if inputs else codes[None]
-        if column.drive is not None and inputs is not None:
-            driven = column.drive.to(dtype)[(planes - inputs.digit_low).long()]
-            planes = driven * (planes != 0) if inputs.stride == 2 else driven
         rows = geometry.rows(planes.flatten(0, 1)).unflatten(0, (passes, -1))  # P b S G K
         stride = each if batch == 1 else max(1, positions)
         for start in range(0, positions, stride):
@@ -206,7 +206,8 @@ class _Reader:
         outside = torch.zeros(g, m, c, n, device=rows.device) if self.keep.inside and self.clips else None
         slope = torch.zeros(g, m, c, n, device=rows.device) if self.keep.step else None
         for t, (start, count, _, _) in enumerate(layout.spans):
-            x = inputs[:, :, start : start + count]
+            digits = inputs[:, :, start : start + count]
+            x = self._driven(digits, t)
             if self.column.law is not None:
                 code, place = self._drawn(self._summed(x, t), t, self._counters(keys, t)), None
             else:
@@ -218,14 +219,14 @@ class _Reader:
             if place is not None and self.column.code is not None and (outside is not None or self.keep.step):
                 clipped = (place < -0.5) | (place >= self.column.code.most + 0.5)
             if self.ideal is not None and self.probe is not None:
-                self._show(code, place, x, t)
+                self._show(code, place, digits, t)
+            if self.column.code is not None and self.column.code.values is not None:
+                code = self._valued(code)
             if slope is not None and place is not None and clipped is not None and self.scale is not None:
                 zero = (self.scale.low / self.scale.step).float()  # low moves with the step: zero stays on its code
                 self._add(slope, torch.where(clipped, code + zero, code - place).float().view(shape))
             if outside is not None and clipped is not None:
                 self._add(outside, clipped.float().view(shape), magnitude=True)
-            if self.column.code is not None and self.column.code.values is not None:
-                code = self._valued(code)
             self._add(total, code.view(shape))
         out = Output(self._flat(self._scaled(self._merged(total))))
         if outside is not None:
@@ -235,14 +236,23 @@ class _Reader:
             out.step = self._flat(self._merged(slope))
         return out
 
+    def _driven(self, digits: Tensor, t: int) -> Tensor:
+        """What the word lines of row group ``t`` drive for digits (G, P·m, rows): each driver's own error included."""
+        column, inputs = self.column, self.column.macro.inputs
+        if column.drive is None or inputs is None:
+            return digits
+        index = (digits - inputs.digit_low).long()
+        driven = column.drive.to(digits.dtype)[index]
+        if column.drive_error is not None:
+            row = torch.arange(digits.shape[2], device=digits.device)
+            group = torch.arange(len(digits), device=digits.device).view(-1, 1, 1)
+            driven = driven + column.drive_error[:, t].to(digits.dtype)[group, row, index]
+        return driven * (digits != 0) if inputs.stride == 2 else driven  # a bipolar 0 is a row that is off
+
     def _summed(self, x: Tensor, t: int) -> Tensor:
         """Sums of each column, (G, P·m, C, L, N), in units of its cells."""
         layout = self.column.layout
         cells = self.cells[:, t, : x.shape[2]]
-        if self.column.drive_error is not None and self.column.drive is not None:
-            error = self.column.drive_error[:, t, : x.shape[2]].to(x.dtype)
-            wide = error.unsqueeze(1).expand(-1, x.shape[1], -1, -1)
-            x = x + torch.gather(wide, 3, _nearest(x, self.column.drive)[..., None]).squeeze(-1)
         u = torch.mm(x[0], cells[0])[None] if len(x) == 1 else torch.bmm(x, cells)
         return u.view(len(x), -1, layout.conversions, self.legs, layout.outputs)
 
@@ -352,14 +362,19 @@ class _Reader:
         if self.scale is None:
             return
         layout = self.column.layout
-        if self.column.drive is not None and self.column.macro.inputs is not None:
-            x = (_nearest(x, self.column.drive) + self.column.macro.inputs.digit_low).to(x.dtype)
         u = torch.bmm(x, self.ideal[:, t, : x.shape[2]].flatten(2))
-        wide = (self._ideal_place(u.view(len(x), -1, layout.conversions, layout.legs, layout.outputs)) + 0.5).floor()
-        most = self.column.code.most if self.column.code is not None else self.column.law.ideal_codes - 1  # type: ignore[union-attr]
-        ideal = wide.clamp(0, most)
-        seen = wide if place is None else (place + 0.5).floor()
-        self.probe.codes(code, seen != seen.clamp(0, most), ideal)
+        place_of_ideal = self._ideal_place(u.view(len(x), -1, layout.conversions, layout.legs, layout.outputs))
+        code_of, law = self.column.code, self.column.law
+        most = code_of.most if code_of is not None else law.ideal_codes - 1 if law is not None else 0
+        if code_of is not None and code_of.values is not None:
+            edges = (code_of.values[1:] + code_of.values[:-1]) / 2
+            ideal = torch.searchsorted(edges, place_of_ideal.float(), right=True).to(code.dtype)
+            self.probe.errors(self._valued(code) - self._valued(ideal))
+        else:
+            ideal = (place_of_ideal + 0.5).floor().clamp(0, most)
+            self.probe.errors(code - ideal)
+        seen = place_of_ideal if place is None else place
+        self.probe.codes(code, (seen < -0.5) | (seen >= most + 0.5), ideal)
 
     def _add(self, total: Tensor, code: Tensor, magnitude: bool = False) -> None:
         """total (G, m, C, N) += Σ_p radix_p · code (G, P, m, C, N)."""
@@ -388,11 +403,6 @@ class _Reader:
     def _flat(per_group: Tensor) -> Tensor:
         """(G, m, N) to (m, G·N)."""
         return per_group.permute(1, 0, 2).reshape(per_group.shape[1], -1)
-
-
-def _nearest(driven: Tensor, table: Tensor) -> Tensor:
-    """Which entry of ``table`` drives each row, int64."""
-    return (driven[..., None] - table.to(driven.dtype)).abs().argmin(-1)
 
 
 def _ideal_cells(column: Column) -> Tensor:

@@ -45,6 +45,8 @@ def simulate(
     code to read (no converter, no digits), where a sum cannot be made, or where there are fewer columns on the chip.
     """
     chips = [chips] if isinstance(chips, Chip) else list(chips)
+    if len({chip.number for chip in chips}) < len(chips):
+        raise ValueError("chips must differ in number: the table tells them apart by it alone")
     if min(columns, reads, len(chips), len(sums)) < 1:
         raise ValueError(f"{len(chips)} chips, {columns} columns, {reads} reads, {len(sums)} sums: need one of each")
     small = _one_digit(macro)

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.macro import Probe, ideal
@@ -23,8 +24,8 @@ class _Error(Probe):
         self.total = self.squares = 0.0
         self.count = 0
 
-    def codes(self, code: Tensor, clipped: Tensor, ideal: Tensor) -> None:
-        error = (code - ideal).double()
+    def errors(self, error: Tensor) -> None:
+        error = error.double()
         self.total += float(error.sum())
         self.squares += float(error.square().sum())
         self.count += error.numel()
@@ -44,7 +45,7 @@ class Gaussian(OnMacro):
 
     kind: Literal["gaussian"] = "gaussian"
     match: Literal["variance", "rms"] = "variance"
-    chips: int = 4
+    chips: int = Field(default=4, ge=1)
 
     @property
     def title(self) -> str:
@@ -52,6 +53,8 @@ class Gaussian(OnMacro):
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         sizes = self.measured(model, batches)
+        if not sizes:
+            raise ValueError("gaussian: no layer has a converter to size its noise by; use error_aware on this macro")
         use(model, ideal)
         for name, layer in layers(model).items():
             layer.added_noise = sizes.get(name)

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bitline.methods.protocol import Batches, Criterion
+from bitline.nn import layers
 
 
 class Plain(BaseModel):
-    """The model's own loss and nothing around it; quantisation-aware training when its layers quantise."""
+    """The model's own loss and nothing around it: for networks that are not on a macro."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["plain"] = "plain"
@@ -22,7 +23,9 @@ class Plain(BaseModel):
         return "trained plainly"
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
-        """Nothing."""
+        """Refuse a network on a macro: it would meet one and the same die at every step."""
+        if layers(model):
+            raise ValueError("plain training would meet one die only; use qat or error_aware for a network on a macro")
 
     def before_step(self, model: nn.Module, step: int) -> None:
         """Nothing."""

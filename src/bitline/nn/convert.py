@@ -59,6 +59,8 @@ def convert(
     and keep its parameters; otherwise a copy is made. ``plan``: force a plan. Raises ValueError naming a pattern that
     matches nothing, or a layer that the macro cannot hold; ``net`` is then unchanged. ``restore`` undoes it.
     """
+    if isinstance(skip, str):
+        raise ValueError(f"skip = {skip!r}: a list of patterns is expected, such as [{skip!r}]")
     by_pattern = {"*": macro} if isinstance(macro, Macro) else dict(macro)
     model = net if inplace else copy.deepcopy(net)
     if any(isinstance(module, CimLayer) for module in model.modules()):
@@ -145,7 +147,14 @@ def mapping(model: nn.Module) -> tuple[Mapped, ...]:
             not isinstance(module, Quantizer | ConverterRange)
             and next(module.parameters(recurse=False), None) is not None
         ):
-            found.append(Mapped(layer=name, kind=type(module).__name__, macro=None, why="no matrix product"))
+            found.append(
+                Mapped(
+                    layer=name,
+                    kind=type(module).__name__,
+                    macro=None,
+                    why="not a Linear, Conv1d, Conv2d or Conv3d itself",
+                )
+            )
     return tuple(found)
 
 

@@ -153,7 +153,7 @@ class CimLayer(nn.Module):
         key: tuple[Any, ...] = ()
         if not grad:
             state = [self.weight, *(self.weight_quantizer.state_dict().values() if self.weight_quantizer else ())]
-            key = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
+            key = tuple((tensor.data_ptr(), tensor._version, float(tensor.double().sum())) for tensor in state)
             if self._column is not None and self._column[0] == key:
                 return self._column[1:]
         if self.weight_quantizer is not None:
@@ -161,7 +161,7 @@ class CimLayer(nn.Module):
             scale = scale.flatten() if scale.dim() else scale
         else:
             codes, scale = self.weight, self.weight.new_ones(())
-            if self.macro.converter is not None or self.macro.column is not None:
+            if self.design.converter is not None or self.design.column is not None:
                 scale = self.weight.detach().abs().amax().clamp(min=1e-12)
                 codes = codes / scale
         matrix = self.geometry.matrix(codes)
@@ -227,7 +227,11 @@ class CimLayer(nn.Module):
         if self.macro.variation is not None:
             assert self._sample is not None
             weight = self.macro.variation.apply(weight, self.geometry.native(self._sample))
-        return self._exact(x, weight)
+        y = self._exact(x, weight)
+        if self.gradient.of_chip:
+            return y
+        clean = self._exact(x, self.weight)
+        return clean + (y - clean).detach()
 
     def _converters(self) -> Converters | None:
         if self.macro.converter is None:

@@ -46,7 +46,7 @@ class ConverterRange(nn.Module):
         """Keep some of the values (counts) that the converters of a typical die see."""
         flat = values.detach().flatten().float()
         room = max(1, KEPT // 8)
-        stride = max(1, len(flat) // room)
+        stride = max(1, len(flat) // room) | 1  # odd, so that it walks over all outputs
         self._kept.append(flat[(self._seen * 7919) % stride :: stride].clone())
         self._seen += 1
         if sum(map(len, self._kept)) > 4 * KEPT:

@@ -1,5 +1,9 @@
 """Training: one loop, its configuration, its checkpoints and its log."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from bitline.train.checkpoint import CheckpointError
 from bitline.train.config import Adam, AdamW, Optimizer, Sgd, TrainConfig
 from bitline.train.loop import History, NonFiniteLoss, train
@@ -21,3 +25,13 @@ __all__ = [
     "TrainConfig",
     "train",
 ]
+
+
+class _Callable(ModuleType):
+    """``bl.train`` is this package and the verb: importing a package binds its name in ``bitline``."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.train(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

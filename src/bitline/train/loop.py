@@ -16,8 +16,10 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bitline.methods.machine import ErrorAware
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batch, Batches, Criterion, Method
+from bitline.nn import layers
 from bitline.train import checkpoint
 from bitline.train.batches import Stream, kept_random_state, seed_all
 from bitline.train.config import TrainConfig
@@ -74,7 +76,8 @@ def train(
     """Train the model in place.
 
     ``batches(epoch)`` gives the epoch's ``(x, y, index)``, the same ones each time; a loader that gives ``(x, y)`` will
-    do. ``method`` is `Plain` unless given. With ``out``, checkpoints, ``log.jsonl`` and TensorBoard events are
+    do. ``method`` is `ErrorAware` for a network on a
+    macro and `Plain` for any other, unless given. With ``out``, checkpoints, ``log.jsonl`` and TensorBoard events are
     written there and, with ``resume``, a run that was stopped goes on and ends as if it had not been: same weights and
     same records, bit for bit, on the same machine (CUDA kernels that are not deterministic excepted). Without
     ``resume`` the folder's earlier run is removed. ``validate(model)`` runs in eval mode after each epoch; its numbers
@@ -85,7 +88,8 @@ def train(
     Raises OSError when ``out`` cannot be written, CheckpointError when its checkpoint is damaged or of another model,
     macro or configuration, NonFiniteLoss naming the step and the samples.
     """
-    method = method if method is not None else Plain()
+    if method is None:
+        method = ErrorAware() if layers(model) else Plain()
     folder = Path(out) if out is not None else None
     if folder is not None:
         prepare(folder)
