@@ -110,7 +110,7 @@ def test_run_writes_results_and_says_so(folder: Path) -> None:
     assert "% on each chip:" in said
     assert f"report: {out / 'report.html'}" in said
     assert "error-aware + BN recalibrated" in said
-    assert json.loads((out / "run.json").read_text())["command"].startswith("bitline ")
+    assert json.loads((out / "run.json").read_text())["command"].startswith("bitline")
 
 
 def test_run_as_json_prints_json_alone(folder: Path) -> None:

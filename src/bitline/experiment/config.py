@@ -26,7 +26,7 @@ from bitline.data import AnyDataset, CropFlip
 from bitline.macro import AnyGradient, Macro, Ste
 from bitline.macro.macro import explain
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
-from bitline.networks import AnyNetwork
+from bitline.networks import AnyNetwork, weight_file
 from bitline.nn import AnyQuantizer, convert
 from bitline.train import TrainConfig
 
@@ -156,6 +156,8 @@ class Experiment(Part):
         """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit."""
         if self.float_training is None and self.network.weights is None:
             raise ValueError("the network is untrained: give float_training, or network.weights")
+        if self.network.weights is not None:
+            weight_file(self.network.weights)
         blank = self.network.model_copy(update={"weights": None}).build()
         for macro in self.macros:
             self.place(blank, macro)
