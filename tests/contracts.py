@@ -134,10 +134,16 @@ CELL_ERRORS = [
     cells("stuck, differential", StuckAt(low=0.1), StuckAt(), weights=DifferentialWeight(bits=BITS, cell_bits=3)),
     cells("cell, reference column", GaussianCell(sigma=0.05), GaussianCell(sigma=0), weights=OffsetWeight(bits=BITS)),
 ]
+ONE_BIT = UnsignedWeight(bits=BITS, cell_bits=1)
+PEDESTAL = Example(  # of a whole level: no table over the sums of ideal cells holds them
+    base("pedestal", weights=ONE_BIT, cell=Cell(g_min=50e-6, g_max=100e-6), converter=Adc(bits=10)),
+    base("pedestal", weights=ONE_BIT, cell=Cell(), converter=LOSSLESS),
+)
 CELLS = [
     Example(
         base("leaking cell", cell=Cell(g_min=2e-6, g_max=40e-6)), base("leaking cell", cell=Cell(g_min=0, g_max=40e-6))
     ),
+    PEDESTAL,
     Example(base("noisy cell", cell=Cell(read_sigma=0.05)), base("noisy cell", cell=Cell()), fresh=True),
     Example(
         base(
@@ -246,6 +252,10 @@ INPUTS = [
         TwoPhaseInput(bits=4, digit_bits=2),
         BipolarInput(bits=3, digit_bits=2),
     )
+] + [
+    Example(base(f"unconverted inputs {scheme.kind}", inputs=scheme, cell=Cell(errors=(GaussianCell(sigma=0.05),))),
+            base(f"unconverted inputs {scheme.kind}", inputs=scheme), frozen=True)
+    for scheme in (OffsetInput(bits=4, digit_bits=2), BipolarInput(bits=3, digit_bits=2))
 ]  # fmt: skip
 STORED = (
     UnsignedWeight(bits=4, cell_bits=3),

@@ -11,8 +11,9 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from bitline.converters import Adc
+from bitline.converters import Adc, Driver
 from bitline.devices import Cell, GaussianCell, PowerLawDrift
+from bitline.encode import BipolarInput
 from bitline.macro import (
     Chip,
     Converters,
@@ -562,10 +563,10 @@ def test_memory_of_a_chunk_is_bounded(monkeypatch):
     seen = []
     original = reference._Reader.read
 
-    def spy(self: Any, rows: torch.Tensor, keys: Any) -> Any:
+    def spy(self: Any, found: Any, m: int, keys: Any) -> Any:
         layout = self.column.layout
-        seen.append(rows.shape[0] * rows.shape[1] * layout.groups * layout.conversions * layout.outputs)
-        return original(self, rows, keys)
+        seen.append(len(self.passes) * m * layout.groups * layout.conversions * layout.outputs)
+        return original(self, found, m, keys)
 
     monkeypatch.setattr(reference._Reader, "read", spy)
     monkeypatch.setattr(reference, "CHUNK", 500)
@@ -574,3 +575,48 @@ def test_memory_of_a_chunk_is_bounded(monkeypatch):
     mac(torch.ones(40, 9, 53), column, Dense(), None, _converters(macro))
     assert max(seen) <= 500
     assert len(seen) > 1
+
+
+def test_gathering_and_convolving_give_the_same_sums(monkeypatch):
+    """Few tiles of a 2-d convolution are read by one convolution: bit for bit what gathering gives."""
+    from bitline.macro import Conv, sums
+
+    macro = base("m", cell=Cell(errors=(GaussianCell(sigma=0.05),)), converter=Adc(bits=7, noise=0.4))
+    geometry = Conv((3, 3), (2, 1), (1, 2), 1)
+    x = torch.randint(0, macro.inputs.high + 1, (5, 3, 9, 11)).float()
+    column = program(torch.randint(0, macro.weights.high + 1, (6, 27)).float(), macro, CHIP, Site("l"))
+    keys = Reads(0, CHIP, 0, torch.arange(5)).keys("l")
+    assert column.layout.reads <= sums.MOST_TILES
+    one = mac(x, column, geometry, keys, _converters(macro))
+    monkeypatch.setattr(sums, "MOST_TILES", 0)
+    assert torch.equal(one, mac(x, column, geometry, keys, _converters(macro)))
+
+
+def test_arrays_written_for_two_layers_are_written_twice():
+    """Layers that share arrays share the die's mismatch, not the errors of each programming."""
+    weights = torch.full((4, 6), 5.0)
+
+    def cells(clock: str, name: str) -> torch.Tensor:
+        macro = base("m", placement=Reload(arrays=1), cell=Cell(errors=(GaussianCell(sigma=0.1, clock=clock),)))
+        return program(weights, macro, CHIP, Site(name, 0, 1)).cells
+
+    assert torch.equal(cells("fabrication", "a"), cells("fabrication", "b"))
+    assert not torch.equal(cells("programming", "a"), cells("programming", "b"))
+
+
+def test_a_bipolar_row_that_is_off_drives_nothing():
+    macro = base(
+        "m",
+        inputs=BipolarInput(bits=3, digit_bits=2),
+        driver=Driver(inl=(0.0, 0.7, 0.0), inl_sigma=0.3),
+        converter=None,
+    )
+    column = program(torch.ones(3, 7), macro, CHIP, Site("l"))
+    assert not mac(torch.zeros(2, 1, 7), column, Dense()).any()
+
+
+def test_an_aged_column_is_not_aged_again():
+    macro = base("m", cell=Cell(drift=PowerLawDrift(nu=0.1, t0=1.0)))
+    aged = age(program(torch.ones(3, 7), macro, CHIP, Site("l")), 100.0)
+    with pytest.raises(ValueError, match="100 s old already"):
+        age(aged, 200.0)

@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from bitline import presets
 from bitline.converters import Adc, FixedRange
 from bitline.devices import Cell, GaussianCell
 from bitline.encode import TwosComplementWeight, UnsignedInput
@@ -16,7 +17,8 @@ from bitline.evaluate import testing_chip as die_under_test
 from bitline.macro import Chip, Macro, ideal
 from bitline.macro.curves import Compressive, Polynomial
 from bitline.macro.kinds import CurveColumn
-from bitline.methods import AnyMethod, ErrorAware, Gaussian, Method, Plain, Qat, training_chip
+from bitline.methods import AnyMethod, ErrorAware, Gaussian, Method, Plain, Qat, machine, training_chip
+from bitline.networks import Digits
 from bitline.nn import calibrate, convert, layers, on_chip, silicon
 from bitline.nn.layers import CimLayer
 from bitline.train import TrainConfig, train
@@ -298,3 +300,26 @@ def test_measuring_leaves_the_model() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not net.training
     assert torch.equal(net(X), y)
+
+
+def test_a_network_on_a_macro_is_trained_on_fresh_chips_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    chips: list[int] = []
+    monkeypatch.setattr(machine, "on_chip", lambda model, chip: chips.append(chip.number))
+    model = calibrate(
+        convert(Digits(channels=(2, 2, 2)).build(), presets.load("generic-8t-sram")), [torch.rand(4, 1, 8, 8)]
+    )
+    batch = (torch.rand(4, 1, 8, 8), torch.arange(4), torch.arange(4))
+    train(model, lambda epoch: [batch] * 2, config=TrainConfig(steps=2, lr=1e-3), progress=False)
+    assert chips[:2] == [0, 1]
+    with pytest.raises(ValueError, match="one die only"):
+        train(model, lambda epoch: [batch], config=TrainConfig(steps=1, lr=1e-3), method=Plain(), progress=False)
+
+
+def test_gaussian_refuses_a_macro_without_conversions() -> None:
+    macro = Macro.model_validate(
+        {"name": "m", "rows": 8, "columns": 8, "variation": {"kind": "lognormal", "sigma": 0.1}}
+    )
+    model = convert(Digits(channels=(2, 2, 2)).build(), macro)
+    batch = (torch.rand(4, 1, 8, 8), torch.arange(4), torch.arange(4))
+    with pytest.raises(ValueError, match="no layer has a converter"):
+        Gaussian().begin(model, lambda epoch: [batch])

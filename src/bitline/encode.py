@@ -101,6 +101,8 @@ class Input(Scheme):
 
     def _cut(self, magnitude: Tensor, bits: int) -> Tensor:
         """Non-negative integers to digits of ``digit_bits``, lowest first."""
+        if self.digit_bits >= bits:
+            return magnitude[None]
         integers = magnitude.to(torch.int32)
         mask = (1 << self.digit_bits) - 1
         return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.digit_bits)]).to(
@@ -291,6 +293,8 @@ class Weight(Scheme):
 
     def _cut(self, magnitude: Tensor, bits: int) -> Tensor:
         """Non-negative integers to levels of ``cell_bits``, lowest first: (slices, *shape)."""
+        if self.cell_bits >= bits:
+            return magnitude[None]
         integers = magnitude.to(torch.int32)
         mask = (1 << self.cell_bits) - 1
         return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.cell_bits)]).to(magnitude.dtype)

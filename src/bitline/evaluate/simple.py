@@ -34,7 +34,8 @@ def evaluate(
     ``models``: a converted network, or several by name (two macros, two methods), compared pair by pair on the same
     chips, images and reads; a float network among them gives a row of its own. ``data``: batches (x, y) or
     (x, y, index), walked once for each chip; without an index samples are counted. ``corners``: also each corner of the
-    macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. Raises ValueError for empty data, NaN inputs or NaN outputs.
+    macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. Raises ValueError
+    for empty data, data in another order at each walk, NaN inputs or NaN outputs.
     """
     if isinstance(data, Iterator):
         raise TypeError(f"data is a {type(data).__name__}, which can be walked once: give a loader or a list")

@@ -53,7 +53,7 @@ def program(
             effective = weights
         cells, unit = None, 1.0
         if macro.converter is not None or macro.column is not None:
-            cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]))
+            cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]), macro)
     return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
 
 
@@ -61,7 +61,7 @@ def with_cells(column: Column) -> Column:
     """The column with its cells written out, where the folded plan did without."""
     if column.cells is not None:
         return column
-    cells, unit = fixed_point(column.layout.scatter(column.weight.detach().double()[None, None]))
+    cells, unit = fixed_point(column.layout.scatter(column.weight.detach().double()[None, None]), column.macro)
     return replace(column, cells=cells, unit=unit)
 
 
@@ -100,18 +100,23 @@ def _sliced(
             again = f" write {n} of {site.name}" if error.clock == "programming" else ""
             effects.append(Effect(chip.stream(name + again, site.where), address))
         held = macro.cell.held(cells.double(), effects, scheme.level_high)
-        cells, unit = fixed_point(held)
+        cells, unit = fixed_point(held, macro)
     read = combined(cells, unit, macro, layout).to(weights.dtype)
     return weights + (read - weights).detach(), cells, unit
 
 
-def fixed_point(held: Tensor) -> tuple[Tensor, float]:
-    """Cells as whole multiples (float32) of a power of two that uses the int16 range; integers stay as they are."""
+def fixed_point(held: Tensor, macro: Macro) -> tuple[Tensor, float]:
+    """Cells as whole multiples (float32) of a power of two; integers stay as they are.
+
+    The multiples use the int16 range, or as much of it as keeps all sums exact in float32 where ten bits do.
+    """
     most = float(held.abs().max()) if held.numel() else 0.0
     if most <= FIXED_POINT_HIGH and bool((held == held.round()).all()):
         return held.float(), 1.0
-    unit = 2.0 ** -math.floor(math.log2(FIXED_POINT_HIGH / most))
-    return (held / unit + 0.5).floor_().clamp_(-FIXED_POINT_HIGH, FIXED_POINT_HIGH).float(), unit
+    exact = (1 << 24) // (macro.on * macro.digit_high) - 1
+    high = min(FIXED_POINT_HIGH, exact) if exact >= 1 << 10 else FIXED_POINT_HIGH
+    unit = 2.0 ** -math.floor(math.log2(high / most))
+    return (held / unit + 0.5).floor_().clamp_(-high, high).float(), unit
 
 
 def combined(cells: Tensor, unit: float, macro: Macro, layout: Layout, spread: Spread | None = None) -> Tensor:
@@ -261,7 +266,7 @@ def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
     address = column.layout.cells_of(column.site).to(column.cells.device)
     exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
     held = macro.cell.drift.apply(column.cells.double() * column.unit, exponents, seconds, kelvin)
-    cells, unit = fixed_point(held)
+    cells, unit = fixed_point(held, macro)
     read = combined(cells, unit, macro, column.layout, column.spread).to(column.weight.dtype)
     weight = column.weight + (read - column.weight).detach()
     return replace(column, cells=cells, unit=unit, weight=weight, seconds=seconds)

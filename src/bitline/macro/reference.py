@@ -15,8 +15,9 @@ from torch import Tensor
 from bitline import draws
 from bitline.macro.analog import Analog, Scale
 from bitline.macro.column import Column
-from bitline.macro.geometry import Geometry
+from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.program import with_cells
+from bitline.macro.sums import Convolved, Gathered, convolved, kernel
 
 CHUNK = 1 << 17  # conversions held at once
 EXACT = 1 << 24  # float32 counts whole numbers up to here
@@ -95,9 +96,9 @@ def run(
         out.step = torch.empty(out.y.shape, device=x.device)
     if keys is None and reader.draws:
         raise ValueError(f"{column.site.name}: the macro has fresh noise; say which samples are read")
-    for samples, part, rows in _chunks(x, column, geometry, positions, reader.sums):
+    for samples, part, sums in _chunks(x, reader, geometry, positions):
         row_keys = None if keys is None or not reader.draws else _row_keys(keys[samples], part, positions, reader.words)
-        found = reader.read(rows, row_keys)
+        found = reader.read(sums, (samples.stop - samples.start) * (part.stop - part.start), row_keys)
         for whole, piece in ((out.y, found.y), (out.inside, found.inside), (out.step, found.step)):
             if whole is not None and piece is not None:
                 whole[samples, part] = piece.view(whole[samples, part].shape)
@@ -120,22 +121,31 @@ def _corrected(y: Tensor, x: Tensor, column: Column, geometry: Geometry) -> Tens
 
 
 def _chunks(
-    x: Tensor, column: Column, geometry: Geometry, positions: int, dtype: torch.dtype
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(samples, positions, digits of rows (P, m, G, K)) in pieces of at most ``CHUNK`` conversions where one fits."""
-    inputs, layout = column.macro.inputs, column.layout
-    passes = len(column.pass_radix)
-    each = max(1, CHUNK // (passes * layout.groups * layout.conversions * layout.outputs))
+    x: Tensor, reader: _Reader, geometry: Geometry, positions: int
+) -> Iterator[tuple[slice, slice, Gathered | Convolved]]:
+    """(samples, positions, their columns' sums) in pieces of at most ``CHUNK`` conversions where one sample fits."""
+    column, layout = reader.column, reader.column.layout
+    inputs, passes = column.macro.inputs, len(column.pass_radix)
+    weight = None if reader.needs_rows else kernel(column, geometry, reader.cells)
+    columns = passes * layout.groups * layout.conversions * layout.outputs
+    if weight is not None and positions * columns > CHUNK:
+        weight = None  # one sample would not fit
+    each = max(1, CHUNK // columns)
     batch = max(1, each // max(1, positions))
     for first in range(0, len(x), batch):
         samples = slice(first, min(first + batch, len(x)))
-        codes = x[samples].to(dtype)
-        planes = inputs.digits(codes) if inputs else codes[None]
-        rows = geometry.rows(planes.flatten(0, 1)).unflatten(0, (passes, -1))  # P b S G K
+        codes = x[samples].to(reader.sums)
+        planes = (inputs.digits(codes) if inputs else codes[None]).flatten(0, 1)
+        if weight is not None:
+            assert isinstance(geometry, Conv)
+            yield samples, slice(0, positions), convolved(planes, weight, geometry, column, reader.legs)
+            continue
+        rows = geometry.rows(planes).unflatten(0, (passes, -1))  # P b S G K
         stride = each if batch == 1 else max(1, positions)
         for start in range(0, positions, stride):
             part = slice(start, min(start + stride, positions))
-            yield samples, part, rows[:, :, part].flatten(1, 2)
+            some = rows[:, :, part].flatten(0, 2).movedim(1, 0)  # G M K
+            yield samples, part, Gathered(column, some, reader.cells, reader.legs)
 
 
 def _row_keys(keys: Tensor, part: slice, positions: int, words: int) -> Tensor:
@@ -179,6 +189,7 @@ class _Reader:
         cells = column.cells[..., :1, :] - column.cells[..., 1:, :] if subtracted else column.cells
         self.cells = cells.flatten(3).to(self.sums)  # G T R C·L·N
         self.legs = cells.shape[4]
+        self.needs_rows = column.cell_variance is not None or (probe is not None and probe.wants_codes)
         self.ideal = _ideal_cells(column).to(self.sums) if probe is not None and probe.wants_codes else None
 
     def _scale(self, converters: Converters | None, device: torch.device) -> Scale | None:
@@ -195,37 +206,34 @@ class _Reader:
         low, step = (v.detach().to(device) for v in (converters.low, converters.step))
         return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
 
-    def read(self, rows: Tensor, keys: Tensor | None) -> Output:
-        """Rows (P, m, G, K) through all row groups: (m, G·N)."""
-        layout = self.column.layout
-        p, m = rows.shape[:2]
+    def read(self, found: Gathered | Convolved, m: int, keys: Tensor | None) -> Output:
+        """Sums of ``m`` positions, all passes of them, through all row groups: (m, G·N)."""
+        layout, device = self.column.layout, self.cells.device
+        p = len(self.passes)
         g, n, c = layout.groups, layout.outputs, layout.conversions
         shape = (g, p, m, c, n)
-        inputs = rows.flatten(0, 1).movedim(1, 0)  # G P·m K
-        total = torch.zeros(g, m, c, n, dtype=self.total, device=rows.device)
-        outside = torch.zeros(g, m, c, n, device=rows.device) if self.keep.inside and self.clips else None
-        slope = torch.zeros(g, m, c, n, device=rows.device) if self.keep.step else None
-        for t, (start, count, _, _) in enumerate(layout.spans):
-            digits = inputs[:, :, start : start + count]
-            x = self._driven(digits, t)
+        total = torch.zeros(g, m, c, n, dtype=self.total, device=device)
+        outside = torch.zeros(g, m, c, n, device=device) if self.keep.inside and self.clips else None
+        slope = torch.zeros(g, m, c, n, device=device) if self.keep.step else None
+        for t in range(layout.reads):
             if self.column.law is not None:
-                code, place = self._drawn(self._summed(x, t), t, self._counters(keys, t)), None
+                code, place = self._drawn(found.sums(t), t, self._counters(keys, t)), None
             else:
-                place = self._places(x, t, keys)
+                place = self._places(found, t, keys)
                 if self.probe is not None:
                     self.probe.values(place)
                 code = place if self.column.code is None else self._coded(place, t)
             clipped = None
             if place is not None and self.column.code is not None and (outside is not None or self.keep.step):
                 clipped = (place < -0.5) | (place >= self.column.code.most + 0.5)
-            if self.ideal is not None and self.probe is not None:
-                self._show(code, place, digits, t)
+            if self.ideal is not None and isinstance(found, Gathered):
+                self._show(code, place, found.digits(t), t)
             if self.column.code is not None and self.column.code.values is not None:
                 code = self._valued(code)
             if slope is not None and place is not None and clipped is not None and self.scale is not None:
                 zero = (self.scale.low / self.scale.step).float()  # low moves with the step: zero stays on its code
                 self._add(slope, torch.where(clipped, code + zero, code - place).float().view(shape))
-            if outside is not None and clipped is not None:
+            if outside is not None and clipped is not None and bool(clipped.any()):
                 self._add(outside, clipped.float().view(shape), magnitude=True)
             self._add(total, code.view(shape))
         out = Output(self._flat(self._scaled(self._merged(total))))
@@ -236,40 +244,22 @@ class _Reader:
             out.step = self._flat(self._merged(slope))
         return out
 
-    def _driven(self, digits: Tensor, t: int) -> Tensor:
-        """What the word lines of row group ``t`` drive for digits (G, P·m, rows): each driver's own error included."""
-        column, inputs = self.column, self.column.macro.inputs
-        if column.drive is None or inputs is None:
-            return digits
-        index = (digits - inputs.digit_low).long()
-        driven = column.drive.to(digits.dtype)[index]
-        if column.drive_error is not None:
-            row = torch.arange(digits.shape[2], device=digits.device)
-            group = torch.arange(len(digits), device=digits.device).view(-1, 1, 1)
-            driven = driven + column.drive_error[:, t].to(digits.dtype)[group, row, index]
-        return driven * (digits != 0) if inputs.stride == 2 else driven  # a bipolar 0 is a row that is off
-
-    def _summed(self, x: Tensor, t: int) -> Tensor:
-        """Sums of each column, (G, P·m, C, L, N), in units of its cells."""
-        layout = self.column.layout
-        cells = self.cells[:, t, : x.shape[2]]
-        u = torch.mm(x[0], cells[0])[None] if len(x) == 1 else torch.bmm(x, cells)
-        return u.view(len(x), -1, layout.conversions, self.legs, layout.outputs)
-
-    def _places(self, x: Tensor, t: int, keys: Tensor | None) -> Tensor:
+    def _places(self, found: Gathered | Convolved, t: int, keys: Tensor | None) -> Tensor:
         """Where each conversion falls on the converter's scale, noise included: (G, P·m, C, N)."""
-        u = self._summed(x, t)
+        u = found.sums(t)
         if self.tables is not None:
             places, sigmas, low = self.tables
             sums = places.shape[-1]
             first = torch.arange(places[t].numel() // sums, device=u.device, dtype=torch.int32) * sums - low
-            index = u.squeeze(3).to(torch.int32).add_(first.view(len(x), 1, *places.shape[2:4]))
+            index = u.squeeze(3).to(torch.int32).add_(first.view(len(u), 1, *places.shape[2:4]))
             place = places[t].flatten().index_select(0, index.flatten()).view_as(index)
             sigma = sigmas
             if isinstance(sigmas, Tensor):
                 sigma = sigmas[t].flatten().index_select(0, index.flatten()).view_as(index)
         else:
-            driven = x.square().sum(-1) if self.column.cell_variance is not None else None
+            driven = None
+            if self.column.cell_variance is not None and isinstance(found, Gathered):
+                driven = found.driven(t).square().sum(-1)
             place, sigma = self.analog.place(u.mul_(self.column.unit) if self.column.unit != 1 else u, t, driven)
         if sigma is None:
             return place
@@ -394,10 +384,10 @@ class _Reader:
         if self.scale is None:
             return total
         step, low = (v.view(v.shape[0], 1, -1) if v.dim() else v for v in (self.scale.step, self.scale.low))
-        whole = bool((step == 1).all()) and bool((low == low.round()).all())
-        result = total if whole else total.double() * step
         constant = low.double() * (sum(self.passes) * sum(self.conversions) * self.column.layout.reads)
-        return result + constant.to(result.dtype) if bool((constant != 0).any()) else result
+        if bool((step != 1).any()):
+            total = total.mul_(step.to(total.dtype))
+        return total.add_(constant.to(total.dtype)) if bool((constant != 0).any()) else total
 
     @staticmethod
     def _flat(per_group: Tensor) -> Tensor:
