@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -90,3 +92,13 @@ def test_training_step_compiles(model):
         results.append([p.grad.clone() for p in model.parameters()])
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_compiles_to_machine_code(model: nn.Module) -> None:
+    if model.first.macro.weights is not None:
+        pytest.skip("one network is enough for the slow backend")
+    model.eval()
+    with torch.no_grad():
+        want = model(images(4))
+        torch.testing.assert_close(torch.compile(model)(images(4)), want, rtol=1e-4, atol=1e-5)

@@ -24,6 +24,11 @@ class Method(Protocol):
     weights are loaded; it has to do the same thing each time.
     """
 
+    @property
+    def title(self) -> str:
+        """What the comparison calls a network made this way, on chips."""
+        ...
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """Once before training: gather statistics, add parameters, keep a teacher."""
         ...
