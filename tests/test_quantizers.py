@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
-from bitline.nn.quantizers import AnyQuantizer, Grid, Lsq, MinMax, Mse, Pact, Percentile, Quantizer, Statistics, Xnor
+from bitline.nn.grid import Grid, Statistics
+from bitline.nn.quantizer import Quantizer
+from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 
 INPUTS = [Lsq(), Lsq(init=Mse()), Pact(), MinMax(), Percentile(p=99.0), Mse()]
 SHIFTED = [config.model_copy(update={"asymmetric": True}) for config in INPUTS]

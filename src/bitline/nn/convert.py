@@ -15,7 +15,8 @@ from bitline.macro.placement import Reload
 from bitline.nn.attention import MultiheadAttention, padded_encoders
 from bitline.nn.folding import fold_batch_norm
 from bitline.nn.layers import LAYERS, CimLayer, Silicon, layers
-from bitline.nn.quantizers import AnyQuantizer, Lsq, Quantizer, Xnor
+from bitline.nn.quantizer import Quantizer
+from bitline.nn.quantizers import AnyQuantizer, Lsq, Xnor
 from bitline.nn.ranges import ConverterRange
 
 STE = Ste()

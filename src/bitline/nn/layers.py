@@ -33,7 +33,7 @@ from bitline.macro import (
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
 from bitline.macro.program import check, sampled
-from bitline.nn.quantizers import Quantizer
+from bitline.nn.quantizer import Quantizer
 from bitline.nn.ranges import ConverterRange
 
 
