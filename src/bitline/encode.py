@@ -26,6 +26,14 @@ from torch import Tensor
 Bits = Annotated[int, Field(ge=1, le=16)]
 
 
+def cut(magnitude: Tensor, bits: int, width: int) -> Tensor:
+    """Non-negative integers of ``bits`` to digits of ``width`` bits, lowest first: (digits, *shape)."""
+    if width >= bits:
+        return magnitude[None]
+    integers, mask = magnitude.to(torch.int32), (1 << width) - 1
+    return torch.stack([(integers >> shift) & mask for shift in range(0, bits, width)]).to(magnitude.dtype)
+
+
 class Scheme(BaseModel):
     """What input and weight schemes share: a range of integers, walked in steps of ``stride``."""
 
@@ -99,16 +107,6 @@ class Input(Scheme):
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
         """Digits of integer-valued ``x``, one plane a pass, in the order of ``radix``."""
 
-    def _cut(self, magnitude: Tensor, bits: int) -> Tensor:
-        """Non-negative integers to digits of ``digit_bits``, lowest first."""
-        if self.digit_bits >= bits:
-            return magnitude[None]
-        integers = magnitude.to(torch.int32)
-        mask = (1 << self.digit_bits) - 1
-        return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.digit_bits)]).to(
-            magnitude.dtype
-        )
-
 
 class UnsignedInput(Input):
     """0 … 2^b - 1."""
@@ -124,7 +122,7 @@ class UnsignedInput(Input):
         return (1 << self.bits) - 1
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
-        return self._cut(x, self.bits)
+        return cut(x, self.bits, self.digit_bits)
 
 
 class TwosComplementInput(Input):
@@ -156,7 +154,7 @@ class TwosComplementInput(Input):
         negative = (x < 0).to(x.dtype)[None]
         if self.bits == 1:
             return negative
-        return torch.cat([self._cut(torch.where(x < 0, x - self.low, x), self.bits - 1), negative])
+        return torch.cat([cut(torch.where(x < 0, x - self.low, x), self.bits - 1, self.digit_bits), negative])
 
 
 class OffsetInput(Input):
@@ -177,7 +175,7 @@ class OffsetInput(Input):
         return self.low
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
-        return self._cut(x - self.low, self.bits)
+        return cut(x - self.low, self.bits, self.digit_bits)
 
 
 class TwoPhaseInput(Input):
@@ -204,7 +202,12 @@ class TwoPhaseInput(Input):
         return positive + tuple(-r for r in positive)
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
-        return torch.cat([self._cut(x.clamp(min=0), self.bits - 1), self._cut((-x).clamp(min=0), self.bits - 1)])
+        return torch.cat(
+            [
+                cut(x.clamp(min=0), self.bits - 1, self.digit_bits),
+                cut((-x).clamp(min=0), self.bits - 1, self.digit_bits),
+            ]
+        )
 
 
 class BipolarInput(Input):
@@ -235,7 +238,7 @@ class BipolarInput(Input):
         super().check(torch.where(values == 0, torch.full_like(values, self.high), values), what)
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
-        planes = self._cut((x + self.high) / 2, self.bits)
+        planes = cut((x + self.high) / 2, self.bits, self.digit_bits)
         widths = [min(self.digit_bits, self.bits - shift) for shift in range(0, self.bits, self.digit_bits)]
         top = torch.tensor([(1 << width) - 1 for width in widths], dtype=x.dtype, device=x.device)
         return (2 * planes - top.view(-1, *[1] * x.dim())) * (x != 0)
@@ -291,14 +294,6 @@ class Weight(Scheme):
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
         """Cell levels of integer-valued ``w``."""
 
-    def _cut(self, magnitude: Tensor, bits: int) -> Tensor:
-        """Non-negative integers to levels of ``cell_bits``, lowest first: (slices, *shape)."""
-        if self.cell_bits >= bits:
-            return magnitude[None]
-        integers = magnitude.to(torch.int32)
-        mask = (1 << self.cell_bits) - 1
-        return torch.stack([(integers >> shift) & mask for shift in range(0, bits, self.cell_bits)]).to(magnitude.dtype)
-
 
 class UnsignedWeight(Weight):
     """0 … 2^b - 1."""
@@ -314,7 +309,7 @@ class UnsignedWeight(Weight):
         return (1 << self.bits) - 1
 
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
-        return self._cut(w, self.bits)[:, None]
+        return cut(w, self.bits, self.cell_bits)[:, None]
 
 
 class TwosComplementWeight(Weight):
@@ -343,7 +338,7 @@ class TwosComplementWeight(Weight):
         if self.bits == 1:
             return negative[:, None]
         magnitude = torch.where(w < 0, w - self.low, w)
-        return torch.cat([self._cut(magnitude, self.bits - 1), negative])[:, None]
+        return torch.cat([cut(magnitude, self.bits - 1, self.cell_bits), negative])[:, None]
 
 
 class DifferentialWeight(Weight):
@@ -374,7 +369,7 @@ class DifferentialWeight(Weight):
         return (1, -1) if self.subtract == "analog" else (1,)
 
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
-        positive, negative = (self._cut(part.clamp(min=0), self.bits - 1) for part in (w, -w))
+        positive, negative = (cut(part.clamp(min=0), self.bits - 1, self.cell_bits) for part in (w, -w))
         if self.subtract == "analog":
             return torch.stack([positive, negative], dim=1)
         return torch.cat([positive, negative])[:, None]
@@ -411,10 +406,10 @@ class OffsetWeight(Weight):
         return 0 if self.reference else self.low
 
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
-        data = self._cut(w - self.low, self.bits)
+        data = cut(w - self.low, self.bits, self.cell_bits)
         if not self.reference:
             return data[:, None]
-        return torch.stack([data, self._cut(torch.full_like(w, -self.low), self.bits)], dim=1)
+        return torch.stack([data, cut(torch.full_like(w, -self.low), self.bits, self.cell_bits)], dim=1)
 
 
 class BinaryWeight(Weight):
