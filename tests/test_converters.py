@@ -246,3 +246,30 @@ def test_drivers_apart():
 def test_wrong_number_of_driver_levels():
     with pytest.raises(ValueError, match=r"driver\.levels: 3 given, digits 0 to 7 need 8"):
         driven(Driver(levels=(0, 1, 2)))
+
+
+def test_the_step_learns_by_lsq() -> None:
+    """Gradient of a learned step (Esser et al., 2020): code - place inside the range, the code itself where clipped."""
+    macro = Macro.model_validate(
+        {
+            "name": "m",
+            "rows": 5,
+            "columns": 8,
+            "inputs": {"kind": "unsigned", "bits": 2, "digit_bits": 2},
+            "weights": {"kind": "unsigned", "bits": 2, "cell_bits": 2},
+            "converter": {"bits": 3, "range": {"kind": "calibrated", "learn": True}},
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 4, (6, 2, 13), generator=generator).float()
+    w = torch.randint(0, 4, (3, 13), generator=generator).float()
+    column = program(w, macro, Chip(0, 0), Site("l"))
+    step = torch.tensor(2.3, requires_grad=True)
+    weights = torch.rand(6, 2, 3, generator=generator)
+    (mac(x, column, Dense(), None, Converters(torch.zeros(()), step)) * weights).sum().backward()
+    expected = 0.0
+    for start in range(0, 13, 5):
+        place = x[..., start : start + 5] @ w[:, start : start + 5].t() / 2.3
+        code = (place + 0.5).floor().clamp(0, 7)
+        expected += float((weights * torch.where((place + 0.5).floor() == code, code - place, code)).sum())
+    assert float(step.grad) == pytest.approx(expected, rel=1e-5)
