@@ -24,6 +24,11 @@ def _cell(value: float | str | None, form: str = "") -> Text:
     return Text(value if isinstance(value, str) else format(value, form))
 
 
+def _named(result: Result) -> bool:
+    """Whether methods carry the name of their macro already, as those of several macros side by side do."""
+    return any(row.method.endswith(f", {row.macro}") for row in result.rows)
+
+
 def summary_table(result: Result) -> Table:
     """Accuracy of every row: mean over the chips, its 95 % interval, 5th percentile, worst chip, yield."""
     target = next((row.target for row in result.rows if row.target is not None), None)
@@ -32,7 +37,7 @@ def summary_table(result: Result) -> Table:
     caption += f" · {max((row.images for row in result.rows), default=0)} images"
     table = Table(title=Text(result.title), caption=Text(caption), title_justify="left", caption_justify="left")
     several = {
-        "macro": len({row.macro for row in result.rows} - {"none"}) > 1,
+        "macro": len({row.macro for row in result.rows} - {"none"}) > 1 and not _named(result),
         "condition": any(row.condition != "nominal" for row in result.rows),
     }
     table.add_column("method", overflow="fold")
