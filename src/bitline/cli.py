@@ -98,6 +98,15 @@ def _loaded(file: Path, changes: list[str] | None, plan: str | None) -> Any:
     return load(file, [*(changes or ()), *([f"plan={plan}"] if plan else ())])
 
 
+def _chosen(experiment: Any, kind: str) -> tuple[Any, ...]:
+    """The methods of a kind, at least one; raises ValueError naming those there are."""
+    chosen = tuple(m for m in experiment.methods if m.kind == kind)
+    if not chosen:
+        there = ", ".join(m.kind for m in experiment.methods)
+        raise ValueError(f"--method {kind}: the experiment has no such method; it has: {there}")
+    return chosen
+
+
 @app.command()
 def run(
     file: File,
@@ -167,10 +176,7 @@ def train(
 
     with _told():
         experiment = _loaded(file, changes, plan)
-        chosen = next((m for m in experiment.methods if m.kind == method), None)
-        if chosen is None:
-            there = ", ".join(m.kind for m in experiment.methods)
-            raise ValueError(f"--method {method}: the experiment has no such method; it has: {there}")
+        chosen = _chosen(experiment, method)[0]
         folder = out or Path("out") / file.stem
         walk = Run(experiment, folder, lambda line: console.print(line, markup=False), progress=console.is_terminal)
         net = walk.float_network()
@@ -194,10 +200,7 @@ def evaluate(
     """
     with _told():
         experiment = _loaded(file, changes, plan)
-        chosen = tuple(m for m in experiment.methods if m.kind == method)
-        if not chosen:
-            there = ", ".join(m.kind for m in experiment.methods)
-            raise ValueError(f"--method {method}: the experiment has no such method; it has: {there}")
+        chosen = _chosen(experiment, method)
         one = experiment.model_copy(update={"methods": chosen})
         folder = out or Path("out") / file.stem
         _run(one, folder, False, as_json, folder / f"evaluate-{method}")

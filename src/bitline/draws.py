@@ -66,6 +66,13 @@ def read_normals(counters: Tensor) -> Tensor:
     return normal_table(counters.device).index_select(0, lanes.view(-1)).view(lanes.shape)
 
 
+def sample_normals(keys: Tensor, shape: torch.Size) -> Tensor:
+    """Standard normals (float32) of ``shape``: those of sample i from key i (int64, (B,)) and the place in it."""
+    places = shape[1:].numel()
+    lanes = torch.arange((places + 3) // 4, device=keys.device).mul_(GOLDEN)
+    return read_normals(lanes + keys[:, None])[:, :places].view(shape)
+
+
 def read_uniforms(counters: Tensor) -> Tensor:
     """Uniform float32 multiples of 2^-24 in [0, 1) from mixed-in counters (int64, consumed): two a word."""
     lanes = scramble_(counters).view(torch.int32)

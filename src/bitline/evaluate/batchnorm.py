@@ -9,9 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.montecarlo import kept
 from bitline.macro import Chip
-from bitline.nn import on_chip, silicon
+from bitline.nn import kept, on_chip, silicon
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.montecarlo import Batch, answers, blocks, kept, over_chips, testing_chip
+from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, testing_chip
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
-from bitline.nn import layers, on_chip, silicon, use
+from bitline.nn import kept, layers, on_chip, silicon, use
 from bitline.nn.layers import CimLayer
 
 ROUNDING = 1e-12  # error over signal of float32 arithmetic: what is below is no error of the macro

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bitline import draws
 from bitline.macro import Chip
-from bitline.nn import layers, on_chip, silicon
+from bitline.nn import kept, layers, on_chip, silicon
 
 BLOCK = 64  # samples a network sees at once, whatever the loader's batch: sums then round alike
 
@@ -53,24 +52,6 @@ def blocks(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor, i
         repeat = [BLOCK - len(y), *[1] * (x.dim() - 1)]
         filled = torch.cat([x, x[-1:].repeat(repeat)]), torch.cat([y, y[-1:].repeat(repeat[0])])
         yield *filled, torch.cat([index, index[-1:].repeat(repeat[0])]), len(y)
-
-
-@contextmanager
-def kept(model: nn.Module) -> Iterator[None]:
-    """Modes, die and announced reads of a model as they were, afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    shared = silicon(model) if layers(model) else None
-    before = replace(shared) if shared is not None else None
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        if shared is not None and before is not None:
-            if (shared.chip, shared.write) != (before.chip, before.write):
-                on_chip(model, before.chip, before.write)
-            shared.seed = before.seed
-            shared.begin(before.samples, before.read)
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ class Analog:
 
         ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy.
         """
-        column, signs = self.column, self.column.macro.leg_signs[: u.shape[3]]
+        column = self.column
         legs, variance = u, None
         if not self.linear:
             plain = legs = u.float()
@@ -66,7 +66,7 @@ class Analog:
                 legs = _read(column.mean, legs)
             if column.noise is not None:
                 variance = _read(column.noise, plain).square_().sum(3)
-        value = legs[:, :, :, 0] - legs[:, :, :, 1] if len(signs) == 2 else legs[:, :, :, 0]
+        value = legs[:, :, :, 0] - legs[:, :, :, 1] if u.shape[3] == 2 else legs[:, :, :, 0]
         if column.cell_variance is not None:
             assert driven is not None
             extra = (driven * (column.cell_variance * len(column.macro.leg_signs))).float()[:, :, None, None]

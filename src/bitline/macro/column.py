@@ -98,11 +98,6 @@ class Column:
         """Factor of the digital Σw."""
         return self.macro.inputs.constant if self.macro.inputs else 0
 
-    @property
-    def conversions(self) -> int:
-        """Conversions for one position of a feature map."""
-        return self.layout.groups * self.layout.reads * len(self.pass_radix) * len(self.radix) * self.layout.outputs
-
     def planes(self, x: Tensor) -> Tensor:
         """What the word lines drive in each pass for codes ``x``: (P, *shape)."""
         inputs = self.macro.inputs

@@ -73,7 +73,4 @@ def _noise(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, y
     ones = power.new_full((layout.groups, layout.inputs), legs * column.cell_variance)
     per_group = geometry.linear(power, ones)
     variance = per_group.repeat_interleave(layout.outputs, dim=geometry.channel)
-    places = y[0].numel()
-    lanes = torch.arange((places + 3) // 4, device=x.device).mul_(draws.GOLDEN)
-    noise = draws.read_normals(lanes + keys[:, None])[:, :places].view(y.shape)
-    return variance.sqrt() * noise.to(y.dtype)
+    return variance.sqrt() * draws.sample_normals(keys, y.shape).to(y.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bitline.macro import Probe, ideal
 from bitline.methods.machine import OnMacro, training_chip
 from bitline.methods.protocol import Batches
-from bitline.nn import layers, on_chip, silicon, use
+from bitline.nn import kept, layers, on_chip, silicon, use
 
 
 class _Error(Probe):
@@ -72,19 +72,15 @@ class Gaussian(OnMacro):
         probes = {name: _Error() for name, layer in found.items() if layer.codes}
         for name, probe in probes.items():
             found[name].probe = probe
-        modes, device = [(m, m.training) for m in model.modules()], next(model.parameters()).device
-        before = shared.chip
-        model.eval()
+        device = next(model.parameters()).device
         try:
-            for number, (x, _, index) in enumerate(islice(batches(0), self.chips)):
-                on_chip(model, training_chip(self.seed, -1 - number))
-                shared.begin(index, number)
-                model(x.to(device))
+            with kept(model):
+                model.eval()
+                for number, (x, _, index) in enumerate(islice(batches(0), self.chips)):
+                    on_chip(model, training_chip(self.seed, -1 - number))
+                    shared.begin(index, number)
+                    model(x.to(device))
         finally:
             for layer in found.values():
                 layer.probe = None
-            for module, training in modes:
-                module.training = training
-            shared.begin(None)
-            on_chip(model, before)
         return {name: probe.size(self.match) * found[name].counts_per_code for name, probe in probes.items()}

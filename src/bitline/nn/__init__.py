@@ -2,6 +2,7 @@
 
 from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
+from bitline.nn.kept import kept
 from bitline.nn.layers import CimLayer, Silicon, layers, on_chip, silicon, use
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 
@@ -19,6 +20,7 @@ __all__ = [
     "calibrate",
     "convert",
     "fingerprint",
+    "kept",
     "layers",
     "mapping",
     "on_chip",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitline.macro import Probe, nominal
+from bitline.nn.kept import kept
 from bitline.nn.layers import layers
 from bitline.nn.ranges import ConverterRange
 
@@ -40,15 +41,10 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
         if x.is_floating_point() and not bool(x.isfinite().all()):
             first = (~x.isfinite()).nonzero()[0].tolist()
             raise ValueError(f"calibration batch {i}: input{first} = {x[tuple(first)].item()} is not a finite number")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            _quantizers(model, data)
-            _converters(model, data)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with kept(model), torch.no_grad():
+        model.eval()
+        _quantizers(model, data)
+        _converters(model, data)
     return model
 
 

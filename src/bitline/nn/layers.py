@@ -267,10 +267,7 @@ class CimLayer(nn.Module):
         power = sum(r**2 for r in column.pass_radix) * sum(r**2 for r in column.radix) * column.layout.reads
         keys = self._keys(y)
         assert keys is not None
-        places = y[0].numel()
-        lanes = torch.arange((places + 3) // 4, device=y.device).mul_(draws.GOLDEN)
-        noise = draws.read_normals(lanes + keys[:, None])[:, :places].view(y.shape)
-        return noise.mul_(self.added_noise * power**0.5).to(y.dtype)
+        return draws.sample_normals(keys, y.shape).mul_(self.added_noise * power**0.5).to(y.dtype)
 
     def _observe(self, x: Tensor) -> None:
         if self.input_quantizer is not None and not self.input_quantizer.calibrated:
@@ -312,9 +309,7 @@ class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
     def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         lead = codes.shape[:-1]
         batch = lead[0] if lead else 1
-        return codes.reshape(batch, -1, codes.shape[-1]) if codes.numel() else codes.reshape(
-            batch, 0, codes.shape[-1]
-        ), lead
+        return codes.reshape(batch, lead[1:].numel(), codes.shape[-1]), lead
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
