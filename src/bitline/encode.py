@@ -16,7 +16,7 @@ it is driven as the digits of 2^(bits-1).
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -66,6 +66,25 @@ class Scheme(BaseModel):
             )
 
 
+class Word(NamedTuple):
+    """An input integer as a word whose bit fields are its digits: x + above for x ≥ 0, else (sign · x << left) + below.
+
+    Field p, (word >> shift) & mask, is digit p less ``digit_low``.
+    """
+
+    bits: int
+    fields: tuple[tuple[int, int], ...]  # (shift, mask) of each pass
+    above: int = 0
+    below: int = 0
+    sign: int = 1
+    left: int = 0
+
+
+def fields(bits: int, width: int, start: int = 0) -> tuple[tuple[int, int], ...]:
+    """Bit fields of ``width`` that cover ``bits`` bits from bit ``start`` on: (shift, mask), lowest first."""
+    return tuple((start + low, (1 << min(width, bits - low)) - 1) for low in range(0, bits, width))
+
+
 class Input(Scheme):
     """How input integers are driven on the word lines."""
 
@@ -107,6 +126,11 @@ class Input(Scheme):
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
         """Digits of integer-valued ``x``, one plane a pass, in the order of ``radix``."""
 
+    @property
+    def word(self) -> Word | None:
+        """How digits are bit fields of one word, for kernels; None where they are not."""
+        return None
+
 
 class UnsignedInput(Input):
     """0 … 2^b - 1."""
@@ -123,6 +147,10 @@ class UnsignedInput(Input):
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
         return cut(x, self.bits, self.digit_bits)
+
+    @property
+    def word(self) -> Word:
+        return Word(self.bits, fields(self.bits, self.digit_bits))
 
 
 class TwosComplementInput(Input):
@@ -156,6 +184,11 @@ class TwosComplementInput(Input):
             return negative
         return torch.cat([cut(torch.where(x < 0, x - self.low, x), self.bits - 1, self.digit_bits), negative])
 
+    @property
+    def word(self) -> Word:
+        magnitude = fields(self.bits - 1, self.digit_bits)
+        return Word(self.bits, (*magnitude, (self.bits - 1, 1)), below=1 << self.bits)
+
 
 class OffsetInput(Input):
     """-2^(b-1) … 2^(b-1) - 1, driven as x + 2^(b-1); the digital side adds -2^(b-1) · Σw."""
@@ -176,6 +209,10 @@ class OffsetInput(Input):
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
         return cut(x - self.low, self.bits, self.digit_bits)
+
+    @property
+    def word(self) -> Word:
+        return Word(self.bits, fields(self.bits, self.digit_bits), above=-self.low, below=-self.low)
 
 
 class TwoPhaseInput(Input):
@@ -208,6 +245,12 @@ class TwoPhaseInput(Input):
                 cut((-x).clamp(min=0), self.bits - 1, self.digit_bits),
             ]
         )
+
+    @property
+    def word(self) -> Word:
+        half = self.bits - 1
+        positive, negative = fields(half, self.digit_bits), fields(half, self.digit_bits, half)
+        return Word(2 * half, positive + negative, sign=-1, left=half)
 
 
 class BipolarInput(Input):
@@ -242,6 +285,12 @@ class BipolarInput(Input):
         widths = [min(self.digit_bits, self.bits - shift) for shift in range(0, self.bits, self.digit_bits)]
         top = torch.tensor([(1 << width) - 1 for width in widths], dtype=x.dtype, device=x.device)
         return (2 * planes - top.view(-1, *[1] * x.dim())) * (x != 0)
+
+    @property
+    def word(self) -> Word | None:
+        if self.digit_bits < self.bits:
+            return None  # a row that is off has no fields of its own
+        return Word(self.bits + 1, ((0, (2 << self.bits) - 1),), above=self.high, below=self.high)
 
 
 InputScheme = Annotated[

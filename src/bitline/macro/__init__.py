@@ -12,7 +12,7 @@ from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.plans import Plan, choose, mac
 from bitline.macro.program import age, program
-from bitline.macro.reference import Converters, Probe
+from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
 
 __all__ = [

@@ -1,12 +1,14 @@
 """From the sum in a column to the input of its converter: curve, frozen spread, fresh noise, converter errors.
 
-``place`` is where a value falls on the converter's scale: 0 at the first code, 1 a step. Half up:
-``floor(place + 0.5)`` is the code of a converter with even steps. Without a converter a place is the value, in counts.
+``place`` is where a value falls on the converter's scale, half a step up: ``floor(place)`` is the code of a converter
+with even steps, rounded half up. Without a converter a place is the value, in counts. All arithmetic is float32, one
+rounding an operation, in an order that kernels repeat bit for bit; float64 only where sums need it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ LARGEST_TABLE = 1 << 22  # entries of a table over whole sums, all columns of a 
 
 @dataclass(frozen=True)
 class Scale:
-    """The converter's scale: value = low + step · code; both broadcast over (G, ·, C, N)."""
+    """The converter's scale: value = low + step · code; both broadcast over (G, 1, C, N)."""
 
     low: Tensor
     step: Tensor
@@ -50,6 +52,26 @@ class Analog:
         c = self.column
         return c.noise is None and c.cell_variance is None and (c.code is None or c.code.noise is None)
 
+    @cached_property
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """(factor, shift), each (G, 1 or T, C or 1, N or 1) float64: place = value · factor + shift."""
+        assert self.scale is not None
+        code = self.column.code
+        low, step = self.scale.low.double(), self.scale.step.double()
+        factor, shift = 1 / step, -low / step
+        if code is not None and code.gain is not None:
+            factor, shift = factor * code.gain, shift * code.gain
+        if code is not None and code.offset is not None:
+            shift = shift + code.offset
+        shape = torch.broadcast_shapes(factor.shape, shift.shape, (1, 1, 1, 1))
+        return factor.expand(shape), shift.expand(shape) + 0.5
+
+    def _step(self, t: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Factor and shift of row group ``t``: (G, 1, C, N)."""
+        factor, shift = self.steps
+        at = slice(t, t + 1) if factor.shape[1] > 1 else slice(0, 1)
+        return factor[:, at].float().to(dtype), shift[:, at].float().to(dtype)
+
     def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
 
@@ -69,29 +91,23 @@ class Analog:
         value = legs[:, :, :, 0] - legs[:, :, :, 1] if u.shape[3] == 2 else legs[:, :, :, 0]
         if column.cell_variance is not None:
             assert driven is not None
-            extra = (driven * (column.cell_variance * len(column.macro.leg_signs))).float()[:, :, None, None]
+            extra = (driven.float() * (column.cell_variance * len(column.macro.leg_signs)))[:, :, None, None]
             variance = extra.expand_as(value) if variance is None else variance.add_(extra)
-        sigma = None if variance is None else variance.sqrt()
-        return self._converted(value, sigma, t)
+        return self._converted(value, None if variance is None else variance.sqrt(), t)
 
     def _converted(self, value: Tensor, sigma: Tensor | None, t: int) -> tuple[Tensor, Tensor | float | None]:
         """Counts to converter steps, with the converter's own gain, offset and noise."""
-        code, scale = self.column.code, self.scale
-        if scale is None:
+        code = self.column.code
+        if self.scale is None:
             return value, sigma
-        place = (value - scale.low.to(value.dtype)).div_(scale.step.to(value.dtype))
+        factor, shift = self._step(t, value.dtype)
+        place = (value * factor).add_(shift)
         if sigma is not None:
-            sigma = sigma / scale.step.float()
-        if code is None:
+            sigma = sigma * factor.float()
+        if code is None or code.noise is None:
             return place, sigma
-        if code.gain is not None:
-            place *= code.gain[:, t, None]
-            sigma = None if sigma is None else sigma * code.gain[:, t, None]
-        if code.offset is not None:
-            place += code.offset[:, t, None]
-        if code.noise is not None:
-            return place, code.noise if sigma is None else (sigma.square() + code.noise**2).sqrt_()
-        return place, sigma
+        noise = torch.tensor(code.noise, device=place.device)
+        return place, code.noise if sigma is None else (sigma.square() + noise * noise).sqrt_()
 
     def tables(self) -> tuple[Tensor, Tensor | float | None, int] | None:
         """(place (T, G, C, N, sums), sigma alike, one number or absent, smallest sum) over all whole sums, where few.

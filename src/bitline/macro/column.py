@@ -46,17 +46,22 @@ class Code:
 
 @dataclass(frozen=True)
 class Law:
-    """A measured table: cumulative P(code | ideal code), rows (tables · ideal codes), padded to a power of two."""
+    """A measured table P(code | ideal code) as alias tables (Walker, 1977): rows (tables · ideal codes) of 2^k bins.
+
+    32 random bits draw a code: the first k choose a bin, the others, below its ``cut``, its own code, else ``alias``.
+    """
 
     low: float
     step: float
     ideal_codes: int
     codes: int
-    cumulative: Tensor  # (tables * ideal codes, 2^k) float32
+    cut: Tensor  # (tables * ideal codes, 2^k) int64, 0 … 2^(32 - k)
+    alias: Tensor  # alike
+    slope: Tensor  # (tables * ideal codes,) derivative of the mean code by the ideal code
     which: Tensor | None  # table of each conversion, (G, T, C, N); absent: table 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """All columns of one layer, programmed on one die. Make it with ``program``; it is never changed."""
 

@@ -120,8 +120,10 @@ class Lookup:
     def at(self, node: Tensor, fraction: Tensor) -> Tensor:
         """Value (float32) at places found by ``place`` on a table of the same nodes."""
         value = self.value.index_select(0, node).view_as(fraction)
-        return value.addcmul_(self.rise.index_select(0, node).view_as(fraction), fraction)
+        return value.add_(self.rise.index_select(0, node).view_as(fraction) * fraction)
 
-    def at_node(self, node: Tensor) -> Tensor:
-        """Value (float32) at whole nodes, where every sum falls on one."""
-        return self.value.index_select(0, node)
+    @property
+    def slope(self) -> Tensor:
+        """Derivative of the curve at its nodes, central, (nodes,) float32."""
+        before = torch.cat([self.rise[:1], self.rise[:-1]])
+        return (before + self.rise) / (2 * self.pitch)

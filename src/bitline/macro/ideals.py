@@ -11,7 +11,7 @@ from bitline.converters import Adc
 from bitline.devices import LogNormalWeight
 from bitline.macro.kinds import TableColumn
 from bitline.macro.macro import Macro
-from bitline.macro.reference import Converters
+from bitline.macro.read import Converters
 
 # What each cause of error is made of: part of the macro, and its fields that fall back to their ideal default.
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {

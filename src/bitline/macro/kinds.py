@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -92,6 +93,39 @@ class TableColumn(Model):
     def codes(self) -> int:
         """Number of codes read."""
         return self.probability.shape[2]
+
+    @cached_property
+    def alias(self) -> tuple[np.ndarray, np.ndarray]:
+        """(cut, alias) of each row as ``column.Law`` describes them, (tables · ideal codes, 2^k) int64.
+
+        Probabilities are multiples of 2^-32, of largest remainder.
+        """
+        flat = self.probability.reshape(-1, self.codes)
+        bins = 1 << max(1, (self.codes - 1).bit_length())
+        share = np.zeros((len(flat), bins))
+        share[:, : self.codes] = flat * 2.0**32
+        left = np.floor(share).astype(np.int64)
+        order = np.argsort(left - share, axis=1, kind="stable")
+        missing = (1 << 32) - left.sum(1)
+        np.put_along_axis(left, order, np.take_along_axis(left, order, 1) + (np.arange(bins) < missing[:, None]), 1)
+        room, rows = (1 << 32) // bins, np.arange(len(flat))
+        cut, alias = np.full_like(left, room), np.broadcast_to(np.arange(bins), left.shape).copy()
+        open_bins = np.ones(left.shape, dtype=bool)
+        for _ in range(bins):  # the bin with the least is filled up from the one with the most
+            low = np.where(open_bins, left, 1 << 62).argmin(1)
+            high = np.where(open_bins, left, -1).argmax(1)
+            held = left[rows, low]
+            cut[rows, low], alias[rows, low] = np.minimum(held, room), high
+            left[rows, high] -= room - cut[rows, low]
+            open_bins[rows, low] = False
+        return cut, alias
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """Derivative of the mean code by the ideal code, (tables · ideal codes,): central, one-sided at the ends."""
+        mean = self.probability @ np.arange(self.codes)
+        rise = np.asarray(np.gradient(mean, axis=1)) if mean.shape[1] > 1 else np.ones_like(mean)
+        return rise.reshape(-1)
 
 
 AnyColumn = Annotated[CurveColumn | TableColumn, Field(discriminator="kind")]

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitline.macro import folded, reference
+from bitline.macro import folded, fused, reference
 from bitline.macro.column import Column
 from bitline.macro.geometry import Geometry
 from bitline.macro.gradients import Gradient, Ste
 from bitline.macro.macro import Macro
-from bitline.macro.reference import Converters, Keep, Probe
+from bitline.macro.placement import Layout
+from bitline.macro.read import Converters, Keep, Probe
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,32 @@ class Plan:
     why: str = ""
 
 
-PLANS: tuple[tuple[str, Callable[[Macro], str | None]], ...] = (
-    ("folded", folded.refuses),
-    ("reference", lambda macro: None),
+PLANS: tuple[tuple[str, Callable[[Macro, Layout | None], str | None]], ...] = (
+    ("folded", lambda macro, _: folded.refuses(macro)),
+    ("fused", fused.refuses),
+    ("reference", lambda *_: None),
 )
 
 
 STE = Ste()
 
 
-def choose(macro: Macro, force: str | None = None) -> Plan:
-    """The cheapest plan that computes this macro, or the one asked for; raises ValueError if that one cannot."""
+def choose(macro: Macro, force: str | None = None, layout: Layout | None = None) -> Plan:
+    """The cheapest plan that computes this macro (a layer of this layout on it), or the one asked for.
+
+    Raises ValueError if that one cannot.
+    """
     names = [name for name, _ in PLANS]
     if force is not None:
         if force not in names:
             raise ValueError(f"no plan {force!r}; there are: {', '.join(names)}")
-        reason = dict(PLANS)[force](macro)
+        reason = dict(PLANS)[force](macro, layout)
         if reason:
             raise ValueError(f"plan {force} cannot run macro {macro.name}: {reason}")
         return Plan(force, "asked for")
     refused: list[str] = []
     for name, refuses in PLANS:
-        reason = refuses(macro)
+        reason = refuses(macro, layout)
         if reason is None:
             return Plan(name, "; ".join(refused) or "the read is linear and is not converted")
         refused.append(f"not {name}: {reason}")
@@ -77,7 +82,7 @@ def mac(
     if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
         with torch.autocast(device, enabled=False):
             return mac(x, column, geometry, keys, converters, gradient, plan, probe)
-    plan = plan or choose(column.macro)
+    plan = plan or choose(column.macro, layout=column.layout)
     weight = gradient.weight(column)
     if plan.name == "folded":
         y = folded.run(x, column, geometry, keys, column.weight)
@@ -86,7 +91,7 @@ def mac(
         clean = geometry.linear(x.to(y.dtype), weight.to(y.dtype))
         return clean + (y - clean).detach()
     step = converters.step if converters is not None else x.new_ones(())
-    read: Tensor = _Mac.apply(x, weight, step, column, geometry, keys, converters, gradient, probe)
+    read: Tensor = _Mac.apply(x, weight, step, column, geometry, keys, converters, gradient, probe, plan)
     return read
 
 
@@ -105,10 +110,15 @@ class _Mac(torch.autograd.Function):
         converters: Converters | None,
         gradient: Gradient,
         probe: Probe | None,
+        plan: Plan,
     ) -> Tensor:
         needs_x, needs_w, needs_step = ctx.needs_input_grad[:3]
         keep = Keep(inside=gradient.keeps_inside and (needs_x or needs_w), step=needs_step)
-        out = reference.run(x, column, geometry, keys, converters, keep, probe)
+        watched = probe is not None or (converters is not None and not (converters.rounds and converters.clips))
+        if plan.name == "fused" and not watched and x.device.type == "cpu":
+            out = fused.run(x, column, geometry, keys, converters, keep)
+        else:
+            out = reference.run(x, column, geometry, keys, converters, keep, probe)
         outputs = out.y.shape[-1]
 
         def native(kept: Tensor | None) -> Tensor | None:
@@ -134,4 +144,4 @@ class _Mac(torch.autograd.Function):
         if any(needs):
             grad_x, grad_w = ctx.geometry.backward(passed, x.to(passed.dtype), weight.to(passed.dtype), needs)
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
-        return grad_x, grad_w, grad_step, None, None, None, None, None, None
+        return grad_x, grad_w, grad_step, None, None, None, None, None, None, None

@@ -19,7 +19,7 @@ from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.trim import trimmed
 
-FIXED_POINT_HIGH = 32767  # cells off the integer grid are int16 multiples of a power of two
+FIXED_POINT_HIGH = 8127  # cells off the integer grid: 14 bits, so that a pair's difference is two signed 8-bit limbs
 DRIVE_BITS = 20  # driven values likewise: times cells, over 2^16 rows, they add up exactly in float64
 
 
@@ -108,12 +108,12 @@ def _sliced(
 def fixed_point(held: Tensor, macro: Macro) -> tuple[Tensor, float]:
     """Cells as whole multiples (float32) of a power of two; integers stay as they are.
 
-    The multiples use the int16 range, or as much of it as keeps all sums exact in float32 where ten bits do.
+    The multiples use 14 bits, or as many of them as keep all sums exact in float32 where ten bits do.
     """
     most = float(held.abs().max()) if held.numel() else 0.0
     if most <= FIXED_POINT_HIGH and bool((held == held.round()).all()):
         return held.float(), 1.0
-    exact = (1 << 24) // (macro.on * macro.digit_high) - 1
+    exact = (1 << 24) // (macro.on * macro.digit_high * len(macro.leg_signs)) - 1
     high = min(FIXED_POINT_HIGH, exact) if exact >= 1 << 10 else FIXED_POINT_HIGH
     unit = 2.0 ** -math.floor(math.log2(high / most))
     return (held / unit + 0.5).floor_().clamp_(-high, high).float(), unit
@@ -239,10 +239,8 @@ def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device
 
 def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Law:
     tables, ideal_codes, codes = table.probability.shape
-    width = 1 << (codes - 1).bit_length()
-    cumulative = torch.full((tables * ideal_codes, max(width, 1)), 2.0)
-    sums = torch.tensor(table.probability).cumsum(dim=2).view(-1, codes)
-    cumulative[:, : codes - 1] = sums[:, :-1].float()
+    cut, alias = (torch.from_numpy(part).to(device) for part in table.alias)
+    slope = torch.from_numpy(table.slope).float().to(device)
     which = None
     if table.per == "column":
         address = layout.columns_of(site)[:, :, :, 0].to(device)
@@ -250,7 +248,7 @@ def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: tor
             which = (Effect(chip.stream("column table", site.where), address).uniform() * tables).long()
         else:
             which = address % tables
-    return Law(table.low, table.step, ideal_codes, codes, cumulative.to(device), which)
+    return Law(table.low, table.step, ideal_codes, codes, cut, alias, slope, which)
 
 
 def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:

@@ -15,7 +15,8 @@ from bitline.macro.geometry import Dense
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Reload, Site
 from bitline.macro.program import program
-from bitline.macro.reference import Converters, Probe, run
+from bitline.macro.read import Converters, Probe
+from bitline.macro.reference import run
 from bitline.samples import Samples
 
 

@@ -100,7 +100,7 @@ class CimLayer(nn.Module):
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
         self.cause = cause
         self.macro = without(macro, cause) if cause else macro
-        self.plan = choose(self.macro, self.forced)
+        self.plan = choose(self.macro, self.forced, self.macro.layout(*self.matrix_shape))
         self.renew()
 
     def renew(self) -> None:

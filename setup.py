@@ -1,0 +1,33 @@
+"""The one part of the build that is not Python: the fused kernel, a C++ library behind a plain C interface.
+
+It is optional: where it cannot be compiled, bitline installs without it and says so when asked for it.
+"""
+
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildKernel(build_ext):
+    """Builds the kernel; where that fails, none is left of an earlier build."""
+
+    def run(self) -> None:
+        for extension in self.extensions:
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+        super().run()
+
+
+setup(
+    cmdclass={"build_ext": BuildKernel},
+    ext_modules=[
+        Extension(
+            "bitline.macro.fused._kernel",
+            ["src/bitline/macro/fused/kernel.cpp"],
+            language="c++",
+            optional=True,
+            extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
+            extra_link_args=["-pthread"],
+        )
+    ],
+)

@@ -1,0 +1,893 @@
+// The fused plan: the machine's loop over passes, row groups and conversions, partial sums in registers and L1 only.
+//
+// A plain C interface (bitline_*), called through ctypes: the structures below are mirrored in native.py, and ABI counts
+// their changes. The body is compiled once for each instruction set by including this file again; the best one that
+// the processor has is taken at run time. Arithmetic is IEEE float32, one rounding an operation (-ffp-contract=off), in
+// the order of the reference plan, so that both agree bit for bit.
+#ifndef BITLINE_BODY
+#define BITLINE_BODY
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define BITLINE_X86 1
+#include <immintrin.h>
+#endif
+#if defined(BITLINE_X86) && defined(__linux__)
+#define BITLINE_AMX 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+constexpr int64_t LANES = 16;       // outputs in a vector, positions in a block
+constexpr int64_t CHUNK = 64;       // rows in a product
+constexpr int64_t MOST_PASSES = 32; // passes of input digits
+constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15ull;
+
+// What a read needs.
+enum : int { NOISE = 1, LEGS = 2, EDGES = 4, LAW = 8, INSIDE = 16, SLOPE = 32, STEP = 64, ANY = 128 };
+
+// Linear interpolation over evenly spaced nodes, as macro/curves.py: Lookup.
+struct Curve {
+    const float *value, *rise;
+    int64_t nodes;
+    float low, pitch;
+};
+
+// One layer's read. Arrays per column are padded to whole vectors: [G][blocks of outputs][C](…)[T][16].
+struct Job {
+    // where inputs are: words (batch, size[0..2], groups * channels), digits in their bit fields
+    const void *words;
+    int64_t word_bytes, batch, groups, channels;
+    int64_t size[3], kernel[3], stride[3], dilation[3], out[3];
+    // the machine: T row groups of (first input, count); P digit fields of (shift, mask); P, then C radices of (log2 of
+    // the magnitude, whether negative)
+    int64_t reads, passes, conversions, legs, limbs, outputs;
+    const int64_t *spans, *fields, *radix;
+    int64_t merged;        // two limbs in one sum: the second meets digits times 128
+    const int8_t *cells;   // [G][NB][C][L][chunks of all T][limb][16 rows of 4][16 outputs][4]
+    const int32_t *start;  // [G][NB][C][L][T][16] sum of a column for all digits at their lowest; or null
+    // the analog side
+    const float *factor, *shift; // [G][NB][C][T][16] place = sum * factor + shift
+    const float *leg_gain, *leg_offset; // [G][NB][C][L][T][16] or null
+    Curve mean, noise;           // value null where absent
+    const float *slope;          // mean read slope at each node of `mean`, or at each ideal code of `law`; or null
+    float unit, cell_variance, code_noise, low_over_step;
+    // the converter
+    int64_t most, digit_low;
+    const float *edges;          // thresholds (converters, most), or null
+    const int64_t *which;        // [G][NB][C][T][16] converter (or table) of each conversion, or null
+    const uint64_t *law;         // (tables * ideal codes, 2^law_bits) cut and alias, or null
+    int64_t law_bits, ideal_codes;
+    // fresh noise: a key for each sample, words of noise for each position
+    const int64_t *keys;
+    int64_t noise_words, group_words;
+    const float *normals;        // (4096, 16) magnitudes
+    // what comes out, (batch, positions, groups * outputs)
+    float *y, *inside, *mean_slope, *step;
+    const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
+    float inside_weight;
+    int64_t what;                // see below
+    int64_t threads, tall, split; // strips of 16 positions in a piece of work; pieces that share its outputs
+    int64_t clipped;             // set to 1 where any conversion was clipped and `inside` is wanted
+};
+
+// Inputs to words: code = clamp(round(x / scale + zero)), word = code >= 0 ? code + above : ((code * sign) << left) + below.
+struct Pack {
+    const float *x;
+    int64_t batch, channels, size[3], jump[5], before[3], after[3];
+    float scale, zero, low, high;
+    int64_t grid;                // 1: every integer; 2: odd ones
+    int64_t above, below, sign, left, pad;
+    void *words;
+    int64_t word_bytes, threads;
+    // backward only: gradient of the codes (padded, channels last), of x (jumps of x), sums for scale and zero
+    const float *grad;
+    float *grad_x;
+    double *sums;                // (batch, 2)
+    int64_t strict, rounded;
+};
+
+inline uint64_t scramble(uint64_t z) { // SplitMix64, as draws.py
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+inline int64_t chunks(int64_t count) { return (count + CHUNK - 1) / CHUNK; }
+
+// Memory of one thread, aligned to cache lines.
+template <class T> struct Buffer {
+    std::vector<char> held;
+    T *at;
+    explicit Buffer(size_t n) : held(n * sizeof(T) + 128, 0) {
+        at = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(held.data()) + 63) / 64 * 64);
+    }
+};
+
+// Runs `work` on so many threads at once; it takes pieces from a shared counter until none are left.
+template <class Work> void parallel(int64_t threads, Work work) {
+    std::vector<std::thread> others;
+    for (int64_t i = 1; i < threads; i++) others.emplace_back(work);
+    work();
+    for (auto &thread : others) thread.join();
+}
+
+typedef float F __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t I __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
+
+} // namespace
+
+#define INLINE TARGET inline __attribute__((always_inline))
+
+#define ISA portable
+#define TARGET
+#define LEVEL 0
+#include "kernel.cpp"
+#undef ISA
+#undef TARGET
+#undef LEVEL
+
+#ifdef BITLINE_X86
+#define ISA avx2
+#define TARGET __attribute__((target("avx2,bmi2")))
+#define LEVEL 1
+#include "kernel.cpp"
+#undef ISA
+#undef TARGET
+#undef LEVEL
+
+#define ISA avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,prefer-vector-width=512")))
+#define LEVEL 2
+#include "kernel.cpp"
+#undef ISA
+#undef TARGET
+#undef LEVEL
+#endif
+
+#ifdef BITLINE_AMX
+#define ISA amx
+#define TARGET                                                                                                          \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,amx-tile,amx-int8,prefer-vector-width=512")))
+#define LEVEL 3
+#include "kernel.cpp"
+#undef ISA
+#undef TARGET
+#undef LEVEL
+#endif
+
+namespace {
+
+int supported() {
+#ifdef BITLINE_X86
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 0;
+    if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni"))
+        return 1;
+#ifdef BITLINE_AMX
+    unsigned a, b, c, d;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    constexpr unsigned TILES = 1u << 24 | 1u << 25; // AMX-TILE, AMX-INT8
+    if ((d & TILES) == TILES && syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0)
+        return 3;
+#endif
+    return 2;
+#else
+    return 0;
+#endif
+}
+
+std::atomic<int> &level() {
+    static std::atomic<int> found{supported()};
+    return found;
+}
+
+} // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int bitline_abi() { return 1; }
+
+EXPORT const char *bitline_cpu() {
+    static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
+    return names[level()];
+}
+
+// Take instruction set `wanted` (0 portable … 3 AMX) or the best there is below it; says which.
+EXPORT int bitline_use(int wanted) {
+    level() = std::max(0, std::min(wanted, supported()));
+    return level();
+}
+
+EXPORT void bitline_mac(Job *job) {
+    switch (level()) {
+#ifdef BITLINE_AMX
+    case 3: return amx::mac(*job);
+#endif
+#ifdef BITLINE_X86
+    case 2: return avx512::mac(*job);
+    case 1: return avx2::mac(*job);
+#endif
+    default: return portable::mac(*job);
+    }
+}
+
+EXPORT int64_t bitline_pack(const Pack *pack) {
+    switch (level()) {
+#ifdef BITLINE_X86
+    case 3:
+    case 2: return avx512::pack(*pack);
+    case 1: return avx2::pack(*pack);
+#endif
+    default: return portable::pack(*pack);
+    }
+}
+
+EXPORT void bitline_unpack(const Pack *pack) {
+    switch (level()) {
+#ifdef BITLINE_X86
+    case 3:
+    case 2: return avx512::unpack(*pack);
+    case 1: return avx2::unpack(*pack);
+#endif
+    default: return portable::unpack(*pack);
+    }
+}
+
+#else // the body, once for each instruction set
+
+namespace {
+namespace ISA {
+
+INLINE F splat(float v) { return F{} + v; }
+INLINE I splat(int32_t v) { return I{} + v; }
+INLINE F load(const float *p) { return *reinterpret_cast<const F *>(p); }
+INLINE I load(const int32_t *p) { return *reinterpret_cast<const I *>(p); }
+INLINE void store(float *p, F v) { *reinterpret_cast<F *>(p) = v; }
+INLINE void store(int32_t *p, I v) { *reinterpret_cast<I *>(p) = v; }
+INLINE F floats(I v) { return __builtin_convertvector(v, F); }
+
+#if LEVEL >= 2
+INLINE F least(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE F largest(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE I whole(F v) { return (I)_mm512_cvttps_epi32((__m512)v); }
+INLINE F floored(F v) { return (F)_mm512_roundscale_ps((__m512)v, 9); }
+INLINE F root(F v) { return (F)_mm512_sqrt_ps((__m512)v); }
+INLINE F gathered(const float *p, I at) { return (F)_mm512_i32gather_ps((__m512i)at, p, 4); }
+INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is set
+    return (F)_mm512_castsi512_ps(_mm512_mask_xor_epi32(_mm512_castps_si512((__m512)v), (__mmask16)signs,
+                                                        _mm512_castps_si512((__m512)v), _mm512_set1_epi32(INT32_MIN)));
+}
+INLINE bool any(I mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
+#else
+INLINE F least(F a, F b) { return a < b ? a : b; }
+INLINE F largest(F a, F b) { return a > b ? a : b; }
+INLINE I whole(F v) { return __builtin_convertvector(v, I); }
+INLINE F floored(F v) {
+    F t = floats(whole(v));
+    t = t > v ? t - 1.0f : t;
+    return (v < 8388608.0f) & (v > -8388608.0f) ? t : v;
+}
+INLINE F root(F v) {
+    for (int l = 0; l < LANES; l++) v[l] = std::sqrt(v[l]);
+    return v;
+}
+INLINE F gathered(const float *p, I at) {
+    F v;
+    for (int l = 0; l < LANES; l++) v[l] = p[at[l]];
+    return v;
+}
+INLINE F flipped(F v, uint32_t signs) {
+    const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    I flip = ((splat((int32_t)signs) >> lane) & 1) << 31;
+    return (F)((I)v ^ flip);
+}
+INLINE bool any(I mask) {
+    int32_t found = 0;
+    for (int l = 0; l < LANES; l++) found |= mask[l];
+    return found != 0;
+}
+#endif
+
+// ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
+
+// a: chunks of (16 positions, 64 rows) bytes, `jump` from one to the next, planes one after another; b: chunks of cells.
+// u: planes of (16, 16) sums.
+#if LEVEL == 3
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
+                        int64_t planes) {
+    int64_t p = 0;
+    for (; p + 4 <= planes; p += 4, a += 4096, u += 1024) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t q = 0; q < n; q++) {
+            const uint8_t *at = a + q * jump;
+            _tile_loadd(7, b + q * b_jump, 64);
+            _tile_loadd(4, at, 64);
+            _tile_dpbusd(0, 4, 7);
+            _tile_loadd(5, at + 1024, 64);
+            _tile_dpbusd(1, 5, 7);
+            _tile_loadd(6, at + 2048, 64);
+            _tile_dpbusd(2, 6, 7);
+            _tile_loadd(4, at + 3072, 64);
+            _tile_dpbusd(3, 4, 7);
+        }
+        _tile_stored(0, u, 64);
+        _tile_stored(1, u + 256, 64);
+        _tile_stored(2, u + 512, 64);
+        _tile_stored(3, u + 768, 64);
+    }
+    for (; p < planes; p++, a += 1024, u += 256) {
+        _tile_zero(0);
+        for (int64_t q = 0; q < n; q++) {
+            _tile_loadd(7, b + q * b_jump, 64);
+            _tile_loadd(4, a + q * jump, 64);
+            _tile_dpbusd(0, 4, 7);
+        }
+        _tile_stored(0, u, 64);
+    }
+}
+#elif LEVEL == 2
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
+                        int64_t planes) {
+    for (int64_t p = 0; p < planes; p++, a += 1024, u += 256) {
+        __m512i total[16];
+        for (auto &t : total) t = _mm512_setzero_si512();
+        for (int64_t q = 0; q < n; q++) {
+            const uint8_t *at = a + q * jump;
+            for (int k = 0; k < 16; k++) {
+                const __m512i cells = _mm512_load_si512(b + q * b_jump + k * 64);
+                for (int m = 0; m < 16; m++) {
+                    int32_t four;
+                    std::memcpy(&four, at + m * 64 + k * 4, 4);
+                    total[m] = _mm512_dpbusd_epi32(total[m], _mm512_set1_epi32(four), cells);
+                }
+            }
+        }
+        for (int m = 0; m < 16; m++) _mm512_store_si512(u + m * 16, total[m]);
+    }
+}
+#else
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
+                        int64_t planes) {
+    for (int64_t p = 0; p < planes; p++, a += 1024, u += 256) {
+        for (int64_t m = 0; m < 16; m++) {
+#if LEVEL == 1
+            __m256i low = _mm256_setzero_si256(), high = low;
+            for (int64_t q = 0; q < n; q++) {
+                for (int64_t k = 0; k < 16; k++) {
+                    int32_t four;
+                    std::memcpy(&four, a + q * jump + m * 64 + k * 4, 4);
+                    const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(four)); // x0 x1 x2 x3, four times
+                    const int8_t *at = b + q * b_jump + k * 64;
+                    for (int half = 0; half < 2; half++) {
+                        const __m128i c0 = _mm_loadu_si128((const __m128i *)(at + half * 32));
+                        const __m128i c1 = _mm_loadu_si128((const __m128i *)(at + half * 32 + 16));
+                        const __m256i s0 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c0)); // two halves of 4 outputs
+                        const __m256i s1 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c1));
+                        const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xD8);
+                        (half ? high : low) = _mm256_add_epi32(half ? high : low, s);
+                    }
+                }
+            }
+            _mm256_storeu_si256((__m256i *)(u + m * 16), low);
+            _mm256_storeu_si256((__m256i *)(u + m * 16 + 8), high);
+#else
+            int32_t total[16] = {};
+            for (int64_t q = 0; q < n; q++)
+                for (int64_t k = 0; k < 16; k++) {
+                    const uint8_t *x = a + q * jump + m * 64 + k * 4;
+                    const int8_t *c = b + q * b_jump + k * 64;
+                    for (int o = 0; o < 16; o++)
+                        total[o] += x[0] * c[4 * o] + x[1] * c[4 * o + 1] + x[2] * c[4 * o + 2] + x[3] * c[4 * o + 3];
+                }
+            std::memcpy(u + m * 16, total, sizeof total);
+#endif
+        }
+    }
+}
+#endif
+
+TARGET inline void begin() { // what a thread needs before its first sum
+#if LEVEL == 3
+    struct alignas(64) {
+        uint8_t palette, start, rest[14];
+        uint16_t width[16];
+        uint8_t rows[16];
+    } tiles{};
+    tiles.palette = 1;
+    for (int i = 0; i < 8; i++) tiles.width[i] = 64, tiles.rows[i] = 16;
+    _tile_loadconfig(&tiles);
+#endif
+}
+
+TARGET inline void end() {
+#if LEVEL == 3
+    _tile_release();
+#endif
+}
+
+// ---- inputs: a block of 16 positions as digit planes ---------------------------------------------------------------
+
+// The inputs that meet the weights of group g at position `at` of sample b, K words one after another.
+template <class Word>
+TARGET const Word *gather_rows(const Job &job, int64_t g, int64_t row, int64_t positions, Word *room) {
+    const int64_t b = row / positions, at = row % positions;
+    const int64_t o[3] = {at / (job.out[1] * job.out[2]), at / job.out[2] % job.out[1], at % job.out[2]};
+    const int64_t every = job.groups * job.channels;
+    const Word *words = static_cast<const Word *>(job.words) + b * job.size[0] * job.size[1] * job.size[2] * every;
+    words += g * job.channels;
+    const int64_t first = (o[0] * job.stride[0] * job.size[1] + o[1] * job.stride[1]) * job.size[2] + o[2] * job.stride[2];
+    const bool joined = job.groups == 1 && job.dilation[2] == 1;
+    const int64_t run = (joined ? job.kernel[2] : 1) * job.channels, steps = joined ? 1 : job.kernel[2];
+    if (job.kernel[0] * job.kernel[1] * steps == 1) return words + first * every;
+    Word *into = room;
+    for (int64_t z = 0; z < job.kernel[0]; z++)
+        for (int64_t y = 0; y < job.kernel[1]; y++) {
+            const int64_t line = first + (z * job.dilation[0] * job.size[1] + y * job.dilation[1]) * job.size[2];
+            for (int64_t x = 0; x < steps; x++, into += run)
+                std::memcpy(into, words + (line + x * job.dilation[2]) * every, run * sizeof(Word));
+        }
+    return room;
+}
+
+INLINE B loaded(const uint8_t *p) { return *reinterpret_cast<const B *>(p); }
+
+INLINE void digits(const Job &job, const uint8_t *words, int64_t p, uint8_t *into) {
+    const B v = (loaded(words) >> (uint8_t)job.fields[2 * p]) & (uint8_t)job.fields[2 * p + 1];
+    *reinterpret_cast<B *>(into) = v;
+}
+INLINE void digits(const Job &job, const uint16_t *words, int64_t p, uint8_t *into) {
+    for (int k = 0; k < CHUNK; k++) into[k] = (uint8_t)((words[k] >> job.fields[2 * p]) & job.fields[2 * p + 1]);
+}
+
+// Digits of 16 positions, [chunk][pass][16][64], where limbs are merged followed by 128 times the same; and the sum of
+// squared digits of each row group, [T][P][16], where `power` is given.
+template <class Word>
+TARGET void planes(const Job &job, int64_t g, int64_t row, int64_t rows, Word *room, Word *padded, uint8_t *into,
+                   float *power) {
+    const int64_t positions = job.out[0] * job.out[1] * job.out[2];
+    const int64_t jump = job.passes * (1 + job.merged) * 1024;
+    const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2];
+    for (int64_t m = 0; m < rows; m++) {
+        const Word *words = gather_rows<Word>(job, g, row + m, positions, room);
+        int64_t q = 0;
+        for (int64_t t = 0; t < job.reads; t++) {
+            const int64_t first = job.spans[2 * t], count = job.spans[2 * t + 1];
+            for (int64_t k = 0; k < count; k += CHUNK, q++) {
+                const Word *at = words + first + k;
+                if (first + k + CHUNK > inputs) { // do not read beyond the row
+                    std::memcpy(padded, at, (inputs - first - k) * sizeof(Word));
+                    at = padded;
+                }
+                for (int64_t p = 0; p < job.passes; p++) {
+                    uint8_t *digit = into + q * jump + p * 1024 + m * CHUNK;
+                    digits(job, at, p, digit);
+                    if (job.merged)
+                        *reinterpret_cast<B *>(digit + job.passes * 1024) = *reinterpret_cast<B *>(digit) << 7;
+                    if (power) {
+                        int64_t sum = 0;
+                        for (int64_t i = 0; i < std::min(count - k, CHUNK); i++) {
+                            const int64_t d = digit[i] + job.digit_low;
+                            sum += d * d;
+                        }
+                        float &total = power[(t * job.passes + p) * LANES + m];
+                        total = k ? total + (float)sum : (float)sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+// ---- one vector of conversions -------------------------------------------------------------------------------------
+
+INLINE F interpolated(const Curve &curve, F u, I &node) {
+    const F place = (u - curve.low) / curve.pitch;
+    const F at = largest(least(floored(place), splat((float)(curve.nodes - 1))), splat(0.0f));
+    node = whole(at);
+    return gathered(curve.value, node) + gathered(curve.rise, node) * (place - at);
+}
+
+struct Slot { // constants of one vector of columns: 16 outputs, one conversion, one row group
+    F factor, shift;
+    F gain[2], offset[2];
+};
+
+// Places of 16 conversions, analog side leg by leg; `slope` the mean slope of the legs.
+INLINE F legs(const Job &job, const Slot &slot, const int32_t *u, int64_t jump, float power, F &sigma, F &slope) {
+    F value, variance = splat(0.0f);
+    for (int64_t l = 0; l < job.legs; l++) {
+        const F plain = floats(load(u + l * jump)) * job.unit;
+        F leg = plain;
+        I node;
+        if (job.leg_gain) leg = leg * slot.gain[l] + slot.offset[l];
+        if (job.mean.value) {
+            leg = interpolated(job.mean, leg, node);
+            if (job.slope) {
+                const F s = gathered(job.slope, node);
+                slope = l ? (slope + s) * 0.5f : s;
+            }
+        }
+        if (job.noise.value) {
+            I unused;
+            const F n = interpolated(job.noise, plain, unused);
+            variance = l ? variance + n * n : n * n;
+        }
+        value = l ? value - leg : leg;
+    }
+    if (job.cell_variance != 0) {
+        const F extra = splat(power * job.cell_variance);
+        variance = job.noise.value ? variance + extra : extra;
+    }
+    sigma = root(variance) * slot.factor;
+    if (job.code_noise != 0) sigma = root(sigma * sigma + splat(job.code_noise * job.code_noise));
+    return value * slot.factor + slot.shift;
+}
+
+INLINE I counted(const Job &job, int64_t at, F place) { // code: thresholds not above the place
+    I code;
+    for (int l = 0; l < LANES; l++) {
+        const float *edges = job.edges + (job.which ? job.which[at * LANES + l] * job.most : 0);
+        int32_t found = 0;
+        for (int64_t half = (job.most + 1) / 2; half; half /= 2)
+            if (edges[found + half - 1] <= place[l]) found += (int32_t)half;
+        code[l] = found;
+    }
+    return code;
+}
+
+INLINE I drawn(const Job &job, int64_t at, F place, uint64_t key, int64_t vector, I &row) {
+    const I ideal = whole(largest(least(place, splat((float)job.ideal_codes - 0.5f)), splat(0.0f)));
+    const int64_t width = 1 << job.law_bits;
+    const uint32_t rest = 32 - (uint32_t)job.law_bits;
+    uint32_t random[LANES];
+    for (int w = 0; w < 8; w++) {
+        const uint64_t word = scramble(key + (uint64_t)(vector * 8 + w) * GOLDEN);
+        random[2 * w] = (uint32_t)word;
+        random[2 * w + 1] = (uint32_t)(word >> 32);
+    }
+    I code;
+    for (int l = 0; l < LANES; l++) {
+        const int64_t table = job.which ? job.which[at * LANES + l] * job.ideal_codes : 0;
+        const uint32_t bin = random[l] >> rest, left = random[l] & ((1u << rest) - 1);
+        row[l] = (int32_t)table + ideal[l];
+        const uint64_t entry = job.law[(int64_t)row[l] * width + bin];
+        code[l] = left < (uint32_t)entry ? (int32_t)bin : (int32_t)(entry >> 32);
+    }
+    return code;
+}
+
+// ---- the loop over row groups, passes and conversions of 16 positions and 16 outputs -------------------------------
+
+// A loop is made for the common sets of what a read needs, and for ANY, which looks at job.what as it runs.
+#define HAS(bits) (((WHAT & ANY ? (int)job.what : WHAT) & (bits)) != 0)
+
+struct Work { // what one thread holds
+    int32_t *u;        // [L][limb][P][16][16]
+    int32_t *total;    // [16][16]
+    int32_t *clipped;  // [16][16]
+    float *kept;       // [2][C][16][16] sums of slopes and of derivatives by the step
+    const float *power;
+    const uint64_t *keys; // [16] first counter of each position
+};
+
+// One row group's sums of 16 outputs: to codes, and those to totals.
+template <int WHAT>
+TARGET void convert(const Job &job, const Work &work, int64_t column, int64_t t, int64_t c, int64_t rows, int64_t g,
+                    int64_t vector, bool &any_clipped) {
+    const int64_t at = column * job.reads + t, leg_jump = job.limbs * job.passes * 256;
+    const F top = splat((float)job.most + 0.5f), over = splat((float)job.most + 1.0f), zero = splat(0.0f);
+    const F even = splat(job.code_noise);
+    const int64_t *digit = job.radix + 2 * (job.passes + c);
+    Slot slot;
+    slot.factor = load(job.factor + at * LANES);
+    slot.shift = load(job.shift + at * LANES);
+    if (HAS(LEGS) && job.leg_gain)
+        for (int64_t l = 0; l < job.legs; l++) {
+            slot.gain[l] = load(job.leg_gain + ((column * job.legs + l) * job.reads + t) * LANES);
+            slot.offset[l] = load(job.leg_offset + ((column * job.legs + l) * job.reads + t) * LANES);
+        }
+    for (int64_t m = 0; m < rows; m++) {
+        I total = load(work.total + m * LANES);
+        const uint64_t key = work.keys[m] + (uint64_t)((t * job.groups + g) * job.group_words) * GOLDEN;
+        uint64_t word = 0;
+        for (int64_t p = 0; p < job.passes; p++) {
+            const int32_t *u = work.u + p * 256 + m * LANES;
+            F place, sigma = even, slope = splat(1.0f);
+            if (HAS(LEGS))
+                place = legs(job, slot, u, leg_jump,
+                             work.power ? work.power[(t * job.passes + p) * LANES + m] : 0.0f, sigma, slope);
+            else
+                place = floats(load(u)) * slot.factor + slot.shift;
+            if (HAS(NOISE)) { // a word holds the draws of two vectors
+                const int64_t v = vector + p;
+                if (p == 0 || !(v & 1)) word = scramble(key + (uint64_t)(v >> 1) * GOLDEN);
+                const uint32_t half = (uint32_t)(v & 1 ? word >> 32 : word);
+                place = place + flipped(load(job.normals + ((half >> 16) & 4095) * LANES) * sigma, half);
+            }
+            I code, out = {};
+            if (HAS(LAW)) {
+                I table_row;
+                code = drawn(job, at, place, key, vector + p, table_row);
+                if (HAS(SLOPE)) slope = gathered(job.slope, table_row);
+            } else if (HAS(EDGES)) {
+                code = counted(job, at, place);
+            } else {
+                code = whole(least(largest(place, zero), top));
+            }
+            const int64_t *radix = job.radix + 2 * p;
+            const I power = splat((int32_t)(radix[0] + digit[0])), shifted = code << power;
+            total = radix[1] ^ digit[1] ? total - shifted : total + shifted;
+            if (HAS(INSIDE | SLOPE | STEP)) {
+                if (!HAS(LAW)) out = (place < zero) | (place >= over);
+                if (HAS(INSIDE) && any(out)) {
+                    any_clipped = true;
+                    int32_t *count = work.clipped + m * LANES;
+                    store(count, load(count) + ((out & 1) << power));
+                }
+                const float weight = (float)(1ll << radix[0]);
+                if (HAS(SLOPE)) {
+                    float *sum = work.kept + c * 256 + m * LANES;
+                    store(sum, load(sum) + (out ? zero : slope) * weight);
+                }
+                if (HAS(STEP)) {
+                    float *sum = work.kept + (job.conversions + c) * 256 + m * LANES;
+                    const F value = floats(code), each = out ? value + job.low_over_step : value - (place - 0.5f);
+                    store(sum, load(sum) + each * (radix[1] ? -weight : weight));
+                }
+            }
+        }
+        store(work.total + m * LANES, total);
+    }
+}
+
+// Sums of 16 positions and 16 outputs in one row group, all legs and passes: [L][P][16][16].
+TARGET inline void add_up(const Job &job, const Work &work, const uint8_t *digit, int64_t jump, int64_t column,
+                          int64_t length, int64_t q, int64_t t) {
+    const int64_t n = chunks(job.spans[2 * t + 1]), all = job.passes * 256;
+    for (int64_t l = 0; l < job.legs; l++) {
+        const int64_t leg = column * job.legs + l;
+        const int8_t *cells = job.cells + (leg * length + q) * job.limbs * 1024;
+        int32_t *into = work.u + l * job.limbs * all;
+        if (job.merged) {
+            sums(into, digit, jump / 2, cells, 1024, 2 * n, job.passes);
+        } else {
+            for (int64_t limb = 0; limb < job.limbs; limb++)
+                sums(into + limb * all, digit, jump, cells + limb * 1024, job.limbs * 1024, n, job.passes);
+            for (int64_t limb = 1; limb < job.limbs; limb++)
+                for (int64_t i = 0; i < all; i += LANES)
+                    store(into + i, load(into + i) + (load(into + limb * all + i) << splat((int32_t)(7 * limb))));
+        }
+        if (job.start) {
+            const I first = load(job.start + (leg * job.reads + t) * LANES);
+            for (int64_t i = 0; i < all; i += LANES) store(into + i, load(into + i) + first);
+        }
+    }
+}
+
+// Sums of codes to counts, and what the backward pass wants of each output.
+template <int WHAT>
+TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int64_t blocks, int64_t row, int64_t rows) {
+    const int64_t at = (g * blocks + nb) * LANES, every = job.groups * job.outputs;
+    const size_t bytes = std::min(LANES, job.outputs - nb * LANES) * sizeof(float);
+    const F gain = load(job.gain + at), constant = load(job.constant + at);
+    for (int64_t m = 0; m < rows; m++) {
+        const int64_t into = (row + m) * every + g * job.outputs + nb * LANES;
+        F y = floats(load(work.total + m * LANES)) * gain + constant;
+        if (job.scale) y = y * load(job.scale + at);
+        if (job.bias) y = y + load(job.bias + at);
+        std::memcpy(job.y + into, &y, bytes);
+        if (HAS(INSIDE)) {
+            const F share = 1.0f - floats(load(work.clipped + m * LANES)) / job.inside_weight;
+            std::memcpy(job.inside + into, &share, bytes);
+        }
+        for (int kind = 0; kind < 2; kind++) {
+            if (!HAS(kind ? STEP : SLOPE)) continue;
+            F sum = splat(0.0f);
+            for (int64_t c = 0; c < job.conversions; c++) {
+                const int64_t *radix = job.radix + 2 * (job.passes + c);
+                const float weight = (float)(1ll << radix[0]);
+                const F each = load(work.kept + (kind * job.conversions + c) * 256 + m * LANES);
+                sum = c ? sum + each * (kind && radix[1] ? -weight : weight) : each * (kind && radix[1] ? -weight : weight);
+            }
+            if (!kind) sum = sum / job.inside_weight;
+            std::memcpy((kind ? job.step : job.mean_slope) + into, &sum, bytes);
+        }
+    }
+}
+
+template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std::atomic<int64_t> &clipped) {
+    const int64_t positions = job.out[0] * job.out[1] * job.out[2], rows = job.batch * positions;
+    const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2];
+    const int64_t blocks = (job.outputs + LANES - 1) / LANES, strips = (rows + LANES - 1) / LANES;
+    const int64_t pieces = (strips + job.tall - 1) / job.tall, per = (blocks + job.split - 1) / job.split;
+    int64_t length = 0; // chunks of a column
+    for (int64_t t = 0; t < job.reads; t++) length += chunks(job.spans[2 * t + 1]);
+    const int64_t jump = job.passes * (1 + job.merged) * 1024, powers = job.reads * job.passes * LANES;
+    Buffer<uint8_t> digit(job.tall * length * jump);
+    Buffer<uint16_t> room(inputs + CHUNK), padded(CHUNK);
+    Buffer<int32_t> u(job.legs * job.limbs * job.passes * 256), total(256), count(256);
+    Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? job.tall * powers : 1);
+    uint64_t keys[LANES] = {};
+    Work work{u.at, total.at, count.at, kept.at, nullptr, keys};
+    bool any_clipped = false;
+    begin();
+    for (int64_t item; (item = next.fetch_add(1)) < job.groups * pieces * job.split;) {
+        const int64_t part = item % job.split, piece = item / job.split % pieces, g = item / job.split / pieces;
+        const int64_t first = piece * job.tall, last = std::min(strips, first + job.tall);
+        for (int64_t s = first; s < last; s++) {
+            uint8_t *into = digit.at + (s - first) * length * jump;
+            float *powered = job.cell_variance != 0 ? power.at + (s - first) * powers : nullptr;
+            const int64_t row = s * LANES, here = std::min(LANES, rows - row);
+            if (job.word_bytes == 1)
+                planes(job, g, row, here, (uint8_t *)room.at, (uint8_t *)padded.at, into, powered);
+            else
+                planes(job, g, row, here, room.at, padded.at, into, powered);
+        }
+        for (int64_t nb = part * per; nb < std::min(blocks, (part + 1) * per); nb++)
+            for (int64_t s = first; s < last; s++) {
+                const int64_t row = s * LANES, here = std::min(LANES, rows - row);
+                if (HAS(NOISE | LAW))
+                    for (int64_t m = 0; m < here; m++)
+                        keys[m] = (uint64_t)job.keys[(row + m) / positions] +
+                                  (uint64_t)((row + m) % positions * job.noise_words) * GOLDEN;
+                if (job.cell_variance != 0) work.power = power.at + (s - first) * powers;
+                std::memset(total.at, 0, 1024);
+                if (HAS(INSIDE)) std::memset(count.at, 0, 1024);
+                if (HAS(SLOPE | STEP)) std::memset(kept.at, 0, 2 * job.conversions * 1024);
+                for (int64_t c = 0; c < job.conversions; c++) {
+                    const int64_t column = (g * blocks + nb) * job.conversions + c;
+                    int64_t q = 0;
+                    for (int64_t t = 0; t < job.reads; t++) {
+                        add_up(job, work, digit.at + ((s - first) * length + q) * jump, jump, column, length, q, t);
+                        convert<WHAT>(job, work, column, t, c, here, g, (c * blocks + nb) * job.passes, any_clipped);
+                        q += chunks(job.spans[2 * t + 1]);
+                    }
+                }
+                finish<WHAT>(job, work, g, nb, blocks, row, here);
+            }
+    }
+    end();
+    if (any_clipped) clipped = 1;
+}
+
+template <int WHAT> TARGET void run(Job &job) {
+    std::atomic<int64_t> next{0}, clipped{0};
+    parallel(job.threads, [&] { layer<WHAT>(job, next, clipped); });
+    job.clipped = clipped;
+}
+
+TARGET inline void mac(Job &job) {
+    switch (job.what) {
+    case 0: return run<0>(job);
+    case NOISE: return run<NOISE>(job);
+    case INSIDE: return run<INSIDE>(job);
+    case NOISE | INSIDE: return run<NOISE | INSIDE>(job);
+    case LEGS: return run<LEGS>(job);
+    case LEGS | NOISE: return run<LEGS | NOISE>(job);
+    case LAW: return run<LAW>(job);
+    default: return run<ANY>(job);
+    }
+}
+
+// ---- inputs to words, and the gradient of that ---------------------------------------------------------------------
+
+template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, int64_t jump, int64_t n, Word *into, int64_t every) {
+    int64_t wrong = 0;
+    int32_t code[64];
+    for (int64_t first = 0; first < n; first += 64) {
+        const int64_t here = std::min<int64_t>(64, n - first);
+        for (int64_t i = 0; i < here; i++) {
+            const float v = x[(first + i) * jump] / p.scale + p.zero;
+            wrong += v != v;
+            const float clipped = v > p.low ? (v < p.high ? v : p.high) : p.low; // NaN becomes low
+            float q;
+            if (p.grid == 1) q = std::floor(clipped + 0.5f);
+            else q = p.low + 2.0f * std::floor((clipped - p.low) / 2.0f + 0.5f);
+            code[i] = (int32_t)(q < p.high ? q : p.high);
+        }
+        for (int64_t i = 0; i < here; i++) {
+            const int32_t q = code[i];
+            const int32_t below = (q * (int32_t)p.sign) * (1 << p.left) + (int32_t)p.below;
+            into[(first + i) * every] = (Word)(q >= 0 ? q + (int32_t)p.above : below);
+        }
+    }
+    return wrong;
+}
+
+// A line of one sample: words of all channels along the last dimension, its padding included.
+template <class Word> TARGET int64_t pack_lines(const Pack &p, std::atomic<int64_t> &next) {
+    const int64_t size[3] = {p.size[0] + p.before[0] + p.after[0], p.size[1] + p.before[1] + p.after[1],
+                             p.size[2] + p.before[2] + p.after[2]};
+    const int64_t lines = p.batch * size[0] * size[1];
+    Word *words = static_cast<Word *>(p.words);
+    int64_t wrong = 0;
+    for (int64_t first; (first = next.fetch_add(64)) < lines;)
+        for (int64_t line = first; line < std::min(lines, first + 64); line++) {
+            const int64_t b = line / (size[0] * size[1]), z = line / size[1] % size[0] - p.before[0];
+            const int64_t y = line % size[1] - p.before[1];
+            Word *into = words + line * size[2] * p.channels;
+            if (z < 0 || z >= p.size[0] || y < 0 || y >= p.size[1]) {
+                std::fill(into, into + size[2] * p.channels, (Word)p.pad);
+                continue;
+            }
+            std::fill(into, into + p.before[2] * p.channels, (Word)p.pad);
+            into += p.before[2] * p.channels;
+            std::fill(into + p.size[2] * p.channels, into + (p.size[2] + p.after[2]) * p.channels, (Word)p.pad);
+            const float *x = p.x + b * p.jump[0] + z * p.jump[2] + y * p.jump[3];
+            if (p.jump[1] == 1 && p.jump[4] == p.channels)
+                wrong += pack_line(p, x, 1, p.size[2] * p.channels, into, 1);
+            else if (p.jump[1] == 1)
+                for (int64_t i = 0; i < p.size[2]; i++)
+                    wrong += pack_line(p, x + i * p.jump[4], 1, p.channels, into + i * p.channels, 1);
+            else
+                for (int64_t c = 0; c < p.channels; c++)
+                    wrong += pack_line(p, x + c * p.jump[1], p.jump[4], p.size[2], into + c, p.channels);
+        }
+    return wrong;
+}
+
+TARGET inline int64_t pack(const Pack &p) {
+    std::atomic<int64_t> next{0}, wrong{0};
+    parallel(p.threads, [&] { wrong += p.word_bytes == 1 ? pack_lines<uint8_t>(p, next) : pack_lines<uint16_t>(p, next); });
+    return wrong;
+}
+
+TARGET void unpack_sample(const Pack &p, int64_t b) {
+    const int64_t size[3] = {p.size[0] + p.before[0] + p.after[0], p.size[1] + p.before[1] + p.after[1],
+                             p.size[2] + p.before[2] + p.after[2]};
+    double by_scale = 0, by_zero = 0;
+    const bool last = p.jump[1] == 1;
+    for (int64_t z = 0; z < p.size[0]; z++)
+        for (int64_t y = 0; y < p.size[1]; y++) {
+            const int64_t line = (b * size[0] + z + p.before[0]) * size[1] + y + p.before[1];
+            const float *grad = p.grad + (line * size[2] + p.before[2]) * p.channels;
+            const int64_t offset = b * p.jump[0] + z * p.jump[2] + y * p.jump[3];
+            const int64_t outer = last ? p.size[2] : p.channels, inner = last ? p.channels : p.size[2];
+            for (int64_t o = 0; o < outer; o++) {
+                const float *x = p.x + offset + o * (last ? p.jump[4] : p.jump[1]);
+                float *into = p.grad_x + offset + o * (last ? p.jump[4] : p.jump[1]);
+                const float *from = last ? grad + o * p.channels : grad + o;
+                const int64_t step = last ? 1 : p.jump[4], every = last ? 1 : p.channels;
+                float scale_sum = 0, zero_sum = 0;
+                for (int64_t i = 0; i < inner; i++) {
+                    const float v = x[i * step] / p.scale + p.zero;
+                    const bool inside = p.strict ? (v > p.low) & (v < p.high) : (v >= p.low) & (v <= p.high);
+                    const float g = inside ? from[i * every] : 0.0f;
+                    into[i * step] = g / p.scale;
+                    const float value = p.rounded ? std::floor(v + 0.5f) - p.zero : x[i * step] / p.scale;
+                    scale_sum -= g * value / p.scale;
+                    zero_sum += g;
+                }
+                by_scale += scale_sum;
+                by_zero += zero_sum;
+            }
+        }
+    p.sums[2 * b] = by_scale;
+    p.sums[2 * b + 1] = by_zero;
+}
+
+TARGET inline void unpack(const Pack &p) {
+    std::atomic<int64_t> next{0};
+    parallel(p.threads, [&] {
+        for (int64_t b; (b = next.fetch_add(1)) < p.batch;) unpack_sample(p, b);
+    });
+}
+
+} // namespace ISA
+} // namespace
+#endif

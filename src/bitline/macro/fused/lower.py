@@ -1,0 +1,194 @@
+"""A programmed column as the kernels read it: cells as bytes, constants in vectors of 16 outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitline.macro.analog import Analog, Scale
+from bitline.macro.column import Column
+from bitline.macro.curves import Lookup
+from bitline.macro.program import with_cells
+from bitline.macro.read import EXACT, Converters
+
+LANES = 16  # outputs in a vector
+CHUNK = 64  # rows in a product
+LIMB = 7  # bits of a cell in each limb but the last
+
+
+def vectors(value: Tensor) -> Tensor:
+    """(G, T, …, N) to (G, NB, …, T, 16), contiguous; outputs that are not there hold 0."""
+    outputs = value.shape[-1]
+    padded = F.pad(value, (0, -outputs % LANES)).unflatten(-1, (-1, LANES))
+    return padded.movedim(-2, 1).movedim(2, -2).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """One programmed column, ready to be read; made once for all its reads."""
+
+    column: Column
+
+    @cached_property
+    def analog(self) -> Analog:
+        """The analog side, without a converter's range."""
+        return Analog(self.column, None)
+
+    @cached_property
+    def by_legs(self) -> bool:
+        """Whether legs are read one by one, or cells are noisy; otherwise a place follows from one sum."""
+        return self.column.law is None and not (self.analog.linear and self.column.cell_variance is None)
+
+    @cached_property
+    def whole_cells(self) -> Tensor:
+        """Cells as multiples of the unit, legs that only subtract subtracted: (G, T, R, C, L, N) int32."""
+        cells = self.column.cells
+        assert cells is not None
+        if self.column.layout.legs == 2 and (self.analog.linear or self.column.law is not None):
+            cells = cells[..., :1, :] - cells[..., 1:, :]
+        counts = torch.tensor([count for _, count, _, _ in self.column.layout.spans], device=cells.device)
+        on = torch.arange(cells.shape[2], device=cells.device) < counts[:, None]
+        cells = torch.where(on[:, :, None, None, None], cells, 0.0)  # rows that are off
+        most = float(cells.abs().max()) if cells.numel() else 0.0
+        macro = self.column.macro
+        if macro.on * macro.digit_high * most >= EXACT:
+            raise ValueError(
+                f"{self.column.site.name}: {macro.on} rows of cells up to {most * self.column.unit:g} counts sum "
+                "beyond 2^24 steps: use --plan reference"
+            )
+        return cells.to(torch.int32)
+
+    @property
+    def legs(self) -> int:
+        """Legs that are summed apart."""
+        return self.whole_cells.shape[4]
+
+    @cached_property
+    def limbs(self) -> int:
+        """Bytes of a cell."""
+        most, limbs = int(self.whole_cells.abs().max()) if self.whole_cells.numel() else 0, 1
+        while most > 127:
+            most, limbs = (most + 64) >> LIMB, limbs + 1
+        return limbs
+
+    @cached_property
+    def fields(self) -> tuple[tuple[int, int], ...]:
+        """Bit field (shift, mask) of each pass in a word of inputs."""
+        inputs = self.column.macro.inputs
+        word = inputs.word if inputs is not None else None
+        assert word is not None
+        return word.fields
+
+    @cached_property
+    def merged(self) -> bool:
+        """Whether both limbs go into one sum, the second with digits times 128: where digits are single bits."""
+        return self.limbs == 2 and all(mask == 1 for _, mask in self.fields)
+
+    @cached_property
+    def chunks(self) -> Tensor:
+        """Cells as signed bytes, (G, NB, C, L, chunks, limbs, 16, 16, 4): rows in fours, outputs, the four rows."""
+        cells, layout = self.whole_cells, self.column.layout
+        g, t, r, c, legs, n = cells.shape
+        per = -(-r // CHUNK)
+        padded = F.pad(cells, (0, -n % LANES, 0, 0, 0, 0, 0, -r % CHUNK))
+        rows = padded.view(g, t * per, 16, 4, c, legs, -1, LANES).permute(0, 6, 4, 5, 1, 2, 7, 3)
+        used = [i * per + q for i, (_, count, _, _) in enumerate(layout.spans) for q in range(-(-count // CHUNK))]
+        if len(used) < t * per:
+            rows = rows.index_select(4, torch.tensor(used, device=cells.device))
+        parts = []
+        for _ in range(self.limbs - 1):
+            low = ((rows + 64) & 127) - 64
+            parts.append(low)
+            rows = (rows - low) >> LIMB
+        return torch.stack([*parts, rows], dim=5).to(torch.int8).contiguous()
+
+    @cached_property
+    def start(self) -> Tensor | None:
+        """What each column sums to where all digits are at their lowest, (G, NB, C, L, T, 16) int32; None where 0."""
+        inputs = self.column.macro.inputs
+        assert inputs is not None
+        if inputs.digit_low == 0:
+            return None
+        return vectors(self.whole_cells.sum(2) * inputs.digit_low).to(torch.int32)
+
+    @cached_property
+    def spread(self) -> tuple[Tensor, Tensor] | None:
+        """Gain and offset of each column, (G, NB, C, L, T, 16)."""
+        spread = self.column.spread
+        return None if spread is None else (vectors(spread.gain), vectors(spread.offset))
+
+    @cached_property
+    def which(self) -> Tensor | None:
+        """Converter or table of each conversion, (G, NB, C, T, 16) int64."""
+        of = self.column.code or self.column.law
+        return None if of is None or of.which is None else vectors(of.which)
+
+    @cached_property
+    def edges(self) -> Tensor | None:
+        """Places at which the code rises, (converters, codes - 1)."""
+        code = self.column.code
+        return None if code is None or code.thresholds is None else (code.thresholds + 0.5).contiguous()
+
+    @cached_property
+    def law(self) -> Tensor | None:
+        """Alias tables, cut in the low half of a word and alias in the high one."""
+        law = self.column.law
+        return None if law is None else (law.cut | law.alias << 32).contiguous()
+
+    @cached_property
+    def slope(self) -> Tensor | None:
+        """Mean read slope at each node of the mean curve, or at each row of the table."""
+        if self.column.law is not None:
+            return self.column.law.slope
+        return None if self.column.mean is None else self.column.mean.slope
+
+    def curve(self, name: str) -> Lookup | None:
+        """The column's ``mean`` or ``noise``."""
+        found: Lookup | None = getattr(self.column, name)
+        return found
+
+    def scale(self, converters: Converters | None) -> Scale:
+        """The converter's range, shaped to meet (G, T, C, N)."""
+        column, device = self.column, self.whole_cells.device
+        if column.law is not None:
+            return Scale(torch.tensor(column.law.low, device=device), torch.tensor(column.law.step, device=device))
+        if converters is None:
+            raise ValueError(
+                f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
+            )
+        view = (column.layout.groups, 1, 1, column.layout.outputs)
+        low, step = (v.detach().to(device) for v in (converters.low, converters.step))
+        return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
+
+    def steps(self, scale: Scale) -> tuple[Tensor, Tensor]:
+        """(factor, shift) of each conversion, (G, NB, C, T, 16): place = sum · factor + shift."""
+        layout = self.column.layout
+        factor, shift = Analog(self.column, scale).steps
+        unit = 1.0 if self.by_legs else self.column.unit
+        shape = (layout.groups, layout.reads, layout.conversions, layout.outputs)
+        return vectors((factor.float() * unit).expand(shape)), vectors(shift.float().expand(shape))
+
+    def totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
+        """(gain, constant) of each output, (G, NB, 16): y = total · gain + constant."""
+        column, layout = self.column, self.column.layout
+        factor = sum(column.pass_radix) * sum(column.radix) * layout.reads
+        shape = (layout.groups, 1, 1, layout.outputs)
+        gain = scale.step.float().expand(shape)
+        constant = (scale.low.double() * factor).float().expand(shape)
+        return vectors(gain[:, :, 0]).squeeze(2), vectors(constant[:, :, 0]).squeeze(2)
+
+
+_lowered: WeakKeyDictionary[Column, Lowered] = WeakKeyDictionary()
+
+
+def lowered(column: Column) -> Lowered:
+    """The column as kernels read it, made at its first read."""
+    found = _lowered.get(column)
+    if found is None:
+        found = _lowered[column] = Lowered(with_cells(column))
+    return found

@@ -1,0 +1,88 @@
+"""When the fused plan can run, and the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitline import draws
+from bitline.macro.column import Column
+from bitline.macro.fused import cpu, native
+from bitline.macro.fused.lower import lowered
+from bitline.macro.fused.words import Words, words_of
+from bitline.macro.geometry import Geometry
+from bitline.macro.kinds import TableColumn
+from bitline.macro.macro import Macro
+from bitline.macro.placement import Layout
+from bitline.macro.read import EXACT, Converters, Keep, Output, corrected
+
+MOST_DIGIT = 255  # a digit is a byte
+FINEST = 1 << 10  # multiples that cells off the integer grid need at least: ten bits
+
+
+def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
+    """Why the kernel cannot read this macro, or a layer of this layout on it; None if it can."""
+    inputs = macro.inputs
+    if inputs is None:
+        return "inputs are continuous"
+    if macro.driver is not None:
+        return "word-line drivers have levels of their own"
+    table = isinstance(macro.column, TableColumn)
+    if macro.converter is None and not table:
+        return "values are read without a converter"
+    if macro.converter is not None and macro.converter.levels is not None:
+        return "the converter's levels are uneven"
+    word = inputs.word
+    if word is None or word.bits > 16:
+        return f"{inputs.bits}-bit {inputs.kind} inputs in digits of {inputs.digit_bits} do not fit a 16-bit word"
+    if max(mask for _, mask in word.fields) > MOST_DIGIT:
+        return f"digits of {inputs.digit_bits} bits do not fit a byte"
+    largest = macro.on * macro.digit_high * len(macro.leg_signs)
+    perturbed = macro.cell is not None or not macro.sliced
+    if largest * (FINEST if perturbed else macro.level_high) >= EXACT:
+        return f"sums of {macro.on} rows pass 2^24"
+    if layout is not None:
+        codes = macro.column.codes if isinstance(macro.column, TableColumn) else 1 << macro.converter.bits  # type: ignore[union-attr]
+        radix = macro.weights.radix if macro.weights is not None and macro.sliced else (1,)
+        if sum(map(abs, inputs.radix)) * sum(map(abs, radix)) * layout.reads * codes >= EXACT:
+            return f"totals of {layout.reads} row groups pass 2^24"
+    return native.missing()
+
+
+def run(
+    x: Tensor | Words,
+    column: Column,
+    geometry: Geometry,
+    keys: Tensor | None,
+    converters: Converters | None,
+    keep: Keep,
+) -> Output:
+    """As ``reference.run``, bit for bit; ``x`` may be words already."""
+    low = lowered(column)
+    layout, macro = column.layout, column.macro
+    words = x if isinstance(x, Words) else words_of(x, macro, geometry)
+    noisy = not low.analog.quiet or column.law is not None
+    if keys is None and noisy:
+        raise ValueError(f"{column.site.name}: the macro has fresh noise; say which samples are read")
+    positions = words.positions(geometry)
+    if words.batch * positions * max(layout.groups * layout.outputs, layout.inputs) >= 1 << 31:
+        raise ValueError(
+            f"{column.site.name}: {words.batch} samples of {positions} positions and {layout.inputs} inputs, "
+            f"{layout.groups * layout.outputs} outputs pass 2^31 elements: give smaller batches"
+        )
+    shape = (words.batch, positions, layout.groups * layout.outputs)
+    out = Output(torch.empty(shape))
+    keeps_slope = keep.slope
+    out.inside = torch.empty(shape) if keep.inside and column.law is None else None
+    out.slope = torch.empty(shape) if keeps_slope else None
+    out.step = torch.empty(shape) if keep.step and column.law is None else None
+    if out.y.numel():
+        clipped = cpu.read(words, low, geometry, keys if noisy else None, low.scale(converters), out)
+        if not clipped:
+            out.inside = None
+    if column.input_constant or column.weight_constant:
+        out.y = corrected(out.y, words.codes(), column, geometry)
+    return out
+
+
+__all__ = ["draws", "refuses", "run"]
