@@ -2,7 +2,8 @@
 
 ``place`` is where a value falls on the converter's scale, half a step up: ``floor(place)`` is the code of a converter
 with even steps, rounded half up. Without a converter a place is the value, in counts. All arithmetic is float32, one
-rounding an operation, in an order that kernels repeat bit for bit; float64 only where sums need it.
+rounding an operation (a place of a whole sum: one in all), in an order that kernels repeat bit for bit; float64 only
+where sums need it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Analog:
 
     @cached_property
     def steps(self) -> tuple[Tensor, Tensor]:
-        """(factor, shift), each (G, 1 or T, C or 1, N or 1) float64: place = value · factor + shift."""
+        """(factor, shift), each (G, 1 or T, C or 1, N or 1) float64 of float32 precision: value · factor + shift."""
         assert self.scale is not None
         code = self.column.code
         low, step = self.scale.low.double(), self.scale.step.double()
@@ -64,13 +65,18 @@ class Analog:
         if code is not None and code.offset is not None:
             shift = shift + code.offset
         shape = torch.broadcast_shapes(factor.shape, shift.shape, (1, 1, 1, 1))
-        return factor.expand(shape), shift.expand(shape) + 0.5
+        factor, shift = factor.expand(shape).float().double(), (shift.expand(shape) + 0.5).float().double()
+        last = torch.exp2(factor.abs().log2().floor() - 23)  # bit of the factor: value · factor + shift is then exact
+        return factor, (shift / last + 0.5).floor() * last
 
-    def _step(self, t: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Factor and shift of row group ``t``: (G, 1, C, N)."""
+    def at(self, value: Tensor, t: int, exact: bool) -> tuple[Tensor, Tensor]:
+        """(place, factor (G, 1, C, N) float32) of a value in row group ``t``; ``exact``: of whole sums, rounded once."""
         factor, shift = self.steps
-        at = slice(t, t + 1) if factor.shape[1] > 1 else slice(0, 1)
-        return factor[:, at].float().to(dtype), shift[:, at].float().to(dtype)
+        rows = slice(t, t + 1) if factor.shape[1] > 1 else slice(0, 1)
+        factor, shift = factor[:, rows], shift[:, rows]
+        if exact or value.dtype == torch.float64:
+            return (value.double() * factor).add_(shift).to(value.dtype), factor.float()
+        return (value * factor.float()).add_(shift.float()), factor.float()
 
     def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
@@ -100,10 +106,9 @@ class Analog:
         code = self.column.code
         if self.scale is None:
             return value, sigma
-        factor, shift = self._step(t, value.dtype)
-        place = (value * factor).add_(shift)
+        place, factor = self.at(value, t, self.linear and sigma is None)
         if sigma is not None:
-            sigma = sigma * factor.float()
+            sigma = sigma * factor
         if code is None or code.noise is None:
             return place, sigma
         noise = torch.tensor(code.noise, device=place.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class Reader:
         self.words = layout.groups * layout.reads * noise_words(column)  # of noise for one position
         self.scale = self._scale(converters, device)
         self.analog = Analog(column, self.scale if column.code is not None else None)
+        self.ideal_column = replace(column, code=None)  # converters without gain and offset errors
         self.draws = not self.analog.quiet or column.law is not None
         self.rounds = converters is None or converters.rounds
         self.bounded = converters is None or converters.clips
@@ -212,8 +215,7 @@ class Reader:
         value = u[:, :, :, 0] - u[:, :, :, 1] if u.shape[3] == 2 else u[:, :, :, 0]
         if self.scale is None:
             return value
-        factor, shift = 1 / self.scale.step.double(), 0.5 - self.scale.low.double() / self.scale.step.double()
-        return (value * factor.to(value.dtype)).add_(shift.to(value.dtype))
+        return Analog(self.ideal_column, self.scale).at(value, 0, exact=True)[0]
 
     def _drawn(self, u: Tensor, t: int, counters: Tensor) -> tuple[Tensor, Tensor | None]:
         """Codes drawn from the measured table, and its slopes where wanted: (G, P·m, C, N)."""

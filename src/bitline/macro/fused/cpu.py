@@ -7,7 +7,6 @@ import ctypes
 import torch
 from torch import Tensor
 
-from bitline import draws
 from bitline.macro.analog import Scale
 from bitline.macro.curves import Lookup
 from bitline.macro.fused import native
@@ -93,7 +92,7 @@ def read(words: Words, low: Lowered, geometry: Geometry, keys: Tensor | None, sc
         keys=at(keys),
         noise_words=noise_words(column) * layout.reads * layout.groups,
         group_words=noise_words(column),
-        normals=at(draws.magnitudes(words.data.device)) if keys is not None else None,
+        normals=at(low.normals) if keys is not None and law is None else None,
         y=out.y.data_ptr(),
         inside=at(out.inside),
         mean_slope=at(out.slope),
@@ -129,7 +128,8 @@ def _share(job: native.Job, low: Lowered) -> None:
     strip = low.chunks.shape[4] * job.passes * (1 + job.merged) * 1024
     threads = native.threads(rows * job.outputs * job.reads * job.passes * job.conversions)
     pieces = max(1, min(8 * threads, strips * job.groups))  # enough for threads to share evenly
-    job.tall = max(1, min(CACHE // strip, strips * job.groups // pieces))
+    reused = low.chunks.numel() // job.groups > 2 * CACHE  # cells are fetched again for each piece
+    job.tall = max(1, min(CACHE // strip, strips * job.groups // pieces)) if reused else 1
     job.split = 1
     if strips * job.groups < 2 * threads and blocks > 1:
         job.split = min(blocks, -(-2 * threads // (strips * job.groups)))

@@ -29,7 +29,6 @@ namespace {
 
 constexpr int64_t LANES = 16;       // outputs in a vector, positions in a block
 constexpr int64_t CHUNK = 64;       // rows in a product
-constexpr int64_t MOST_PASSES = 32; // passes of input digits
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15ull;
 
 // What a read needs.
@@ -44,7 +43,7 @@ struct Curve {
 
 // One layer's read. Arrays per column are padded to whole vectors: [G][blocks of outputs][C](…)[T][16].
 struct Job {
-    // where inputs are: words (batch, size[0..2], groups * channels), digits in their bit fields
+    // where inputs are: words (batch, size[0..2], groups * channels) and 64 more, digits in their bit fields
     const void *words;
     int64_t word_bytes, batch, groups, channels;
     int64_t size[3], kernel[3], stride[3], dilation[3], out[3];
@@ -70,7 +69,7 @@ struct Job {
     // fresh noise: a key for each sample, words of noise for each position
     const int64_t *keys;
     int64_t noise_words, group_words;
-    const float *normals;        // (4096, 16) magnitudes
+    const float *normals;        // (4096, 16) magnitudes, in steps of the converter unless legs are read one by one
     // what comes out, (batch, positions, groups * outputs)
     float *y, *inside, *mean_slope, *step;
     const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
@@ -123,6 +122,7 @@ template <class Work> void parallel(int64_t threads, Work work) {
 
 typedef float F __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t I __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t H __attribute__((vector_size(64), aligned(1), may_alias));
 typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
 
 } // namespace
@@ -139,7 +139,7 @@ typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
 
 #ifdef BITLINE_X86
 #define ISA avx2
-#define TARGET __attribute__((target("avx2,bmi2")))
+#define TARGET __attribute__((target("avx2,fma,bmi2")))
 #define LEVEL 1
 #include "kernel.cpp"
 #undef ISA
@@ -147,7 +147,7 @@ typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
 #undef LEVEL
 
 #define ISA avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,prefer-vector-width=512")))
+#define TARGET __attribute__((target("fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,prefer-vector-width=512")))
 #define LEVEL 2
 #include "kernel.cpp"
 #undef ISA
@@ -158,7 +158,7 @@ typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
 #ifdef BITLINE_AMX
 #define ISA amx
 #define TARGET                                                                                                          \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,amx-tile,amx-int8,prefer-vector-width=512")))
+    __attribute__((target("fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi2,amx-tile,amx-int8,prefer-vector-width=512")))
 #define LEVEL 3
 #include "kernel.cpp"
 #undef ISA
@@ -171,7 +171,7 @@ namespace {
 int supported() {
 #ifdef BITLINE_X86
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 0;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
     if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512vnni"))
         return 1;
@@ -259,6 +259,11 @@ INLINE void store(int32_t *p, I v) { *reinterpret_cast<I *>(p) = v; }
 INLINE F floats(I v) { return __builtin_convertvector(v, F); }
 
 #if LEVEL >= 2
+INLINE F fused(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+// total + code * radix, both below 2^15
+INLINE I scaled(I total, I code, int32_t radix) {
+    return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)code, _mm512_set1_epi32(radix & 0xFFFF));
+}
 INLINE F least(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE F largest(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE I whole(F v) { return (I)_mm512_cvttps_epi32((__m512)v); }
@@ -271,6 +276,20 @@ INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is
 }
 INLINE bool any(I mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
 #else
+// One rounding: exact in double, since a is whole, below 2^24, and c a multiple of the last bit of b.
+INLINE F fused(F a, F b, F c) {
+#if LEVEL == 1
+    for (int l = 0; l < LANES; l += 8) {
+        const __m256 v = _mm256_fmadd_ps(_mm256_loadu_ps((const float *)&a + l), _mm256_loadu_ps((const float *)&b + l),
+                                         _mm256_loadu_ps((const float *)&c + l));
+        _mm256_storeu_ps((float *)&a + l, v);
+    }
+#else
+    for (int l = 0; l < LANES; l++) a[l] = (float)((double)a[l] * (double)b[l] + (double)c[l]);
+#endif
+    return a;
+}
+INLINE I scaled(I total, I code, int32_t radix) { return total + code * radix; }
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F largest(F a, F b) { return a > b ? a : b; }
 INLINE I whole(F v) { return __builtin_convertvector(v, I); }
@@ -302,102 +321,87 @@ INLINE bool any(I mask) {
 
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
-// a: chunks of (16 positions, 64 rows) bytes, `jump` from one to the next, planes one after another; b: chunks of cells.
-// u: planes of (16, 16) sums.
+// a: chunks of (16 positions, 64 rows) bytes, `jump` from one to the next; b: chunks of cells; u: (16, 16) sums.
+// Where there are at most two chunks, `hold` keeps their cells at hand for the sums of all passes.
 #if LEVEL == 3
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
-                        int64_t planes) {
-    int64_t p = 0;
-    for (; p + 4 <= planes; p += 4, a += 4096, u += 1024) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int64_t q = 0; q < n; q++) {
-            const uint8_t *at = a + q * jump;
-            _tile_loadd(7, b + q * b_jump, 64);
-            _tile_loadd(4, at, 64);
-            _tile_dpbusd(0, 4, 7);
-            _tile_loadd(5, at + 1024, 64);
-            _tile_dpbusd(1, 5, 7);
-            _tile_loadd(6, at + 2048, 64);
-            _tile_dpbusd(2, 6, 7);
-            _tile_loadd(4, at + 3072, 64);
-            _tile_dpbusd(3, 4, 7);
-        }
-        _tile_stored(0, u, 64);
-        _tile_stored(1, u + 256, 64);
-        _tile_stored(2, u + 512, 64);
-        _tile_stored(3, u + 768, 64);
-    }
-    for (; p < planes; p++, a += 1024, u += 256) {
-        _tile_zero(0);
-        for (int64_t q = 0; q < n; q++) {
-            _tile_loadd(7, b + q * b_jump, 64);
-            _tile_loadd(4, a + q * jump, 64);
-            _tile_dpbusd(0, 4, 7);
-        }
-        _tile_stored(0, u, 64);
-    }
+constexpr int64_t HELD = 2;
+TARGET inline void hold(const int8_t *b, int64_t b_jump, int64_t n) {
+    _tile_loadd(7, b, 64);
+    if (n == 2) _tile_loadd(6, b + b_jump, 64);
 }
-#elif LEVEL == 2
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
-                        int64_t planes) {
-    for (int64_t p = 0; p < planes; p++, a += 1024, u += 256) {
-        __m512i total[16];
-        for (auto &t : total) t = _mm512_setzero_si512();
-        for (int64_t q = 0; q < n; q++) {
-            const uint8_t *at = a + q * jump;
-            for (int k = 0; k < 16; k++) {
-                const __m512i cells = _mm512_load_si512(b + q * b_jump + k * 64);
-                for (int m = 0; m < 16; m++) {
-                    int32_t four;
-                    std::memcpy(&four, at + m * 64 + k * 4, 4);
-                    total[m] = _mm512_dpbusd_epi32(total[m], _mm512_set1_epi32(four), cells);
-                }
-            }
-        }
-        for (int m = 0; m < 16; m++) _mm512_store_si512(u + m * 16, total[m]);
+TARGET inline void held(int32_t *u, const uint8_t *a, int64_t jump, int64_t n) {
+    _tile_zero(0);
+    _tile_loadd(4, a, 64);
+    _tile_dpbusd(0, 4, 7);
+    if (n == 2) {
+        _tile_loadd(5, a + jump, 64);
+        _tile_dpbusd(0, 5, 6);
     }
+    _tile_stored(0, u, 64);
+}
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n) {
+    _tile_zero(0);
+    for (int64_t q = 0; q < n; q++) {
+        _tile_loadd(7, b + q * b_jump, 64);
+        _tile_loadd(4, a + q * jump, 64);
+        _tile_dpbusd(0, 4, 7);
+    }
+    _tile_stored(0, u, 64);
 }
 #else
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n,
-                        int64_t planes) {
-    for (int64_t p = 0; p < planes; p++, a += 1024, u += 256) {
-        for (int64_t m = 0; m < 16; m++) {
-#if LEVEL == 1
-            __m256i low = _mm256_setzero_si256(), high = low;
-            for (int64_t q = 0; q < n; q++) {
-                for (int64_t k = 0; k < 16; k++) {
-                    int32_t four;
-                    std::memcpy(&four, a + q * jump + m * 64 + k * 4, 4);
-                    const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(four)); // x0 x1 x2 x3, four times
-                    const int8_t *at = b + q * b_jump + k * 64;
-                    for (int half = 0; half < 2; half++) {
-                        const __m128i c0 = _mm_loadu_si128((const __m128i *)(at + half * 32));
-                        const __m128i c1 = _mm_loadu_si128((const __m128i *)(at + half * 32 + 16));
-                        const __m256i s0 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c0)); // two halves of 4 outputs
-                        const __m256i s1 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c1));
-                        const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xD8);
-                        (half ? high : low) = _mm256_add_epi32(half ? high : low, s);
-                    }
+constexpr int64_t HELD = 0;
+TARGET inline void hold(const int8_t *, int64_t, int64_t) {}
+TARGET inline void held(int32_t *, const uint8_t *, int64_t, int64_t) {}
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n) {
+#if LEVEL == 2
+    __m512i total[16];
+    for (auto &t : total) t = _mm512_setzero_si512();
+    for (int64_t q = 0; q < n; q++) {
+        const uint8_t *at = a + q * jump;
+        for (int k = 0; k < 16; k++) {
+            const __m512i cells = _mm512_loadu_si512(b + q * b_jump + k * 64);
+            for (int m = 0; m < 16; m++) {
+                int32_t four;
+                std::memcpy(&four, at + m * 64 + k * 4, 4);
+                total[m] = _mm512_dpbusd_epi32(total[m], _mm512_set1_epi32(four), cells);
+            }
+        }
+    }
+    for (int m = 0; m < 16; m++) _mm512_store_si512(u + m * 16, total[m]);
+#elif LEVEL == 1
+    for (int64_t m = 0; m < 16; m++) {
+        __m256i low = _mm256_setzero_si256(), high = low;
+        for (int64_t q = 0; q < n; q++)
+            for (int64_t k = 0; k < 16; k++) {
+                int32_t four;
+                std::memcpy(&four, a + q * jump + m * 64 + k * 4, 4);
+                const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(four)); // four inputs, four times
+                const int8_t *at = b + q * b_jump + k * 64;
+                for (int half = 0; half < 2; half++) {
+                    const __m128i c0 = _mm_loadu_si128((const __m128i *)(at + half * 32));
+                    const __m128i c1 = _mm_loadu_si128((const __m128i *)(at + half * 32 + 16));
+                    const __m256i s0 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c0)); // two halves of 4 outputs
+                    const __m256i s1 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c1));
+                    const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xD8);
+                    (half ? high : low) = _mm256_add_epi32(half ? high : low, s);
                 }
             }
-            _mm256_storeu_si256((__m256i *)(u + m * 16), low);
-            _mm256_storeu_si256((__m256i *)(u + m * 16 + 8), high);
+        _mm256_storeu_si256((__m256i *)(u + m * 16), low);
+        _mm256_storeu_si256((__m256i *)(u + m * 16 + 8), high);
+    }
 #else
-            int32_t total[16] = {};
-            for (int64_t q = 0; q < n; q++)
-                for (int64_t k = 0; k < 16; k++) {
-                    const uint8_t *x = a + q * jump + m * 64 + k * 4;
-                    const int8_t *c = b + q * b_jump + k * 64;
-                    for (int o = 0; o < 16; o++)
-                        total[o] += x[0] * c[4 * o] + x[1] * c[4 * o + 1] + x[2] * c[4 * o + 2] + x[3] * c[4 * o + 3];
-                }
-            std::memcpy(u + m * 16, total, sizeof total);
+    for (int64_t m = 0; m < 16; m++) {
+        int32_t total[16] = {};
+        for (int64_t q = 0; q < n; q++)
+            for (int64_t k = 0; k < 16; k++) {
+                const uint8_t *x = a + q * jump + m * 64 + k * 4;
+                const int8_t *c = b + q * b_jump + k * 64;
+                for (int o = 0; o < 16; o++)
+                    total[o] += x[0] * c[4 * o] + x[1] * c[4 * o + 1] + x[2] * c[4 * o + 2] + x[3] * c[4 * o + 3];
+            }
+        std::memcpy(u + m * 16, total, sizeof total);
+    }
 #endif
-        }
-    }
 }
 #endif
 
@@ -422,71 +426,98 @@ TARGET inline void end() {
 
 // ---- inputs: a block of 16 positions as digit planes ---------------------------------------------------------------
 
-// The inputs that meet the weights of group g at position `at` of sample b, K words one after another.
-template <class Word>
-TARGET const Word *gather_rows(const Job &job, int64_t g, int64_t row, int64_t positions, Word *room) {
-    const int64_t b = row / positions, at = row % positions;
-    const int64_t o[3] = {at / (job.out[1] * job.out[2]), at / job.out[2] % job.out[1], at % job.out[2]};
-    const int64_t every = job.groups * job.channels;
-    const Word *words = static_cast<const Word *>(job.words) + b * job.size[0] * job.size[1] * job.size[2] * every;
-    words += g * job.channels;
-    const int64_t first = (o[0] * job.stride[0] * job.size[1] + o[1] * job.stride[1]) * job.size[2] + o[2] * job.stride[2];
-    const bool joined = job.groups == 1 && job.dilation[2] == 1;
-    const int64_t run = (joined ? job.kernel[2] : 1) * job.channels, steps = joined ? 1 : job.kernel[2];
-    if (job.kernel[0] * job.kernel[1] * steps == 1) return words + first * every;
-    Word *into = room;
-    for (int64_t z = 0; z < job.kernel[0]; z++)
-        for (int64_t y = 0; y < job.kernel[1]; y++) {
-            const int64_t line = first + (z * job.dilation[0] * job.size[1] + y * job.dilation[1]) * job.size[2];
-            for (int64_t x = 0; x < steps; x++, into += run)
-                std::memcpy(into, words + (line + x * job.dilation[2]) * every, run * sizeof(Word));
+// Walks over the positions of all samples, and finds the inputs that meet the weights of one group there.
+template <class Word> struct Rows {
+    const Word *words;
+    int64_t every, run, steps, lines, planes_of, step, line, plane; // words: between samples of a run, rows, planes
+    int64_t across, down, deep, sample;                             // words between positions and samples
+    int64_t out[3], at[3];
+    const Word *here;
+
+    TARGET Rows(const Job &job, int64_t g, int64_t row) {
+        every = job.groups * job.channels;
+        const bool joined = job.groups == 1 && job.dilation[2] == 1; // neighbours along the last dimension follow on
+        run = (joined ? job.kernel[2] : 1) * job.channels;
+        steps = joined ? 1 : job.kernel[2];
+        lines = job.kernel[1];
+        planes_of = job.kernel[0];
+        const int64_t width = job.size[2] * every, area = job.size[1] * width;
+        step = job.dilation[2] * every, line = job.dilation[1] * width, plane = job.dilation[0] * area;
+        across = job.stride[2] * every, down = job.stride[1] * width, deep = job.stride[0] * area;
+        sample = job.size[0] * area;
+        std::copy(job.out, job.out + 3, out);
+        words = static_cast<const Word *>(job.words) + g * job.channels;
+        at[2] = row % out[2], at[1] = row / out[2] % out[1], at[0] = row / out[2] / out[1] % out[0];
+        words += row / out[2] / out[1] / out[0] * sample;
+        here = words + at[0] * deep + at[1] * down + at[2] * across;
+    }
+
+    TARGET void advance() {
+        here += across;
+        if (++at[2] < out[2]) return;
+        at[2] = 0;
+        if (++at[1] == out[1]) {
+            at[1] = 0;
+            if (++at[0] == out[0]) at[0] = 0, words += sample;
         }
-    return room;
-}
+        here = words + at[0] * deep + at[1] * down;
+    }
 
-INLINE B loaded(const uint8_t *p) { return *reinterpret_cast<const B *>(p); }
+    // K words one after another, in `room` or where they are; vectors reach past the end of both.
+    TARGET const Word *gather(Word *room) const {
+        if (planes_of * lines * steps == 1) return here;
+        Word *into = room;
+        for (int64_t z = 0; z < planes_of; z++)
+            for (int64_t y = 0; y < lines; y++)
+                for (int64_t x = 0; x < steps; x++, into += run) {
+                    const Word *from = here + z * plane + y * line + x * step;
+                    for (int64_t i = 0; i < run; i += 64 / (int64_t)sizeof(Word))
+                        *reinterpret_cast<B *>(into + i) = *reinterpret_cast<const B *>(from + i);
+                }
+        return room;
+    }
+};
 
-INLINE void digits(const Job &job, const uint8_t *words, int64_t p, uint8_t *into) {
-    const B v = (loaded(words) >> (uint8_t)job.fields[2 * p]) & (uint8_t)job.fields[2 * p + 1];
-    *reinterpret_cast<B *>(into) = v;
+// Fields lie within a byte, so that what a 16-bit shift brings from its neighbour is masked.
+INLINE B digits(const uint8_t *words, int64_t shift, int64_t mask) {
+    return (B)(*reinterpret_cast<const H *>(words) >> (uint16_t)shift) & (uint8_t)mask;
 }
-INLINE void digits(const Job &job, const uint16_t *words, int64_t p, uint8_t *into) {
-    for (int k = 0; k < CHUNK; k++) into[k] = (uint8_t)((words[k] >> job.fields[2 * p]) & job.fields[2 * p + 1]);
+INLINE B digits(const uint16_t *words, int64_t shift, int64_t mask) {
+    B v;
+    for (int k = 0; k < CHUNK; k++) v[k] = (uint8_t)((words[k] >> shift) & mask);
+    return v;
 }
 
 // Digits of 16 positions, [chunk][pass][16][64], where limbs are merged followed by 128 times the same; and the sum of
 // squared digits of each row group, [T][P][16], where `power` is given.
 template <class Word>
-TARGET void planes(const Job &job, int64_t g, int64_t row, int64_t rows, Word *room, Word *padded, uint8_t *into,
-                   float *power) {
-    const int64_t positions = job.out[0] * job.out[1] * job.out[2];
-    const int64_t jump = job.passes * (1 + job.merged) * 1024;
-    const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2];
-    for (int64_t m = 0; m < rows; m++) {
-        const Word *words = gather_rows<Word>(job, g, row + m, positions, room);
-        int64_t q = 0;
-        for (int64_t t = 0; t < job.reads; t++) {
-            const int64_t first = job.spans[2 * t], count = job.spans[2 * t + 1];
-            for (int64_t k = 0; k < count; k += CHUNK, q++) {
-                const Word *at = words + first + k;
-                if (first + k + CHUNK > inputs) { // do not read beyond the row
-                    std::memcpy(padded, at, (inputs - first - k) * sizeof(Word));
-                    at = padded;
+TARGET void planes(const Job &job, int64_t g, int64_t row, int64_t rows, Word *room, int64_t room_of,
+                   uint8_t *into, float *power) {
+    const int64_t passes = job.passes, merged = job.merged, jump = passes * (1 + merged) * 1024, reads = job.reads;
+    const int64_t *spans = job.spans;
+    Rows<Word> walk(job, g, row);
+    const Word *words[LANES];
+    for (int64_t m = 0; m < rows; m++, walk.advance()) words[m] = walk.gather(room + m * room_of);
+    for (int64_t p = 0; p < passes; p++) {
+        const int64_t shift = job.fields[2 * p], mask = job.fields[2 * p + 1];
+        uint8_t *chunk = into + p * 1024;
+        for (int64_t t = 0; t < reads; t++) {
+            const int64_t first = spans[2 * t], count = spans[2 * t + 1];
+            for (int64_t k = 0; k < count; k += CHUNK, chunk += jump) {
+                for (int64_t m = 0; m < rows; m++) {
+                    const B v = digits(words[m] + first + k, shift, mask);
+                    *reinterpret_cast<B *>(chunk + m * CHUNK) = v;
+                    if (merged) *reinterpret_cast<H *>(chunk + passes * 1024 + m * CHUNK) = (H)v << 7; // of single bits
                 }
-                for (int64_t p = 0; p < job.passes; p++) {
-                    uint8_t *digit = into + q * jump + p * 1024 + m * CHUNK;
-                    digits(job, at, p, digit);
-                    if (job.merged)
-                        *reinterpret_cast<B *>(digit + job.passes * 1024) = *reinterpret_cast<B *>(digit) << 7;
-                    if (power) {
-                        int64_t sum = 0;
-                        for (int64_t i = 0; i < std::min(count - k, CHUNK); i++) {
-                            const int64_t d = digit[i] + job.digit_low;
-                            sum += d * d;
-                        }
-                        float &total = power[(t * job.passes + p) * LANES + m];
-                        total = k ? total + (float)sum : (float)sum;
+                if (!power) continue;
+                for (int64_t m = 0; m < rows; m++) {
+                    int64_t sum = 0;
+                    for (int64_t i = 0; i < std::min(count - k, CHUNK); i++) {
+                        const int64_t d = chunk[m * CHUNK + i] + job.digit_low;
+                        sum += d * d;
                     }
+                    float &total = power[(t * passes + p) * LANES + m];
+                    total = k ? total + (float)sum : (float)sum;
                 }
             }
         }
@@ -577,7 +608,6 @@ INLINE I drawn(const Job &job, int64_t at, F place, uint64_t key, int64_t vector
 #define HAS(bits) (((WHAT & ANY ? (int)job.what : WHAT) & (bits)) != 0)
 
 struct Work { // what one thread holds
-    int32_t *u;        // [L][limb][P][16][16]
     int32_t *total;    // [16][16]
     int32_t *clipped;  // [16][16]
     float *kept;       // [2][C][16][16] sums of slopes and of derivatives by the step
@@ -585,13 +615,12 @@ struct Work { // what one thread holds
     const uint64_t *keys; // [16] first counter of each position
 };
 
-// One row group's sums of 16 outputs: to codes, and those to totals.
+// Sums of 16 outputs in one row group and pass: to codes, and those to totals.
 template <int WHAT>
-TARGET void convert(const Job &job, const Work &work, int64_t column, int64_t t, int64_t c, int64_t rows, int64_t g,
-                    int64_t vector, bool &any_clipped) {
+INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64_t column, int64_t t, int64_t c, int64_t p,
+                    int64_t rows, int64_t g, int64_t vector, uint64_t *words, bool &any_clipped) {
     const int64_t at = column * job.reads + t, leg_jump = job.limbs * job.passes * 256;
     const F top = splat((float)job.most + 0.5f), over = splat((float)job.most + 1.0f), zero = splat(0.0f);
-    const F even = splat(job.code_noise);
     const int64_t *digit = job.radix + 2 * (job.passes + c);
     Slot slot;
     slot.factor = load(job.factor + at * LANES);
@@ -601,82 +630,108 @@ TARGET void convert(const Job &job, const Work &work, int64_t column, int64_t t,
             slot.gain[l] = load(job.leg_gain + ((column * job.legs + l) * job.reads + t) * LANES);
             slot.offset[l] = load(job.leg_offset + ((column * job.legs + l) * job.reads + t) * LANES);
         }
+    const int64_t *radix = job.radix + 2 * p, v = vector + p;
+    const I power = splat((int32_t)(radix[0] + digit[0]));
+    const bool negative = radix[1] ^ digit[1], small = radix[0] + digit[0] < 15 && job.most < 32768;
+    const int32_t scale = (negative ? -1 : 1) * (1 << std::min<int64_t>(30, radix[0] + digit[0]));
+    const uint64_t first = (uint64_t)((t * job.groups + g) * job.group_words + (v >> 1)) * GOLDEN;
+    const int half = v & 1 ? 32 : 0;
     for (int64_t m = 0; m < rows; m++) {
-        I total = load(work.total + m * LANES);
-        const uint64_t key = work.keys[m] + (uint64_t)((t * job.groups + g) * job.group_words) * GOLDEN;
-        uint64_t word = 0;
-        for (int64_t p = 0; p < job.passes; p++) {
-            const int32_t *u = work.u + p * 256 + m * LANES;
-            F place, sigma = even, slope = splat(1.0f);
-            if (HAS(LEGS))
-                place = legs(job, slot, u, leg_jump,
-                             work.power ? work.power[(t * job.passes + p) * LANES + m] : 0.0f, sigma, slope);
-            else
-                place = floats(load(u)) * slot.factor + slot.shift;
-            if (HAS(NOISE)) { // a word holds the draws of two vectors
-                const int64_t v = vector + p;
-                if (p == 0 || !(v & 1)) word = scramble(key + (uint64_t)(v >> 1) * GOLDEN);
-                const uint32_t half = (uint32_t)(v & 1 ? word >> 32 : word);
-                place = place + flipped(load(job.normals + ((half >> 16) & 4095) * LANES) * sigma, half);
+        const int32_t *u = sums + p * 256 + m * LANES;
+        F place, sigma, slope = splat(1.0f);
+        if (HAS(LEGS))
+            place = legs(job, slot, u, leg_jump,
+                         work.power ? work.power[(t * job.passes + p) * LANES + m] : 0.0f, sigma, slope);
+        else
+            place = fused(floats(load(u)), slot.factor, slot.shift);
+        if (HAS(NOISE)) { // a word holds the draws of two vectors
+            if (p == 0 || !half) words[m] = scramble(work.keys[m] + first);
+            const uint32_t drawn = (uint32_t)(words[m] >> half);
+            F e = load(job.normals + ((drawn >> 16) & 4095) * LANES);
+            if (HAS(LEGS)) e = e * sigma;
+            place = place + flipped(e, drawn);
+        }
+        I code, out = {};
+        if (HAS(LAW)) {
+            I table_row;
+            code = drawn(job, at, place, work.keys[m] + (uint64_t)((t * job.groups + g) * job.group_words) * GOLDEN,
+                         v, table_row);
+            if (HAS(SLOPE)) slope = gathered(job.slope, table_row);
+        } else if (HAS(EDGES)) {
+            code = counted(job, at, place);
+        } else {
+            code = whole(least(largest(place, zero), top));
+        }
+        const I total = load(work.total + m * LANES);
+        if (small) store(work.total + m * LANES, scaled(total, code, scale));
+        else store(work.total + m * LANES, negative ? total - (code << power) : total + (code << power));
+        if (HAS(INSIDE | SLOPE | STEP)) {
+            if (!HAS(LAW)) out = (place < zero) | (place >= over);
+            if (HAS(INSIDE) && any(out)) {
+                any_clipped = true;
+                int32_t *count = work.clipped + m * LANES;
+                store(count, load(count) + ((out & 1) << power));
             }
-            I code, out = {};
-            if (HAS(LAW)) {
-                I table_row;
-                code = drawn(job, at, place, key, vector + p, table_row);
-                if (HAS(SLOPE)) slope = gathered(job.slope, table_row);
-            } else if (HAS(EDGES)) {
-                code = counted(job, at, place);
-            } else {
-                code = whole(least(largest(place, zero), top));
+            const float weight = (float)(1ll << radix[0]);
+            if (HAS(SLOPE)) {
+                float *sum = work.kept + c * 256 + m * LANES;
+                store(sum, load(sum) + (out ? zero : slope) * weight);
             }
-            const int64_t *radix = job.radix + 2 * p;
-            const I power = splat((int32_t)(radix[0] + digit[0])), shifted = code << power;
-            total = radix[1] ^ digit[1] ? total - shifted : total + shifted;
-            if (HAS(INSIDE | SLOPE | STEP)) {
-                if (!HAS(LAW)) out = (place < zero) | (place >= over);
-                if (HAS(INSIDE) && any(out)) {
-                    any_clipped = true;
-                    int32_t *count = work.clipped + m * LANES;
-                    store(count, load(count) + ((out & 1) << power));
-                }
-                const float weight = (float)(1ll << radix[0]);
-                if (HAS(SLOPE)) {
-                    float *sum = work.kept + c * 256 + m * LANES;
-                    store(sum, load(sum) + (out ? zero : slope) * weight);
-                }
-                if (HAS(STEP)) {
-                    float *sum = work.kept + (job.conversions + c) * 256 + m * LANES;
-                    const F value = floats(code), each = out ? value + job.low_over_step : value - (place - 0.5f);
-                    store(sum, load(sum) + each * (radix[1] ? -weight : weight));
-                }
+            if (HAS(STEP)) {
+                float *sum = work.kept + (job.conversions + c) * 256 + m * LANES;
+                const F value = floats(code), each = out ? value + job.low_over_step : value - (place - 0.5f);
+                store(sum, load(sum) + each * (radix[1] ? -weight : weight));
             }
         }
-        store(work.total + m * LANES, total);
     }
 }
 
-// Sums of 16 positions and 16 outputs in one row group, all legs and passes: [L][P][16][16].
-TARGET inline void add_up(const Job &job, const Work &work, const uint8_t *digit, int64_t jump, int64_t column,
-                          int64_t length, int64_t q, int64_t t) {
-    const int64_t n = chunks(job.spans[2 * t + 1]), all = job.passes * 256;
-    for (int64_t l = 0; l < job.legs; l++) {
-        const int64_t leg = column * job.legs + l;
-        const int8_t *cells = job.cells + (leg * length + q) * job.limbs * 1024;
-        int32_t *into = work.u + l * job.limbs * all;
-        if (job.merged) {
-            sums(into, digit, jump / 2, cells, 1024, 2 * n, job.passes);
-        } else {
-            for (int64_t limb = 0; limb < job.limbs; limb++)
-                sums(into + limb * all, digit, jump, cells + limb * 1024, job.limbs * 1024, n, job.passes);
-            for (int64_t limb = 1; limb < job.limbs; limb++)
-                for (int64_t i = 0; i < all; i += LANES)
+// The columns of one conversion and row group: where their cells are, and how they are added up.
+struct Group {
+    const int8_t *cells; // of the first leg
+    const uint8_t *digit;
+    const int32_t *start;
+    int64_t n, jump, every; // chunks; bytes between the chunks of a digit, and between legs' cells
+    bool held;
+};
+
+TARGET inline Group group(const Job &job, const uint8_t *digit, int64_t jump, int64_t column, int64_t length, int64_t q,
+                          int64_t t) {
+    Group of;
+    of.every = length * job.limbs * 1024;
+    of.cells = job.cells + column * job.legs * of.every + q * job.limbs * 1024;
+    of.digit = digit + q * jump;
+    of.start = job.start ? job.start + (column * job.legs * job.reads + t) * LANES : nullptr;
+    of.n = chunks(job.spans[2 * t + 1]) * (job.merged ? 2 : 1);
+    of.jump = job.merged ? jump / 2 : jump;
+    of.held = of.n <= HELD && job.legs == 1 && (job.limbs == 1 || job.merged);
+    if (of.held) hold(of.cells, 1024, of.n);
+    return of;
+}
+
+// Sums of 16 positions and 16 outputs in pass p, all legs: [L][P][16][16].
+TARGET inline void add_up(const Job &job, const Group &of, int32_t *u, int64_t p) {
+    const int64_t all = job.passes * 256, apart = job.merged ? 1 : job.limbs;
+    const uint8_t *digit = of.digit + p * 1024;
+    if (of.held) {
+        held(u + p * 256, digit, of.jump, of.n);
+    } else {
+        for (int64_t l = 0; l < job.legs; l++) {
+            int32_t *into = u + l * job.limbs * all + p * 256;
+            const int8_t *cells = of.cells + l * of.every;
+            for (int64_t limb = 0; limb < apart; limb++)
+                sums(into + limb * all, digit, of.jump, cells + limb * 1024, apart * 1024, of.n);
+            for (int64_t limb = 1; limb < apart; limb++)
+                for (int64_t i = 0; i < 256; i += LANES)
                     store(into + i, load(into + i) + (load(into + limb * all + i) << splat((int32_t)(7 * limb))));
         }
-        if (job.start) {
-            const I first = load(job.start + (leg * job.reads + t) * LANES);
-            for (int64_t i = 0; i < all; i += LANES) store(into + i, load(into + i) + first);
-        }
     }
+    if (of.start)
+        for (int64_t l = 0; l < job.legs; l++) {
+            int32_t *into = u + l * job.limbs * all + p * 256;
+            const I first = load(of.start + l * job.reads * LANES);
+            for (int64_t i = 0; i < 256; i += LANES) store(into + i, load(into + i) + first);
+        }
 }
 
 // Sums of codes to counts, and what the backward pass wants of each output.
@@ -719,11 +774,13 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     for (int64_t t = 0; t < job.reads; t++) length += chunks(job.spans[2 * t + 1]);
     const int64_t jump = job.passes * (1 + job.merged) * 1024, powers = job.reads * job.passes * LANES;
     Buffer<uint8_t> digit(job.tall * length * jump);
-    Buffer<uint16_t> room(inputs + CHUNK), padded(CHUNK);
-    Buffer<int32_t> u(job.legs * job.limbs * job.passes * 256), total(256), count(256);
+    const int64_t room_of = (inputs + 2 * CHUNK) / CHUNK * CHUNK;
+    Buffer<uint16_t> room(LANES * room_of);
+    const int64_t buffer = job.legs * job.limbs * job.passes * 256;
+    Buffer<int32_t> u(2 * buffer), total(256), count(256);
     Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? job.tall * powers : 1);
     uint64_t keys[LANES] = {};
-    Work work{u.at, total.at, count.at, kept.at, nullptr, keys};
+    Work work{total.at, count.at, kept.at, nullptr, keys};
     bool any_clipped = false;
     begin();
     for (int64_t item; (item = next.fetch_add(1)) < job.groups * pieces * job.split;) {
@@ -734,9 +791,9 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
             float *powered = job.cell_variance != 0 ? power.at + (s - first) * powers : nullptr;
             const int64_t row = s * LANES, here = std::min(LANES, rows - row);
             if (job.word_bytes == 1)
-                planes(job, g, row, here, (uint8_t *)room.at, (uint8_t *)padded.at, into, powered);
+                planes(job, g, row, here, (uint8_t *)room.at, room_of, into, powered);
             else
-                planes(job, g, row, here, room.at, padded.at, into, powered);
+                planes(job, g, row, here, room.at, room_of, into, powered);
         }
         for (int64_t nb = part * per; nb < std::min(blocks, (part + 1) * per); nb++)
             for (int64_t s = first; s < last; s++) {
@@ -749,14 +806,25 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                 std::memset(total.at, 0, 1024);
                 if (HAS(INSIDE)) std::memset(count.at, 0, 1024);
                 if (HAS(SLOPE | STEP)) std::memset(kept.at, 0, 2 * job.conversions * 1024);
-                for (int64_t c = 0; c < job.conversions; c++) {
-                    const int64_t column = (g * blocks + nb) * job.conversions + c;
-                    int64_t q = 0;
-                    for (int64_t t = 0; t < job.reads; t++) {
-                        add_up(job, work, digit.at + ((s - first) * length + q) * jump, jump, column, length, q, t);
-                        convert<WHAT>(job, work, column, t, c, here, g, (c * blocks + nb) * job.passes, any_clipped);
-                        q += chunks(job.spans[2 * t + 1]);
+                // Sums run one row group ahead of their conversion and take turns with it, pass by pass.
+                const int64_t columns = (g * blocks + nb) * job.conversions, reads = job.conversions * job.reads;
+                const uint8_t *planes_of = digit.at + (s - first) * length * jump;
+                int64_t q = 0;
+                uint64_t words[LANES];
+                for (int64_t i = 0; i <= reads; i++) {
+                    const int64_t c = i / job.reads, t = i % job.reads;
+                    Group of{};
+                    if (t == 0) q = 0;
+                    if (i < reads) of = group(job, planes_of, jump, columns + c, length, q, t);
+                    for (int64_t p = 0; p < job.passes; p++) {
+                        if (i < reads) add_up(job, of, u.at + (i & 1) * buffer, p);
+                        if (i > 0) {
+                            const int64_t c1 = (i - 1) / job.reads, t1 = (i - 1) % job.reads;
+                            convert<WHAT>(job, work, u.at + (~i & 1) * buffer, columns + c1, t1, c1, p, here, g,
+                                          (c1 * blocks + nb) * job.passes, words, any_clipped);
+                        }
                     }
+                    if (i < reads) q += chunks(job.spans[2 * t + 1]);
                 }
                 finish<WHAT>(job, work, g, nb, blocks, row, here);
             }
@@ -786,27 +854,39 @@ TARGET inline void mac(Job &job) {
 
 // ---- inputs to words, and the gradient of that ---------------------------------------------------------------------
 
-template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, int64_t jump, int64_t n, Word *into, int64_t every) {
-    int64_t wrong = 0;
-    int32_t code[64];
-    for (int64_t first = 0; first < n; first += 64) {
-        const int64_t here = std::min<int64_t>(64, n - first);
-        for (int64_t i = 0; i < here; i++) {
-            const float v = x[(first + i) * jump] / p.scale + p.zero;
-            wrong += v != v;
-            const float clipped = v > p.low ? (v < p.high ? v : p.high) : p.low; // NaN becomes low
-            float q;
-            if (p.grid == 1) q = std::floor(clipped + 0.5f);
-            else q = p.low + 2.0f * std::floor((clipped - p.low) / 2.0f + 0.5f);
-            code[i] = (int32_t)(q < p.high ? q : p.high);
-        }
-        for (int64_t i = 0; i < here; i++) {
-            const int32_t q = code[i];
-            const int32_t below = (q * (int32_t)p.sign) * (1 << p.left) + (int32_t)p.below;
-            into[(first + i) * every] = (Word)(q >= 0 ? q + (int32_t)p.above : below);
+// Words of 16 inputs; `wrong` lanes are set where an input is NaN.
+INLINE I packed(const Pack &p, F x, I &wrong) {
+    const F v = x / p.scale + p.zero;
+    wrong |= v != v;
+    const F clipped = least(largest(v, splat(p.low)), splat(p.high));
+    F q = p.grid == 1 ? floored(clipped + 0.5f) : floored((clipped - p.low) / 2.0f + 0.5f) * 2.0f + p.low;
+    const I code = whole(least(q, splat(p.high)));
+    const I below = ((code * (int32_t)p.sign) << splat((int32_t)p.left)) + (int32_t)p.below;
+    return code >= 0 ? code + (int32_t)p.above : below;
+}
+
+// Words of `n` inputs that lie together, `every` words apart.
+template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, int64_t n, Word *into, int64_t every) {
+    typedef Word W __attribute__((vector_size(LANES * sizeof(Word)), aligned(1), may_alias));
+    I wrong = {};
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t here = std::min(LANES, n - i);
+        F v = {};
+        if (here == LANES) v = load(x + i);
+        else std::memcpy(&v, x + i, here * sizeof(float));
+        const W words = __builtin_convertvector(packed(p, v, wrong), W);
+        if (every == 1 && here == LANES) {
+            *reinterpret_cast<W *>(into + i) = words;
+        } else {
+            Word each[LANES];
+            std::memcpy(each, &words, sizeof each);
+            for (int64_t l = 0; l < here; l++) into[(i + l) * every] = each[l];
         }
     }
-    return wrong;
+    int64_t count = 0;
+    if (any(wrong))
+        for (int l = 0; l < LANES; l++) count += wrong[l] != 0;
+    return count;
 }
 
 // A line of one sample: words of all channels along the last dimension, its padding included.
@@ -830,13 +910,13 @@ template <class Word> TARGET int64_t pack_lines(const Pack &p, std::atomic<int64
             std::fill(into + p.size[2] * p.channels, into + (p.size[2] + p.after[2]) * p.channels, (Word)p.pad);
             const float *x = p.x + b * p.jump[0] + z * p.jump[2] + y * p.jump[3];
             if (p.jump[1] == 1 && p.jump[4] == p.channels)
-                wrong += pack_line(p, x, 1, p.size[2] * p.channels, into, 1);
+                wrong += pack_line(p, x, p.size[2] * p.channels, into, 1);
             else if (p.jump[1] == 1)
                 for (int64_t i = 0; i < p.size[2]; i++)
-                    wrong += pack_line(p, x + i * p.jump[4], 1, p.channels, into + i * p.channels, 1);
+                    wrong += pack_line(p, x + i * p.jump[4], p.channels, into + i * p.channels, 1);
             else
                 for (int64_t c = 0; c < p.channels; c++)
-                    wrong += pack_line(p, x + c * p.jump[1], p.jump[4], p.size[2], into + c, p.channels);
+                    wrong += pack_line(p, x + c * p.jump[1], p.size[2], into + c, p.channels);
         }
     return wrong;
 }

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitline import draws
 from bitline.macro.analog import Analog, Scale
 from bitline.macro.column import Column
-from bitline.macro.curves import Lookup
 from bitline.macro.program import with_cells
 from bitline.macro.read import EXACT, Converters
 
@@ -147,10 +147,11 @@ class Lowered:
             return self.column.law.slope
         return None if self.column.mean is None else self.column.mean.slope
 
-    def curve(self, name: str) -> Lookup | None:
-        """The column's ``mean`` or ``noise``."""
-        found: Lookup | None = getattr(self.column, name)
-        return found
+    @cached_property
+    def normals(self) -> Tensor:
+        """Magnitudes of the draws of noise; of the noise itself where it is the converter's alone."""
+        found, code = draws.magnitudes(self.whole_cells.device), self.column.code
+        return found if self.by_legs or code is None or code.noise is None else found * code.noise
 
     def scale(self, converters: Converters | None) -> Scale:
         """The converter's range, shaped to meet (G, T, C, N)."""
@@ -171,7 +172,7 @@ class Lowered:
         factor, shift = Analog(self.column, scale).steps
         unit = 1.0 if self.by_legs else self.column.unit
         shape = (layout.groups, layout.reads, layout.conversions, layout.outputs)
-        return vectors((factor.float() * unit).expand(shape)), vectors(shift.float().expand(shape))
+        return vectors((factor * unit).float().expand(shape)), vectors(shift.float().expand(shape))
 
     def totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
         """(gain, constant) of each output, (G, NB, 16): y = total · gain + constant."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bitline.macro.fused import native
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.macro import Macro
 
-Rounding = Literal["lsq", "code"]
+ROOM = 64  # words beyond the last that a kernel may read
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def pack(
     assert word is not None
     job, x, padded = describe(x, grid, word, geometry, pads)
     job.pad = pad + word.above if pad >= 0 else ((pad * word.sign) << word.left) + word.below
-    data = torch.empty(padded, dtype=torch.uint8 if word.bits <= 8 else torch.int16)
+    dtype = torch.uint8 if word.bits <= 8 else torch.int16
+    room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
+    data = room[: len(room) - ROOM].view(padded)
     job.words, job.word_bytes = data.data_ptr(), data.element_size()
     if data.numel():
         wrong = native.kernel().bitline_pack(ctypes.byref(job))
