@@ -5,12 +5,13 @@ from bitline.macro.column import Column
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
 from bitline.macro.fit import falls, fit_curve, fit_table
+from bitline.macro.fused import Quantised
 from bitline.macro.geometry import Conv, Dense
-from bitline.macro.gradients import AnyGradient, Ste, SteIdeal
+from bitline.macro.gradients import AnyGradient, Slope, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
-from bitline.macro.plans import Plan, choose, mac
+from bitline.macro.plans import Plan, choose, mac, runs_fused
 from bitline.macro.program import age, program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
@@ -27,8 +28,10 @@ __all__ = [
     "Macro",
     "Plan",
     "Probe",
+    "Quantised",
     "Reads",
     "Site",
+    "Slope",
     "Ste",
     "SteIdeal",
     "age",
@@ -44,6 +47,7 @@ __all__ = [
     "mac",
     "nominal",
     "program",
+    "runs_fused",
     "simulate",
     "without",
 ]

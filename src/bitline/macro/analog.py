@@ -70,7 +70,7 @@ class Analog:
         return factor, (shift / last + 0.5).floor() * last
 
     def at(self, value: Tensor, t: int, exact: bool) -> tuple[Tensor, Tensor]:
-        """(place, factor (G, 1, C, N) float32) of a value in row group ``t``; ``exact``: of whole sums, rounded once."""
+        """(place, factor (G, 1, C, N) float32) of a value in row group ``t``; ``exact``: whole sums, rounded once."""
         factor, shift = self.steps
         rows = slice(t, t + 1) if factor.shape[1] > 1 else slice(0, 1)
         factor, shift = factor[:, rows], shift[:, rows]

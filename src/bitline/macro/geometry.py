@@ -31,9 +31,13 @@ class Dense:
         """(Q, S, K) to (Q, positions, G, K)."""
         return x[:, :, None]
 
-    def restore(self, y: Tensor, x: Tensor, outputs: int) -> Tensor:
-        """(B, positions, N) to the layer's own layout."""
+    def restore(self, y: Tensor, extent: tuple[int, ...]) -> Tensor:
+        """(B, positions, N) to the layer's own layout, outputs of extent ``extent``."""
         return y
+
+    def channels_last(self, x: Tensor) -> Tensor:
+        """The same values, channels next to one another in memory."""
+        return x
 
     def per_output(self, y: Tensor) -> Tensor:
         """Sum of ``y`` (the layer's layout) for each output, (N,)."""
@@ -114,9 +118,13 @@ class Conv:
             taps *= k
         return taps
 
-    def restore(self, y: Tensor, x: Tensor, outputs: int) -> Tensor:
+    def restore(self, y: Tensor, extent: tuple[int, ...]) -> Tensor:
         """(B, positions, N) to (B, N, …)."""
-        return y.view(len(y), *self.shape(x, outputs)).movedim(-1, 1)
+        return y.view(len(y), *extent[-len(self.kernel) :], y.shape[-1]).movedim(-1, 1)
+
+    def channels_last(self, x: Tensor) -> Tensor:
+        """The same values, channels next to one another in memory."""
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
     def per_output(self, y: Tensor) -> Tensor:
         """Sum of ``y`` (the layer's layout) for each output, (N,)."""

@@ -7,7 +7,7 @@ A plan is a way to compute the same thing: ``folded`` (one ordinary product), ``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitline.macro import folded, fused, reference
 from bitline.macro.column import Column
+from bitline.macro.fused import Quantised
 from bitline.macro.geometry import Geometry
 from bitline.macro.gradients import Gradient, Ste
 from bitline.macro.macro import Macro
@@ -63,7 +64,7 @@ def choose(macro: Macro, force: str | None = None, layout: Layout | None = None)
 
 
 def mac(
-    x: Tensor,
+    x: Tensor | Quantised,
     column: Column,
     geometry: Geometry,
     keys: Tensor | None = None,
@@ -74,25 +75,48 @@ def mac(
 ) -> Tensor:
     """Σ x · w as the macro reads it, in counts.
 
-    ``x``: integer codes (B, S, K) or (B, C, …), already padded; the result (B, S, N) or (B, N, …) is float32, or
-    float64 where float32 could not hold it exactly. ``keys``:
-    ``Reads.keys`` of the samples, where the macro has fresh noise.
+    ``x``: integer codes (B, S, K) or (B, C, …), already padded, or, for the fused plan, real inputs and how they are
+    quantised; the result (B, S, N) or (B, N, …) is float32, or float64 where float32 could not hold it exactly.
+    ``keys``: ``Reads.keys`` of the samples, where the macro has fresh noise.
     """
-    device = x.device.type
+    real = x.x if isinstance(x, Quantised) else x
+    device = real.device.type
     if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
         with torch.autocast(device, enabled=False):
             return mac(x, column, geometry, keys, converters, gradient, plan, probe)
     plan = plan or choose(column.macro, layout=column.layout)
     weight = gradient.weight(column)
     if plan.name == "folded":
+        assert isinstance(x, Tensor)
         y = folded.run(x, column, geometry, keys, column.weight)
         if weight is column.weight:
             return y
         clean = geometry.linear(x.to(y.dtype), weight.to(y.dtype))
         return clean + (y - clean).detach()
-    step = converters.step if converters is not None else x.new_ones(())
-    read: Tensor = _Mac.apply(x, weight, step, column, geometry, keys, converters, gradient, probe, plan)
+    step = converters.step if converters is not None else real.new_ones(())
+    call = _Call(x, column, geometry, keys, converters, gradient, plan, probe)
+    scale, zero = (x.scale, x.zero) if isinstance(x, Quantised) else (None, None)
+    read: Tensor = _Mac.apply(real, scale, zero, weight, step, call)
     return read
+
+
+def runs_fused(plan: Plan, converters: Converters | None, probe: Probe | None) -> bool:
+    """Whether a read goes through the kernel: probes look at single conversions, which only the reference plan has."""
+    return plan.name == "fused" and probe is None and (converters is None or (converters.rounds and converters.clips))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a read needs beside the tensors that have gradients."""
+
+    x: Tensor | Quantised
+    column: Column
+    geometry: Geometry
+    keys: Tensor | None
+    converters: Converters | None
+    gradient: Gradient
+    plan: Plan
+    probe: Probe | None
 
 
 class _Mac(torch.autograd.Function):
@@ -100,48 +124,48 @@ class _Mac(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        step: Tensor,
-        column: Column,
-        geometry: Geometry,
-        keys: Tensor | None,
-        converters: Converters | None,
-        gradient: Gradient,
-        probe: Probe | None,
-        plan: Plan,
+        ctx: Any, x: Tensor, scale: Tensor | None, zero: Tensor | None, weight: Tensor, step: Tensor, call: _Call
     ) -> Tensor:
-        needs_x, needs_w, needs_step = ctx.needs_input_grad[:3]
-        keep = Keep(inside=gradient.keeps_inside and (needs_x or needs_w), step=needs_step)
-        watched = probe is not None or (converters is not None and not (converters.rounds and converters.clips))
-        if plan.name == "fused" and not watched and x.device.type == "cpu":
-            out = fused.run(x, column, geometry, keys, converters, keep)
+        needs = ctx.needs_input_grad
+        column, geometry, inputs = call.column, call.geometry, call.column.macro.inputs
+        products = needs[0] or needs[1] or needs[2] or needs[3]
+        keep = replace(call.gradient.keeps(column) if products else Keep(), step=needs[4])
+        if runs_fused(call.plan, call.converters, call.probe):
+            packed = fused.words_of(call.x, column.macro, geometry)
+            out = fused.run(packed, column, geometry, call.keys, call.converters, keep)
+            ctx.packed, kept = packed, x if isinstance(call.x, Quantised) else None
+            at: tuple[int, ...] = packed.outer(geometry)
         else:
-            out = reference.run(x, column, geometry, keys, converters, keep, probe)
-        outputs = out.y.shape[-1]
+            assert isinstance(call.x, Tensor)
+            out = reference.run(call.x, column, geometry, call.keys, call.converters, keep, call.probe)
+            small = inputs is not None and inputs.bits < 15 and column.drive is None
+            ctx.packed, kept = None, x.to(torch.int16) if small else call.gradient.inputs(x, column)
+            at = geometry.shape(x, 1)[:-1]
 
-        def native(kept: Tensor | None) -> Tensor | None:
-            return None if kept is None else geometry.restore(kept, x, outputs)
+        def native(value: Tensor | None) -> Tensor | None:
+            return None if value is None else geometry.restore(value, at)
 
-        small = x.to(torch.int16) if column.macro.inputs is not None and column.macro.inputs.bits < 15 else x
-        if column.drive is not None:
-            small = gradient.inputs(x, column)
-        ctx.save_for_backward(small, weight, native(out.inside), native(out.step))
-        ctx.geometry, ctx.step_shape, ctx.x_dtype = geometry, step.shape, x.dtype
-        return geometry.restore(out.y, x, outputs)
+        ctx.save_for_backward(kept, weight, native(out.inside if out.slope is None else out.slope), native(out.step))
+        ctx.call, ctx.step_shape, ctx.x_dtype = call, step.shape, x.dtype
+        return geometry.restore(out.y, at)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inside, slope = ctx.saved_tensors
+        kept, weight, share, by_step = ctx.saved_tensors
+        call, needs = ctx.call, ctx.needs_input_grad
+        geometry = call.geometry
         grad_step = None
-        if slope is not None:
-            each = grad * slope
-            grad_step = each.sum() if not ctx.step_shape else ctx.geometry.per_output(each)
-        passed = grad.to(ctx.x_dtype) if inside is None else (grad * inside).to(ctx.x_dtype)
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        grad_x = grad_w = None
-        if any(needs):
-            grad_x, grad_w = ctx.geometry.backward(passed, x.to(passed.dtype), weight.to(passed.dtype), needs)
+        if by_step is not None:
+            each = grad * by_step
+            grad_step = each.sum() if not ctx.step_shape else geometry.per_output(each)
+        passed = grad.to(ctx.x_dtype) if share is None else (grad * share).to(ctx.x_dtype)
+        grad_x = grad_w = grad_scale = grad_zero = None
+        wanted = (needs[0] or needs[1] or needs[2], needs[3])
+        if any(wanted):
+            codes = ctx.packed.codes() if ctx.packed is not None else geometry.channels_last(kept)
+            grad_x, grad_w = geometry.backward(passed, codes.to(passed.dtype), weight.to(passed.dtype), wanted)
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
-        return grad_x, grad_w, grad_step, None, None, None, None, None, None, None
+        if grad_x is not None and isinstance(call.x, Quantised):
+            inputs = call.column.macro.inputs
+            grad_x, grad_scale, grad_zero = replace(call.x, x=kept).backward(grad_x, inputs.word, geometry)
+        return grad_x, grad_scale, grad_zero, grad_w, grad_step, None

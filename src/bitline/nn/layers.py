@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,18 +22,22 @@ from bitline.macro import (
     Macro,
     Plan,
     Probe,
+    Quantised,
     Reads,
     Site,
     causes,
     choose,
     converters_without,
+    fused,
     mac,
     program,
+    runs_fused,
     without,
 )
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
 from bitline.macro.program import check, sampled
+from bitline.macro.read import Keep
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.ranges import ConverterRange
 
@@ -179,6 +184,8 @@ class CimLayer(nn.Module):
         digital = self.input_quantizer is not None or self.weight_quantizer is not None
         if self.plan.name == "folded" and not digital and self.macro.cell is None:
             return self._continuous(x)
+        if self._packs(x):
+            return self._packed(x)
         if self.input_quantizer is not None:
             codes, scale, zero = self.input_quantizer(x)
         else:
@@ -198,15 +205,56 @@ class CimLayer(nn.Module):
             self.plan,
             self.probe,
         )
+        return self._scaled(y, x, zero if shifted else None, scale * weight_scale, column, lead)
+
+    def _scaled(
+        self, y: Tensor, x: Tensor, zero: Tensor | None, factor: Tensor, column: Column, lead: tuple[int, ...]
+    ) -> Tensor:
+        """Counts to the layer's output: zero point, scale and bias."""
         if self.added_noise is not None:
             y = y + self._added(y, column)
-        if shifted and zero is not None:
+        if zero is not None:
             y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
-        factor = scale * weight_scale
         y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
         if self.bias is not None:
             y = y + self.geometry.broadcast(self.bias).to(y.dtype)
         return self._finished(y, lead)
+
+    def _packs(self, x: Tensor) -> bool:
+        """Whether the kernel takes the inputs as they are, and quantises them as it reads."""
+        quantizer = self.input_quantizer
+        return (
+            quantizer is not None
+            and quantizer.calibrated
+            and x.device.type == "cpu"
+            and x.dtype != torch.float64
+            and not torch.compiler.is_compiling()
+            and runs_fused(self.plan, self._converters(), self.probe)
+            and quantizer.affine(x) is not None
+        )
+
+    def _packed(self, x: Tensor) -> Tensor:
+        """``forward`` with the inputs quantised, and without gradients the outputs scaled, inside the kernel."""
+        assert self.input_quantizer is not None
+        affine, grid = self.input_quantizer.affine(x), self.input_quantizer.grid
+        assert affine is not None
+        asymmetric = self.input_quantizer.asymmetric
+        column, weight_scale = self.program()
+        shaped, pads, lead = self._shaped(x)
+        pad = int(affine.zero) if asymmetric else 0
+        inputs = Quantised(
+            shaped, affine.scale, affine.zero, grid.low, grid.high, grid.step, affine.strict, affine.rounded, pads, pad
+        )
+        self._count_packed(shaped, pads)
+        keys, converters = self._keys(x), self._converters()
+        factor = affine.scale * weight_scale
+        if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
+            after = (factor, self.bias)
+            out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
+            y = self.geometry.restore(out.y, self._extent)
+            return self._finished(y.to(x.dtype), lead)
+        y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan)
+        return self._scaled(y, x, affine.zero if asymmetric else None, factor, column, lead)
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital."""
@@ -276,10 +324,12 @@ class CimLayer(nn.Module):
         self._count(padded)
 
     def _count(self, padded: Tensor) -> None:
-        positions = 1
-        for extent in self.geometry.shape(padded, 1)[:-1]:
-            positions *= extent
-        self.positions = positions
+        self._extent = self.geometry.shape(padded, 1)[:-1]
+        self.positions = math.prod(self._extent)
+
+    def _count_packed(self, shaped: Tensor, pads: tuple[tuple[int, int], ...]) -> None:
+        grown = [0] * (shaped.dim() - len(pads)) + [before + after for before, after in pads]
+        self._count(shaped.new_empty(()).expand([s + g for s, g in zip(shaped.shape, grown, strict=True)]))
 
     # What a kind of layer adds.
 
@@ -288,6 +338,10 @@ class CimLayer(nn.Module):
 
     def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         """(codes padded and shaped for ``mac``, leading shape to restore)."""
+        raise NotImplementedError
+
+    def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """(x shaped for ``mac``, padding that is still to be added, a pair a dimension, leading shape to restore)."""
         raise NotImplementedError
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
@@ -310,6 +364,10 @@ class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
         lead = codes.shape[:-1]
         batch = lead[0] if lead else 1
         return codes.reshape(batch, lead[1:].numel(), codes.shape[-1]), lead
+
+    def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:
+        shaped, lead = self._prepared(x, None)
+        return shaped, (), lead
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
@@ -347,6 +405,15 @@ class _Conv(CimLayer):
             else:  # pad with the code of zero
                 batched = F.pad(batched - zero, pads) + zero
         return batched, () if batched.dim() == codes.dim() else (1,)
+
+    def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:
+        if self.padding_mode != "zeros":
+            shaped, lead = self._prepared(x, None)
+            return shaped, (), lead
+        batched = x if x.dim() == len(self.kernel_size) + 2 else x[None]
+        flat = self._reversed_padding_repeated_twice
+        pads = tuple((flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2))
+        return batched, pads, () if batched.dim() == x.dim() else (1,)
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y[0] if lead else y

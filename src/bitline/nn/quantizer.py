@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,16 @@ class QuantizerConfig(BaseModel):
     @abstractmethod
     def fit(self, seen: Statistics, grid: Grid, asymmetric: bool) -> tuple[Tensor, Tensor]:
         """Starting scale and zero point, shape (C,), from what was observed."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A quantizer that rounds x / scale + zero: its scale and zero point, (), and how their gradients go."""
+
+    scale: Tensor
+    zero: Tensor
+    strict: bool = False  # no gradient of x at the ends of the range
+    rounded: bool = False  # the scale's gradient is that of the code, without the rounding error
 
 
 class Quantizer(nn.Module, ABC):
@@ -133,6 +144,10 @@ class Quantizer(nn.Module, ABC):
     def _codes(self, x: Tensor) -> Codes:
         """Codes, scale and zero point of x in fp32 or fp64."""
 
+    def affine(self, x: Tensor) -> Affine | None:
+        """What ``forward`` does to x, for a kernel that does it as it reads x; None where it is more than that."""
+        return None
+
     def forward(self, x: Tensor) -> Codes:
         """Quantize x.
 
@@ -196,6 +211,9 @@ class FixedQuantizer(Quantizer):
         self.scale.copy_(self._one(scale))
         self.zero.copy_(zero[0])
 
+    def affine(self, x: Tensor) -> Affine | None:
+        return Affine(self.scale, self.zero) if self.channels is None else None
+
     def _codes(self, x: Tensor) -> Codes:
         scale, zero = self._against(self.scale, x), self.zero.to(x.dtype)
         v = (x / scale + zero).clamp(self.grid.low, self.grid.high)
@@ -218,15 +236,22 @@ class LsqQuantizer(Quantizer):
         if self.beta is not None:
             self.beta.copy_((scale * (self.grid.low - zero))[0])
 
-    def _codes(self, x: Tensor) -> Codes:
+    def affine(self, x: Tensor) -> Affine | None:
+        return Affine(*self._learned(x)) if self.channels is None else None
+
+    def _learned(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for x, their gradients scaled (Esser et al., ICLR 2020, section 2.2)."""
         values = math.prod(x.shape) if self.role == "weights" else math.prod(x.shape[1:])
         factor = 1 / math.sqrt(values / (self.channels or 1) * self.grid.high)
         scale = self._against(self.scale, x)
         scale = ste(scale.clamp(min=SMALLEST_SCALE), scale * factor)
-        zero = scale.new_zeros(())
-        if self.beta is not None:
-            beta = self.beta.to(x.dtype)
-            zero = self._zero_point(ste(beta, beta * factor), scale)
+        if self.beta is None:
+            return scale, scale.new_zeros(())
+        beta = self.beta.to(x.dtype)
+        return scale, self._zero_point(ste(beta, beta * factor), scale)
+
+    def _codes(self, x: Tensor) -> Codes:
+        scale, zero = self._learned(x)
         v = (x / scale + zero).clamp(self.grid.low, self.grid.high)
         return ste(self.grid.nearest(v), v), scale, zero
 
@@ -262,13 +287,20 @@ class PactQuantizer(Quantizer):
         squared = self.alpha.square() if self.beta is None else self.alpha.square() + self.beta.square()
         return self.decay * squared
 
-    def _codes(self, x: Tensor) -> Codes:
-        grid = self.grid
+    def affine(self, x: Tensor) -> Affine | None:
+        return Affine(*self._learned(x), strict=True, rounded=not self.residual) if self.channels is None else None
+
+    def _learned(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for x."""
         alpha = self.alpha.to(x.dtype)
         beta = torch.zeros_like(alpha) if self.beta is None else self.beta.to(x.dtype)
-        scale = (alpha - beta) / (grid.high - grid.low)
+        scale = (alpha - beta) / (self.grid.high - self.grid.low)
         scale = ste(scale.clamp(min=SMALLEST_SCALE), scale)
-        zero = torch.zeros_like(scale) if self.beta is None else self._zero_point(beta, scale)
+        return scale, torch.zeros_like(scale) if self.beta is None else self._zero_point(beta, scale)
+
+    def _codes(self, x: Tensor) -> Codes:
+        grid = self.grid
+        scale, zero = self._learned(x)
         s, z = scale.detach(), zero.detach()
         v = x / s + z
         code = grid.nearest(v).detach()

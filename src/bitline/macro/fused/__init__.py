@@ -4,6 +4,7 @@
 kernel is ``kernel.cpp``, built when bitline is installed.
 """
 
-from bitline.macro.fused.plan import refuses, run
+from bitline.macro.fused.plan import plain, refuses, run
+from bitline.macro.fused.words import Quantised, Words, words_of
 
-__all__ = ["refuses", "run"]
+__all__ = ["Quantised", "Words", "plain", "refuses", "run", "words_of"]

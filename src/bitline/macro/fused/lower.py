@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,6 +34,9 @@ class Lowered:
     """One programmed column, ready to be read; made once for all its reads."""
 
     column: Column
+    jobs: dict[Any, Any] = field(default_factory=dict)  # what a kernel was given for inputs of one shape
+    held: list[Tensor] = field(default_factory=list)  # tensors those point to
+    ranges: dict[str, Any] = field(default_factory=dict)  # the last range of the converters and what follows from it
 
     @cached_property
     def analog(self) -> Analog:
@@ -166,22 +170,43 @@ class Lowered:
         low, step = (v.detach().to(device) for v in (converters.low, converters.step))
         return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
 
-    def steps(self, scale: Scale) -> tuple[Tensor, Tensor]:
-        """(factor, shift) of each conversion, (G, NB, C, T, 16): place = sum · factor + shift."""
+    def constants(self, converters: Converters | None) -> tuple[Scale, Tensor, Tensor, Tensor, Tensor]:
+        """(scale, factor, shift, gain, constant) of the converters: place = sum · factor + shift for each conversion,
+        (G, NB, C, T, 16); y = total · gain + constant for each output, (G, NB, 16). Kept for a range seen before."""
+        key = None
+        if converters is None or not (converters.low.dim() or converters.step.dim()):
+            key = None if converters is None else (float(converters.low), float(converters.step))
+            if self.ranges.get("key", ...) == key:
+                return self.ranges["value"]
+        scale = self.scale(converters)
+        value = (scale, *self._steps(scale), *self._totals(scale))
+        if converters is None or key is not None:
+            self.ranges.update(key=key, value=value)
+        return value
+
+    def _steps(self, scale: Scale) -> tuple[Tensor, Tensor]:
         layout = self.column.layout
         factor, shift = Analog(self.column, scale).steps
         unit = 1.0 if self.by_legs else self.column.unit
         shape = (layout.groups, layout.reads, layout.conversions, layout.outputs)
         return vectors((factor * unit).float().expand(shape)), vectors(shift.float().expand(shape))
 
-    def totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
-        """(gain, constant) of each output, (G, NB, 16): y = total · gain + constant."""
+    def _totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
         column, layout = self.column, self.column.layout
-        factor = sum(column.pass_radix) * sum(column.radix) * layout.reads
-        shape = (layout.groups, 1, 1, layout.outputs)
-        gain = scale.step.float().expand(shape)
-        constant = (scale.low.double() * factor).float().expand(shape)
-        return vectors(gain[:, :, 0]).squeeze(2), vectors(constant[:, :, 0]).squeeze(2)
+        radix = sum(column.pass_radix) * sum(column.radix) * layout.reads
+        return self._flat(scale.step.float()), self._flat((scale.low.double() * radix).float())
+
+    def _flat(self, value: Tensor) -> Tensor:
+        """One value an output, broadcast from (G or 1, 1, 1, N or 1), as vectors (G, NB, 16)."""
+        layout = self.column.layout
+        return vectors(value.expand(layout.groups, 1, 1, layout.outputs)[:, :, 0]).squeeze(2)
+
+    def outputs(self, value: Tensor | None) -> Tensor | None:
+        """One value for all outputs, or one each (G·N,), as vectors (G, NB, 16)."""
+        if value is None:
+            return None
+        groups = self.column.layout.groups
+        return self._flat(value.detach().float().view(groups if value.dim() else 1, 1, 1, -1))
 
 
 _lowered: WeakKeyDictionary[Column, Lowered] = WeakKeyDictionary()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from bitline import draws
 from bitline.macro.column import Column
 from bitline.macro.fused import cpu, native
 from bitline.macro.fused.lower import lowered
-from bitline.macro.fused.words import Words, words_of
+from bitline.macro.fused.words import Quantised, Words, words_of
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
 from bitline.macro.macro import Macro
@@ -50,39 +51,43 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
 
 
 def run(
-    x: Tensor | Words,
+    x: Tensor | Quantised | Words,
     column: Column,
     geometry: Geometry,
     keys: Tensor | None,
     converters: Converters | None,
     keep: Keep,
+    after: tuple[Tensor, Tensor | None] | None = None,
 ) -> Output:
-    """As ``reference.run``, bit for bit; ``x`` may be words already."""
+    """As ``reference.run``, bit for bit; ``x`` may also be inputs still to be quantised, or words already.
+
+    ``after``: scale and bias of the outputs, (N,) or one for all, applied where ``plain(column)``.
+    """
     low = lowered(column)
-    layout, macro = column.layout, column.macro
-    words = x if isinstance(x, Words) else words_of(x, macro, geometry)
+    layout = column.layout
+    words = x if isinstance(x, Words) else words_of(x, column.macro, geometry)
     noisy = not low.analog.quiet or column.law is not None
     if keys is None and noisy:
         raise ValueError(f"{column.site.name}: the macro has fresh noise; say which samples are read")
     positions = words.positions(geometry)
-    if words.batch * positions * max(layout.groups * layout.outputs, layout.inputs) >= 1 << 31:
-        raise ValueError(
-            f"{column.site.name}: {words.batch} samples of {positions} positions and {layout.inputs} inputs, "
-            f"{layout.groups * layout.outputs} outputs pass 2^31 elements: give smaller batches"
-        )
     shape = (words.batch, positions, layout.groups * layout.outputs)
+    if max(math.prod(shape), words.data.numel(), words.batch * positions * layout.inputs) >= 1 << 31:
+        raise ValueError(
+            f"{column.site.name}: {words.batch} samples of {positions} positions with {layout.inputs} inputs and "
+            f"{shape[2]} outputs pass 2^31 elements: give smaller batches"
+        )
     out = Output(torch.empty(shape))
-    keeps_slope = keep.slope
     out.inside = torch.empty(shape) if keep.inside and column.law is None else None
-    out.slope = torch.empty(shape) if keeps_slope else None
+    out.slope = torch.empty(shape) if keep.slope else None
     out.step = torch.empty(shape) if keep.step and column.law is None else None
-    if out.y.numel():
-        clipped = cpu.read(words, low, geometry, keys if noisy else None, low.scale(converters), out)
-        if not clipped:
-            out.inside = None
-    if column.input_constant or column.weight_constant:
+    clipped = out.y.numel() and cpu.read(words, low, geometry, keys if noisy else None, converters, out, after)
+    if not clipped:
+        out.inside = None
+    if not plain(column):
         out.y = corrected(out.y, words.codes(), column, geometry)
     return out
 
 
-__all__ = ["draws", "refuses", "run"]
+def plain(column: Column) -> bool:
+    """Whether what is read needs no digital correction."""
+    return not (column.input_constant or column.weight_constant)

@@ -18,14 +18,81 @@ ROOM = 64  # words beyond the last that a kernel may read
 
 
 @dataclass(frozen=True)
-class Grid:
-    """codes = low, low + stride … high; a code is round(x / scale + zero), half up, clipped."""
+class Quantised:
+    """Real inputs ``x`` (float32, the layer's layout) and how they become codes: round(x / scale + zero), half up,
+    clipped to low, low + stride … high; and then padded by ``pads`` (before and after, a pair a dimension)."""
 
-    scale: float
-    zero: float
+    x: Tensor
+    scale: Tensor  # ()
+    zero: Tensor  # ()
     low: int
     high: int
     stride: int = 1
+    strict: bool = False  # no gradient of x at the ends of the range
+    rounded: bool = False  # the gradient of the scale is that of the code, without the rounding error
+    pads: tuple[tuple[int, int], ...] = ()
+    pad: int = 0
+
+    def words(self, word: Word, geometry: Geometry) -> Words:
+        """Quantised, packed and padded. Raises ValueError where x holds NaN."""
+        job, held, padded = self._job(word, geometry)
+        dtype = torch.uint8 if word.bits <= 8 else torch.int16
+        room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
+        data = room[: len(room) - ROOM].view(padded)
+        job.words, job.word_bytes = data.data_ptr(), data.element_size()
+        if data.numel():
+            wrong = native.kernel().bitline_pack(ctypes.byref(job))
+            if wrong:
+                raise ValueError(f"at least {wrong} of {held.numel()} inputs of a layer on the macro are NaN")
+        return Words(data, word, len(geometry.kernel) if isinstance(geometry, Conv) else 0)
+
+    def backward(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of x, scale and zero from that of the padded codes (the layer's layout)."""
+        job, held, _ = self._job(word, geometry)
+        grad = (grad.movedim(1, -1) if isinstance(geometry, Conv) else grad).float().contiguous()
+        grad_x = torch.empty_strided(held.shape, held.stride())
+        sums = torch.zeros(len(held), 2, dtype=torch.float64)
+        job.grad, job.grad_x, job.sums = grad.data_ptr(), grad_x.data_ptr(), sums.data_ptr()
+        job.strict, job.rounded = self.strict, self.rounded
+        if held.numel():
+            native.kernel().bitline_unpack(ctypes.byref(job))
+        scale, zero = sums.sum(0)
+        return grad_x, scale.to(self.scale.dtype), zero.to(self.zero.dtype)
+
+    def _job(self, word: Word, geometry: Geometry) -> tuple[native.Pack, Tensor, tuple[int, ...]]:
+        """(what the kernel needs, x in a layout it can walk, shape of the words)."""
+        x = self.x.detach().float()
+        if isinstance(geometry, Conv):
+            x = x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
+            batch, channels = x.shape[:2]
+            size, jumps = extents(tuple(x.shape[2:]), 1), extents(x.stride()[2:], 0)
+            jump = (x.stride(0), x.stride(1), *jumps)
+        else:
+            x = x.contiguous()
+            batch, rows, channels = x.shape
+            size, jump = (1, 1, rows), (rows * channels, 1, 0, 0, channels)
+        before, after = (extents(tuple(pair[side] for pair in self.pads), 0) for side in (0, 1))
+        below = ((self.pad * word.sign) << word.left) + word.below
+        job = native.Pack(
+            x=x.data_ptr(),
+            batch=batch,
+            channels=channels,
+            scale=float(self.scale),
+            zero=float(self.zero),
+            low=self.low,
+            high=self.high,
+            grid=self.stride,
+            above=word.above,
+            below=word.below,
+            sign=word.sign,
+            left=word.left,
+            pad=self.pad + word.above if self.pad >= 0 else below,
+            threads=native.threads(x.numel()),
+        )
+        for name, values in (("size", size), ("jump", jump), ("before", before), ("after", after)):
+            getattr(job, name)[:] = values
+        padded = (batch, *(s + b + a for s, b, a in zip(size, before, after, strict=True)), channels)
+        return job, x, padded
 
 
 @dataclass(frozen=True)
@@ -49,8 +116,11 @@ class Words:
 
     def positions(self, geometry: Geometry) -> int:
         """Positions of an output of one sample; raises ValueError where the kernel is larger than the input."""
-        out = outer(geometry, self.size)
-        return out[0] * out[1] * out[2]
+        return math.prod(self.outer(geometry))
+
+    def outer(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Extents of the output."""
+        return outer(geometry, self.size)
 
     def codes(self) -> Tensor:
         """The codes again, float32, padded, in the layer's layout: (B, C, …), channels last in memory, or (B, S, K)."""
@@ -92,69 +162,15 @@ def outer(geometry: Geometry, size: tuple[int, int, int]) -> tuple[int, int, int
     return out[0], out[1], out[2]
 
 
-def words_of(x: Tensor, macro: Macro, geometry: Geometry) -> Words:
-    """Words of integer-valued codes ``x``, already padded, in the layer's layout."""
+ONE, NONE = torch.ones(()), torch.zeros(())
+
+
+def words_of(x: Tensor | Quantised, macro: Macro, geometry: Geometry) -> Words:
+    """Words of inputs, or of integer-valued codes, already padded, in the layer's layout."""
     inputs = macro.inputs
     assert inputs is not None
-    grid = Grid(1.0, 0.0, inputs.low, inputs.high)
-    return pack(x, grid, inputs.word, geometry)
-
-
-def pack(
-    x: Tensor,
-    grid: Grid,
-    word: Word | None,
-    geometry: Geometry,
-    pads: tuple[tuple[int, int], ...] = (),
-    pad: int = 0,
-) -> Words:
-    """Quantise ``x`` (float32, the layer's layout) to ``grid`` and pack it, padded by ``pads`` (one pair a dimension)
-    with the code ``pad``. Raises ValueError where x holds NaN."""
+    word = inputs.word
     assert word is not None
-    job, x, padded = describe(x, grid, word, geometry, pads)
-    job.pad = pad + word.above if pad >= 0 else ((pad * word.sign) << word.left) + word.below
-    dtype = torch.uint8 if word.bits <= 8 else torch.int16
-    room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
-    data = room[: len(room) - ROOM].view(padded)
-    job.words, job.word_bytes = data.data_ptr(), data.element_size()
-    if data.numel():
-        wrong = native.kernel().bitline_pack(ctypes.byref(job))
-        if wrong:
-            raise ValueError(f"{wrong} inputs of a layer on the macro are NaN")
-    return Words(data, word, len(geometry.kernel) if isinstance(geometry, Conv) else 0)
-
-
-def describe(
-    x: Tensor, grid: Grid, word: Word, geometry: Geometry, pads: tuple[tuple[int, int], ...]
-) -> tuple[native.Pack, Tensor, tuple[int, ...]]:
-    """(what the kernel needs of x, x in a layout it can walk, shape of the words)."""
-    x = x.detach().float()
-    if isinstance(geometry, Conv):
-        dims = len(geometry.kernel)
-        if x.dim() == 0 or not x.is_contiguous():
-            if x.movedim(1, -1).is_contiguous():
-                pass
-            else:
-                x = x.contiguous()
-        view = x.view(*x.shape[:2], *x.shape[2:])
-        size = extents(tuple(view.shape[2:]), 1)
-        jumps = extents(tuple(view.stride()[2:]), 0)
-        jump = (view.stride(0), view.stride(1), *jumps)
-        channels, batch = x.shape[1], x.shape[0]
-        before = extents(tuple(p[0] for p in pads), 0) if pads else (0, 0, 0)
-        after = extents(tuple(p[1] for p in pads), 0) if pads else (0, 0, 0)
-        assert dims <= 3
-    else:
-        x = x.contiguous()
-        batch, rows, channels = x.shape
-        size, jump = (1, 1, rows), (rows * channels, 1, 0, 0, channels)
-        before = after = (0, 0, 0)
-    job = native.Pack(
-        x=x.data_ptr(), batch=batch, channels=channels, scale=grid.scale, zero=grid.zero, low=grid.low, high=grid.high,
-        grid=grid.stride, above=word.above, below=word.below, sign=word.sign, left=word.left,
-        threads=native.threads(x.numel()),
-    )  # fmt: skip
-    for name, values in (("size", size), ("jump", jump), ("before", before), ("after", after)):
-        getattr(job, name)[:] = values
-    padded = (batch, *(s + b + a for s, b, a in zip(size, before, after, strict=True)), channels)
-    return job, x, padded
+    if isinstance(x, Tensor):
+        x = Quantised(x, ONE, NONE, inputs.low, inputs.high)
+    return x.words(word, geometry)
