@@ -60,7 +60,7 @@ class SteIdeal(Gradient):
 
 
 class Slope(Gradient):
-    """As ``Ste``, with each output's gradient scaled by the mean slope of its reads: that of the column's mean curve, or
+    """As ``Ste``, each output scaled by the mean slope of its reads: that of the column's mean curve, or
     of a measured table's mean code, at each read's sum, weighted by radix; 0 where clipped. The conditional mean of Lin
     et al., JETCAS 2022 (their gradient estimator, as far as published)."""
 

@@ -163,7 +163,9 @@ class _Mac(torch.autograd.Function):
         wanted = (needs[0] or needs[1] or needs[2], needs[3])
         if any(wanted):
             codes = ctx.packed.codes() if ctx.packed is not None else geometry.channels_last(kept)
-            grad_x, grad_w = geometry.backward(passed, codes.to(passed.dtype), weight.to(passed.dtype), wanted)
+            grad_x, grad_w = geometry.backward(
+                passed.contiguous(), codes.to(passed.dtype), weight.to(passed.dtype), wanted
+            )
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
         if grad_x is not None and isinstance(call.x, Quantised):
             inputs = call.column.macro.inputs

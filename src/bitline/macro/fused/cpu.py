@@ -127,6 +127,7 @@ def _job(low: Lowered, geometry: Geometry, what: int, shape: torch.Size, word_by
         what=what,
     )
     conv = isinstance(geometry, Conv)
+    job.planar = conv
     for name in ("kernel", "stride", "dilation"):
         getattr(job, name)[:] = extents(getattr(geometry, name), 1) if conv else (1, 1, 1)
     job.size[:] = size

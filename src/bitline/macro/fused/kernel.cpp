@@ -12,7 +12,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#ifndef _OPENMP
 #include <thread>
+#endif
 #include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -70,7 +72,8 @@ struct Job {
     const int64_t *keys;
     int64_t noise_words, group_words;
     const float *normals;        // (4096, 16) magnitudes, in steps of the converter unless legs are read one by one
-    // what comes out, (batch, positions, groups * outputs)
+    // what comes out, (batch, positions, groups * outputs), or planar: (batch, groups * outputs, positions)
+    int64_t planar;
     float *y, *inside, *mean_slope, *step;
     const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
     float inside_weight;
@@ -112,12 +115,18 @@ template <class T> struct Buffer {
     }
 };
 
-// Runs `work` on so many threads at once; it takes pieces from a shared counter until none are left.
+// Runs `work` on so many threads at once; it takes pieces from a shared counter until none are left. With OpenMP these
+// are the threads torch uses, which wait for work by spinning and would otherwise take the cores away.
 template <class Work> void parallel(int64_t threads, Work work) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    work();
+#else
     std::vector<std::thread> others;
     for (int64_t i = 1; i < threads; i++) others.emplace_back(work);
     work();
     for (auto &thread : others) thread.join();
+#endif
 }
 
 typedef float F __attribute__((vector_size(64), aligned(4), may_alias));
@@ -275,7 +284,13 @@ INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is
                                                         _mm512_castps_si512((__m512)v), _mm512_set1_epi32(INT32_MIN)));
 }
 INLINE bool any(I mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
+INLINE F paired(F a, F b, I lanes) { return (F)_mm512_permutex2var_ps((__m512)a, (__m512i)lanes, (__m512)b); }
 #else
+INLINE F paired(F a, F b, I lanes) { // lane l: that lane of a, or from 16 on of b
+    F v;
+    for (int l = 0; l < LANES; l++) v[l] = lanes[l] < LANES ? a[lanes[l]] : b[lanes[l] - LANES];
+    return v;
+}
 // One rounding: exact in double, since a is whole, below 2^24, and c a multiple of the last bit of b.
 INLINE F fused(F a, F b, F c) {
 #if LEVEL == 1
@@ -734,34 +749,85 @@ TARGET inline void add_up(const Job &job, const Group &of, int32_t *u, int64_t p
         }
 }
 
-// Sums of codes to counts, and what the backward pass wants of each output.
-template <int WHAT>
-TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int64_t blocks, int64_t row, int64_t rows) {
-    const int64_t at = (g * blocks + nb) * LANES, every = job.groups * job.outputs;
-    const size_t bytes = std::min(LANES, job.outputs - nb * LANES) * sizeof(float);
-    const F gain = load(job.gain + at), constant = load(job.constant + at);
-    for (int64_t m = 0; m < rows; m++) {
-        const int64_t into = (row + m) * every + g * job.outputs + nb * LANES;
-        F y = floats(load(work.total + m * LANES)) * gain + constant;
-        if (job.scale) y = y * load(job.scale + at);
-        if (job.bias) y = y + load(job.bias + at);
-        std::memcpy(job.y + into, &y, bytes);
-        if (HAS(INSIDE)) {
-            const F share = 1.0f - floats(load(work.clipped + m * LANES)) / job.inside_weight;
-            std::memcpy(job.inside + into, &share, bytes);
+// Blocks of S lanes of two rows change places: (a0 a1 …), (b0 b1 …) to (a0 b0 …), (a1 b1 …).
+template <int S> INLINE void swap(F &a, F &b) {
+#define FROM(l, odd) (((l) & S) ? 16 + (l) - ((odd) ? 0 : S) : (l) + ((odd) ? S : 0))
+#define ALL(odd)                                                                                                       \
+    {FROM(0, odd), FROM(1, odd), FROM(2, odd), FROM(3, odd), FROM(4, odd), FROM(5, odd), FROM(6, odd), FROM(7, odd),   \
+     FROM(8, odd), FROM(9, odd), FROM(10, odd), FROM(11, odd), FROM(12, odd), FROM(13, odd), FROM(14, odd), FROM(15, odd)}
+    const I even = ALL(0), odd = ALL(1);
+    const F first = paired(a, b, even);
+    b = paired(a, b, odd);
+    a = first;
+#undef FROM
+#undef ALL
+}
+template <int S> INLINE void swaps(F *rows) {
+    for (int r = 0; r < LANES; r++)
+        if (!(r & S)) swap<S>(rows[r], rows[r + S]);
+}
+// Lane l of row r to lane r of row l.
+INLINE void transpose(F *rows) {
+    swaps<1>(rows);
+    swaps<2>(rows);
+    swaps<4>(rows);
+    swaps<8>(rows);
+}
+
+// Where the outputs of a strip go: (batch, positions, outputs), or `planar` (batch, outputs, positions).
+struct Place {
+    int64_t row, rows, positions, first, many, every; // of the strip; first output and how many; outputs in all
+    bool planar;
+
+    INLINE void put(float *base, F *values) const {
+        if (!planar) {
+            for (int64_t m = 0; m < rows; m++)
+                std::memcpy(base + (row + m) * every + first, values + m, many * sizeof(float));
+            return;
         }
-        for (int kind = 0; kind < 2; kind++) {
-            if (!HAS(kind ? STEP : SLOPE)) continue;
+        const int64_t b = row / positions, at = row % positions;
+        transpose(values);
+        float *into = base + (b * every + first) * positions + at;
+        if (rows == LANES && at + rows <= positions) {
+            for (int64_t n = 0; n < many; n++) store(into + n * positions, values[n]);
+            return;
+        }
+        for (int64_t m = 0; m < rows; m++) { // a strip that reaches into the next sample
+            const int64_t sample = (row + m) / positions, position = (row + m) % positions;
+            for (int64_t n = 0; n < many; n++) base[(sample * every + first + n) * positions + position] = values[n][m];
+        }
+    }
+};
+
+// Sums of codes to counts, and what the backward pass wants of each output.
+template <int WHAT> TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int64_t blocks, const Place &to) {
+    const int64_t at = (g * blocks + nb) * LANES;
+    const F gain = load(job.gain + at), constant = load(job.constant + at);
+    F values[LANES] = {};
+    for (int64_t m = 0; m < to.rows; m++) {
+        values[m] = floats(load(work.total + m * LANES)) * gain + constant;
+        if (job.scale) values[m] = values[m] * load(job.scale + at);
+        if (job.bias) values[m] = values[m] + load(job.bias + at);
+    }
+    to.put(job.y, values);
+    if (HAS(INSIDE)) {
+        for (int64_t m = 0; m < to.rows; m++)
+            values[m] = 1.0f - floats(load(work.clipped + m * LANES)) / job.inside_weight;
+        to.put(job.inside, values);
+    }
+    for (int kind = 0; kind < 2; kind++) {
+        if (!HAS(kind ? STEP : SLOPE)) continue;
+        for (int64_t m = 0; m < to.rows; m++) {
             F sum = splat(0.0f);
             for (int64_t c = 0; c < job.conversions; c++) {
                 const int64_t *radix = job.radix + 2 * (job.passes + c);
-                const float weight = (float)(1ll << radix[0]);
-                const F each = load(work.kept + (kind * job.conversions + c) * 256 + m * LANES);
-                sum = c ? sum + each * (kind && radix[1] ? -weight : weight) : each * (kind && radix[1] ? -weight : weight);
+                const float weight = (kind && radix[1] ? -1.0f : 1.0f) * (float)(1ll << radix[0]);
+                const F each = load(work.kept + (kind * job.conversions + c) * 256 + m * LANES) * weight;
+                sum = c ? sum + each : each;
             }
-            if (!kind) sum = sum / job.inside_weight;
-            std::memcpy((kind ? job.step : job.mean_slope) + into, &sum, bytes);
+            values[m] = kind ? sum : sum / job.inside_weight;
         }
+        to.put(kind ? job.step : job.mean_slope, values);
     }
 }
 
@@ -783,7 +849,10 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     Work work{total.at, count.at, kept.at, nullptr, keys};
     bool any_clipped = false;
     begin();
-    for (int64_t item; (item = next.fetch_add(1)) < job.groups * pieces * job.split;) {
+    const int64_t items = job.groups * pieces * job.split, grab = std::max<int64_t>(1, items / (8 * job.threads));
+    for (int64_t taken = 0, item = 0;; taken--, item++) {
+        if (taken == 0) item = next.fetch_add(taken = grab); // neighbours stay together
+        if (item >= items) break;
         const int64_t part = item % job.split, piece = item / job.split % pieces, g = item / job.split / pieces;
         const int64_t first = piece * job.tall, last = std::min(strips, first + job.tall);
         for (int64_t s = first; s < last; s++) {
@@ -826,7 +895,9 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                     }
                     if (i < reads) q += chunks(job.spans[2 * t + 1]);
                 }
-                finish<WHAT>(job, work, g, nb, blocks, row, here);
+                finish<WHAT>(job, work, g, nb, blocks,
+                             {row, here, positions, g * job.outputs + nb * LANES, std::min(LANES, job.outputs - nb * LANES),
+                              job.groups * job.outputs, job.planar != 0});
             }
     }
     end();
@@ -889,6 +960,35 @@ template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, in
     return count;
 }
 
+// Words of 16 channels of `n` inputs along a line, channels `apart` in x and together in `into`.
+TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t apart, int64_t n, uint8_t *into, int64_t every) {
+    I wrong = {};
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t here = std::min(LANES, n - i);
+        F four[4]; // lanes: positions, each with the bytes of four channels
+        for (int64_t c = 0; c < LANES; c += 4) {
+            I bytes = {};
+            for (int k = 0; k < 4; k++) {
+                F v = {};
+                if (here == LANES) v = load(x + (c + k) * apart + i);
+                else std::memcpy(&v, x + (c + k) * apart + i, here * sizeof(float));
+                bytes |= packed(p, v, wrong) << (8 * k);
+            }
+            four[c / 4] = (F)bytes;
+        }
+        swap<1>(four[0], four[1]); // to 16 bytes a position
+        swap<1>(four[2], four[3]);
+        swap<2>(four[0], four[2]);
+        swap<2>(four[1], four[3]);
+        for (int64_t l = 0; l < here; l++)
+            std::memcpy(into + (i + l) * every, (const char *)&four[l % 4] + l / 4 * 16, 16);
+    }
+    int64_t count = 0;
+    if (any(wrong))
+        for (int l = 0; l < LANES; l++) count += wrong[l] != 0;
+    return count;
+}
+
 // A line of one sample: words of all channels along the last dimension, its padding included.
 template <class Word> TARGET int64_t pack_lines(const Pack &p, std::atomic<int64_t> &next) {
     const int64_t size[3] = {p.size[0] + p.before[0] + p.after[0], p.size[1] + p.before[1] + p.after[1],
@@ -915,8 +1015,15 @@ template <class Word> TARGET int64_t pack_lines(const Pack &p, std::atomic<int64
                 for (int64_t i = 0; i < p.size[2]; i++)
                     wrong += pack_line(p, x + i * p.jump[4], p.channels, into + i * p.channels, 1);
             else
-                for (int64_t c = 0; c < p.channels; c++)
-                    wrong += pack_line(p, x + c * p.jump[1], p.size[2], into + c, p.channels);
+                for (int64_t c = 0; c < p.channels;) {
+                    if (sizeof(Word) == 1 && c + LANES <= p.channels) {
+                        wrong += pack_sixteen(p, x + c * p.jump[1], p.jump[1], p.size[2], (uint8_t *)into + c, p.channels);
+                        c += LANES;
+                    } else {
+                        wrong += pack_line(p, x + c * p.jump[1], p.size[2], into + c, p.channels);
+                        c++;
+                    }
+                }
         }
     return wrong;
 }

@@ -11,7 +11,7 @@ from bitline.macro.column import Column
 from bitline.macro.fused import cpu, native
 from bitline.macro.fused.lower import lowered
 from bitline.macro.fused.words import Quantised, Words, words_of
-from bitline.macro.geometry import Geometry
+from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.kinds import TableColumn
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout
@@ -76,10 +76,14 @@ def run(
             f"{column.site.name}: {words.batch} samples of {positions} positions with {layout.inputs} inputs and "
             f"{shape[2]} outputs pass 2^31 elements: give smaller batches"
         )
-    out = Output(torch.empty(shape))
-    out.inside = torch.empty(shape) if keep.inside and column.law is None else None
-    out.slope = torch.empty(shape) if keep.slope else None
-    out.step = torch.empty(shape) if keep.step and column.law is None else None
+
+    def new() -> Tensor:  # positions together for a convolution, as torch's own would lie
+        return torch.empty(shape[0], shape[2], shape[1]).mT if isinstance(geometry, Conv) else torch.empty(shape)
+
+    out = Output(new())
+    out.inside = new() if keep.inside and column.law is None else None
+    out.slope = new() if keep.slope else None
+    out.step = new() if keep.step and column.law is None else None
     clipped = out.y.numel() and cpu.read(words, low, geometry, keys if noisy else None, converters, out, after)
     if not clipped:
         out.inside = None

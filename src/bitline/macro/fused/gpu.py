@@ -1,0 +1,613 @@
+"""The fused plan on CUDA, in Triton: what ``kernel.cpp`` does on the CPU, bit for bit. Imported where words lie there.
+
+A program reads a block of positions and outputs: for each conversion, row group and pass a product on tensor cores,
+and the converter on what it gives. Digits meet cells as halves: the bits of a field, left where they are, are a
+subnormal half that is the digit times a power of two, so that one AND makes an operand. Sums are exact in float32, as
+are totals of codes.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitline.encode import Word
+from bitline.macro.curves import Lookup
+from bitline.macro.fused.lower import CHUNK, LANES, Lowered
+from bitline.macro.fused.words import ROOM, Quantised, Words, extents
+from bitline.macro.geometry import Conv, Geometry
+from bitline.macro.read import Converters, Output, noise_words, weight
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
+STEPS = 11  # bits of a half that count evenly from its smallest number, 2^-24, on
+
+CONFIGS = [
+    triton.Config({"BM": bm, "BN": bn}, num_warps=warps, num_stages=stages)
+    for bm, bn, warps, stages in (
+        (64, 64, 4, 3),
+        (128, 16, 4, 3),
+        (64, 32, 4, 3),
+        (128, 32, 4, 3),
+        (128, 64, 8, 3),
+        (64, 128, 4, 3),
+        (64, 128, 8, 3),
+        (128, 128, 8, 3),
+    )
+]
+
+
+def _fitting(configs: list[Any], named: dict[str, Any], **more: Any) -> list[Any]:
+    """Configurations whose blocks are not wider than the outputs need."""
+    most = max(LANES, triton.next_power_of_2({**named, **more}["outputs"]))
+    return [config for config in configs if config.kwargs["BN"] <= most]
+
+
+# ------------------------------------------------------------------------------------------------- parts of the kernel
+
+
+@triton.jit
+def _scramble(z):
+    """SplitMix64, as draws.py."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+@triton.jit
+def _placed(u, by, shift, SHARES: tl.constexpr):
+    """u · by + shift, rounded once; as ``SHARES`` of a converter's range clipped to 0 … 1."""
+    if not SHARES:
+        return tl.fma(u, by, shift)
+    if INTERPRETED:
+        return tl.minimum(tl.maximum(tl.fma(u, by, shift), 0.0), 1.0)
+    return tl.inline_asm_elementwise("fma.rn.sat.f32 $0, $1, $2, $3;", "=f,f,f,f", [u, by, shift], tl.float32, True, 1)
+
+
+@triton.jit
+def _noised(place, noise, SHARES: tl.constexpr):
+    """Place and noise, clipped like ``_placed``."""
+    if not SHARES:
+        return place + noise
+    if INTERPRETED:
+        return tl.minimum(tl.maximum(place + noise, 0.0), 1.0)
+    return tl.inline_asm_elementwise("add.rn.sat.f32 $0, $1, $2;", "=f,f,f", [place, noise], tl.float32, True, 1)
+
+
+@triton.constexpr_function
+def _bias(bits):
+    """Bits of 2^(23 - bits) as float32."""
+    return (150 - bits) << 23
+
+
+@triton.constexpr_function
+def _magnitude(value):
+    """|value|."""
+    return abs(value)
+
+
+@triton.jit
+def _floored(x, BITS: tl.constexpr):
+    """Multiples of 2^-BITS in ``x``, which lies in 0 … 1 (2^22 where BITS is 0), counted from ``_bias`` on."""
+    if INTERPRETED:
+        return tl.floor(x * 2.0**BITS).to(tl.int32) + _bias(BITS)
+    grid = tl.full([], 2.0 ** (23 - BITS), tl.float32)  # numbers of float32 lie 2^-BITS apart there
+    return tl.inline_asm_elementwise("add.rm.f32 $0, $1, $2;", "=r,f,f", [x, grid], tl.int32, True, 1)
+
+
+@triton.jit
+def _interpolated(u, value, rise, nodes, low, pitch):
+    """Linear interpolation over evenly spaced nodes, as macro/curves.py: (value, node)."""
+    place = tl.math.div_rn(u - low, pitch)
+    node = tl.minimum(tl.maximum(tl.floor(place), 0.0), nodes - 1.0)
+    at = node.to(tl.int32)
+    return tl.load(value + at) + tl.load(rise + at) * (place - node), at
+
+
+@triton.jit
+def _inputs(words, base, offsets, q, RUN: tl.constexpr):
+    """Words of the block's positions that meet the rows of chunk ``q``, (BM, 64); ``RUN`` of them lie together."""
+    RUNS: tl.constexpr = 64 // RUN
+    offset = tl.load(offsets + q * RUNS + tl.arange(0, RUNS)) * RUN
+    at = base[:, None, None] + offset[None, :, None] + tl.arange(0, RUN)[None, None, :]
+    return tl.load(words + at).reshape(base.shape[0], 64).to(tl.int16)
+
+
+@triton.jit
+def _operand(w, DOWN: tl.constexpr, KEPT: tl.constexpr):
+    """A digit of each word, times a power of two, as a half."""
+    if DOWN > 0 or INTERPRETED:
+        digit = (w >> DOWN) & KEPT
+    else:  # two at once, which the compiler does not see
+        mask = tl.full([], KEPT, tl.int16)
+        digit = tl.inline_asm_elementwise("and.b32 $0, $1, $2;", "=r,r,r", [w, mask], tl.int16, True, 2)
+    return digit.to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def _sums(a, cells, q, n, width):
+    """Exact sums over one chunk, (BM, BN), in units of the operand's smallest number."""
+    rows = (q * 64 + tl.arange(0, 64)).to(tl.int64) * width
+    b = tl.load(cells + rows[:, None] + n[None, :], mask=(n < width)[None, :], other=0.0)
+    return tl.dot(a, b, out_dtype=tl.float32)
+
+
+@triton.jit
+def _column(
+    w, words, base, offsets, cells, q, more, limb_jump, n, width,
+    DOWN: tl.constexpr, KEPT: tl.constexpr, LIMBS: tl.constexpr, ONE: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Sums of one row group, pass and leg, limbs added up."""
+    if ONE:
+        a = _operand(w, DOWN, KEPT)
+        u = _sums(a, cells, q, n, width)
+        for limb in tl.static_range(1, LIMBS):
+            u += _sums(a, cells + limb * limb_jump, q, n, width) * (1 << (7 * limb))
+    else:
+        u = tl.zeros([base.shape[0], n.shape[0]], tl.float32)
+        for i in range(q, more):
+            a = _operand(_inputs(words, base, offsets, i, RUN), DOWN, KEPT)
+            for limb in tl.static_range(LIMBS):
+                u += _sums(a, cells + limb * limb_jump, i, n, width) * (1 << (7 * limb))
+    return u
+
+
+@triton.jit
+def _power(
+    w, words, base, offsets, q, more, count,
+    DOWN: tl.constexpr, KEPT: tl.constexpr, UP: tl.constexpr, LOW: tl.constexpr, ONE: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Sum of squared digits of each position in one row group and pass, (BM,)."""
+    total = tl.zeros([base.shape[0]], tl.float32)
+    for i in range(q, more):
+        each = w
+        if not ONE:
+            each = _inputs(words, base, offsets, i, RUN)
+        digit = (((each >> DOWN) & KEPT) >> UP).to(tl.int32) + LOW
+        on = (i - q) * 64 + tl.arange(0, 64) < count
+        total += tl.sum(tl.where(on[None, :], digit * digit, 0), 1).to(tl.float32)
+    return total
+
+
+@triton.jit
+def _normals(drawn, magnitudes):
+    """Signed magnitudes of 16 conversions for each 32 bits drawn, (BM, vectors) uint32: (BM, 16 · vectors)."""
+    lane = tl.arange(0, 16)
+    row = ((drawn >> 16) & 4095) * 16
+    bits = tl.load(magnitudes + (row[:, :, None] + lane[None, None, :]).to(tl.int32)).to(tl.uint32, bitcast=True)
+    bits ^= (drawn[:, :, None] << (31 - lane)[None, None, :].to(tl.uint32)) & 0x80000000
+    return bits.reshape(drawn.shape[0], drawn.shape[1] * 16).to(tl.float32, bitcast=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the kernel
+
+
+@triton.autotune(
+    configs=CONFIGS[:1] if INTERPRETED.value else CONFIGS,
+    key=["size", "outputs", "reads", "conversions", "PASSES", "NOISE", "WHAT"],
+    prune_configs_by={"early_config_prune": _fitting},
+)
+@triton.jit
+def _mac(
+    # inputs: words, their offsets from the first of a position, chunks of row groups (T + 1), rows of each
+    words, offsets, first, counts, rows, positions, out_x, out_y, sample_jump, z_jump, y_jump, x_jump, channels,
+    # columns: as Job in kernel.cpp, cells as halves (G, C, L, limb, rows, outputs)
+    cells, radix, start, factor, shift, leg_gain, leg_offset, depth, width, outputs, reads, conversions,
+    mean_value, mean_rise, mean_nodes, mean_low, mean_pitch,
+    noise_value, noise_rise, noise_nodes, noise_low, noise_pitch,
+    slopes, unit, cell_variance, code_variance,
+    # converters
+    most, edges, which, law, ideal_codes, keys, magnitudes, noise_words, group_words, radix_sum,
+    # what comes out
+    y, inside, slope, step, gain, constant, scale, bias, low_over_step, inside_weight, size,
+    y_sample, y_position, y_output,
+    DOWNS: tl.constexpr, KEPTS: tl.constexpr, UPS: tl.constexpr, PASSES: tl.constexpr, DIGIT_LOW: tl.constexpr,
+    LEGS: tl.constexpr, LIMBS: tl.constexpr, ONE: tl.constexpr, RUN: tl.constexpr, BY_LEGS: tl.constexpr,
+    NOISE: tl.constexpr, LAW_BITS: tl.constexpr, CODE_BITS: tl.constexpr, BITS: tl.constexpr, WHAT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    P: tl.constexpr = len(PASSES)
+    UNIFORM: tl.constexpr = LAW_BITS < 0 and CODE_BITS == 0
+    BIAS: tl.constexpr = _bias(BITS) if UNIFORM else 0  # of each code
+    vectors = width // 16
+    tiles = tl.cdiv(width, BN)
+    g = tl.program_id(1)
+    m = tl.program_id(0) // tiles * BM + tl.arange(0, BM)
+    first_n = tl.program_id(0) % tiles * BN
+    n = first_n + tl.arange(0, BN)
+    row = tl.minimum(m, rows - 1)
+    place_of = row % positions
+    base = row // positions * sample_jump + place_of % out_x * x_jump + g * channels
+    base += place_of // out_x % out_y * y_jump + place_of // (out_x * out_y) * z_jump
+    vector = tl.minimum(n // 16, vectors - 1)
+    lane = n % 16
+    group = tl.num_programs(1)
+    if NOISE or LAW_BITS >= 0:
+        state = tl.load(keys + row // positions).to(tl.uint64, bitcast=True)
+        state += place_of.to(tl.uint64) * noise_words * GOLDEN
+    total = tl.zeros([BM, BN], tl.int32)
+    if inside is not None:
+        outside = tl.zeros([BM, BN], tl.float32)
+    if slope is not None:
+        slope_sum = tl.zeros([BM, BN], tl.float32)
+    if step is not None:
+        step_sum = tl.zeros([BM, BN], tl.float32)
+    for c in range(conversions):
+        digit_radix = tl.load(radix + c)
+        column = (g * vectors + vector) * conversions + c
+        limb_jump = depth.to(tl.int64) * width
+        cells_of = cells + (g * conversions + c) * (LEGS * LIMBS) * limb_jump
+        if slope is not None:
+            slope_of = tl.zeros([BM, BN], tl.float32)
+        if step is not None:
+            step_of = tl.zeros([BM, BN], tl.float32)
+        for t in range(reads):
+            at = (column * reads + t) * 16 + lane
+            factor_of = tl.load(factor + at)
+            shift_of = tl.load(shift + at) * 2.0**-BITS
+            if ONE:
+                q = t
+                more = t + 1
+                w = _inputs(words, base, offsets, q, RUN)
+            else:
+                q = tl.load(first + t)
+                more = tl.load(first + t + 1)
+                w = 0
+            counter = ((t * group + g) * group_words).to(tl.uint64)
+            for p in tl.static_range(P):
+                # ---- the analog side
+                if BY_LEGS:
+                    for leg in tl.static_range(LEGS):
+                        u = _column(
+                            w, words, base, offsets, cells_of + leg * LIMBS * limb_jump, q, more, limb_jump, n, width,
+                            DOWNS[p], KEPTS[p], LIMBS, ONE, RUN,
+                        )  # fmt: skip
+                        u *= 2.0 ** (24 - UPS[p])
+                        leg_at = ((column * LEGS + leg) * reads + t) * 16 + lane
+                        if start is not None:
+                            u += tl.load(start + leg_at).to(tl.float32)[None, :]
+                        plain = u * unit
+                        each = plain
+                        if leg_gain is not None:
+                            each = each * tl.load(leg_gain + leg_at)[None, :] + tl.load(leg_offset + leg_at)[None, :]
+                        if mean_value is not None:
+                            each, node = _interpolated(each, mean_value, mean_rise, mean_nodes, mean_low, mean_pitch)
+                            if slope is not None:
+                                rise = tl.load(slopes + node)
+                                leg_slope = rise if leg == 0 else (leg_slope + rise) * 0.5
+                        if noise_value is not None:
+                            spread, _ = _interpolated(
+                                plain, noise_value, noise_rise, noise_nodes, noise_low, noise_pitch
+                            )
+                            variance = spread * spread if leg == 0 else variance + spread * spread
+                        value = each if leg == 0 else value - each
+                    place = value * factor_of[None, :] + shift_of[None, :]
+                    if NOISE:
+                        if cell_variance is not None:
+                            power = _power(
+                                w, words, base, offsets, q, more, tl.load(counts + t),
+                                DOWNS[p], KEPTS[p], UPS[p], DIGIT_LOW, ONE, RUN,
+                            )  # fmt: skip
+                            extra = (power * cell_variance)[:, None]
+                            if noise_value is not None:
+                                variance += extra
+                            else:
+                                variance = tl.broadcast_to(extra, (BM, BN))
+                        if noise_value is not None or cell_variance is not None:
+                            sigma = tl.sqrt_rn(variance) * factor_of[None, :]
+                            if code_variance is not None:
+                                sigma = tl.sqrt_rn(sigma * sigma + code_variance)
+                        else:
+                            sigma = tl.zeros([BM, BN], tl.float32) + tl.sqrt_rn(
+                                tl.zeros([BM, BN], tl.float32) + code_variance
+                            )
+                else:
+                    u = _column(
+                        w, words, base, offsets, cells_of, q, more, limb_jump, n, width,
+                        DOWNS[p], KEPTS[p], LIMBS, ONE, RUN,
+                    )  # fmt: skip
+                    by = factor_of
+                    if start is not None:
+                        u = u * 2.0 ** (24 - UPS[p]) + tl.load(start + at).to(tl.float32)[None, :]
+                        by *= 2.0**-BITS
+                    else:
+                        by *= 2.0 ** (24 - UPS[p] - BITS)
+                    place = _placed(u, by[None, :], shift_of[None, :], BITS > 0 and not NOISE)
+                # ---- fresh noise
+                if NOISE:
+                    block = first_n // 16 + tl.arange(0, BN // 16)
+                    drawing = (c * vectors + block) * P + p
+                    if P % 2 == 0:  # two passes share a word
+                        if p % 2 == 0:
+                            counters = (counter + (drawing // 2).to(tl.uint64)) * GOLDEN
+                            word = _scramble(state[:, None] + counters[None, :])
+                        drawn = (word >> (p % 2 * 32)).to(tl.uint32)
+                    else:
+                        counters = (counter + (drawing // 2).to(tl.uint64)) * GOLDEN
+                        word = _scramble(state[:, None] + counters[None, :])
+                        drawn = (word >> (drawing % 2 * 32).to(tl.uint64)[None, :]).to(tl.uint32)
+                    noise = _normals(drawn, magnitudes)
+                    if BY_LEGS:
+                        noise *= sigma
+                    place = _noised(place, noise, BITS > 0)
+                # ---- the converter
+                if LAW_BITS >= 0:
+                    ideal = tl.minimum(tl.maximum(place, 0.0), ideal_codes - 0.5).to(tl.int32)
+                    table = ideal
+                    if which is not None:
+                        table += (tl.load(which + at).to(tl.int32) * ideal_codes)[None, :]
+                    drawing = ((c * vectors + n // 16) * P + p) * 8 + lane // 2
+                    counters = (counter + drawing.to(tl.uint64)) * GOLDEN
+                    word = _scramble(state[:, None] + counters[None, :])
+                    random = (word >> (lane % 2 * 32).to(tl.uint64)[None, :]).to(tl.uint32)
+                    bin_of = (random >> (32 - LAW_BITS)).to(tl.int32) if LAW_BITS > 0 else table * 0
+                    rest = random & ((1 << (32 - LAW_BITS)) - 1)
+                    entry = tl.load(law + (table.to(tl.int64) << LAW_BITS) + bin_of)
+                    own = rest.to(tl.int64) < (entry & 0xFFFFFFFF)
+                    code = tl.where(own, bin_of, (entry >> 32).to(tl.int32))
+                elif CODE_BITS > 0:
+                    found = tl.zeros([BM, BN], tl.int32)
+                    edges_of = edges + tl.zeros([BN], tl.int32)
+                    if which is not None:
+                        edges_of = edges + tl.load(which + at).to(tl.int32) * most
+                    for i in tl.static_range(CODE_BITS):
+                        half: tl.constexpr = 1 << (CODE_BITS - 1 - i)
+                        edge = tl.load(edges_of[None, :] + found + (half - 1))
+                        found += tl.where(edge <= place, half, 0)
+                    code = found
+                else:
+                    held = place if BITS > 0 else tl.maximum(place, 0.0)
+                    code = _floored(tl.minimum(held, (most + 0.5) * 2.0**-BITS), BITS)
+                # ---- the digital side
+                total += code * (digit_radix * PASSES[p])
+                if inside is not None or slope is not None or step is not None:
+                    clipped = (place < 0.0) | (place >= most + 1.0)
+                    if inside is not None:
+                        outside += tl.where(clipped, tl.abs(digit_radix * PASSES[p]).to(tl.float32), 0.0)
+                    if slope is not None:
+                        if LAW_BITS >= 0:
+                            slope_of += tl.load(slopes + table) * _magnitude(PASSES[p])
+                        elif mean_value is not None:
+                            slope_of += tl.where(clipped, 0.0, leg_slope) * _magnitude(PASSES[p])
+                        else:
+                            slope_of += tl.where(clipped, 0.0, 1.0) * _magnitude(PASSES[p])
+                    if step is not None:
+                        ratio = tl.load(low_over_step + (g * vectors + vector) * 16 + lane)[None, :]
+                        value = (code - BIAS).to(tl.float32)
+                        step_of += tl.where(clipped, value + ratio, value - (place - 0.5)) * PASSES[p]
+        if slope is not None:
+            slope_sum += slope_of * tl.abs(digit_radix).to(tl.float32)
+        if step is not None:
+            step_sum += step_of * digit_radix.to(tl.float32)
+    at = (g * vectors + vector) * 16 + lane
+    read = (total - BIAS * radix_sum).to(tl.float32) * tl.load(gain + at)[None, :] + tl.load(constant + at)[None, :]
+    if scale is not None:
+        read *= tl.load(scale + at)[None, :]
+    if bias is not None:
+        read += tl.load(bias + at)[None, :]
+    there = (m < rows)[:, None] & (n < outputs)[None, :]
+    into = (row // positions * y_sample + place_of * y_position)[:, None] + ((g * outputs + n) * y_output)[None, :]
+    tl.store(y + into, read, mask=there)
+    if inside is not None:
+        tl.store(inside + into, 1.0 - tl.math.div_rn(outside, inside_weight), mask=there)
+    if slope is not None:
+        tl.store(slope + into, tl.math.div_rn(slope_sum, inside_weight), mask=there)
+    if step is not None:
+        tl.store(step + into, step_sum, mask=there)
+
+
+# ------------------------------------------------------------------------------------------------------------ its call
+
+
+def read(
+    words: Words,
+    low: Lowered,
+    geometry: Geometry,
+    keys: Tensor | None,
+    converters: Converters | None,
+    out: Output,
+    after: tuple[Tensor, Tensor | None] | None = None,
+) -> bool:
+    """As ``cpu.read``. ``out.inside`` is kept even where nothing was clipped: asking would wait for the device."""
+    layout, law = low.column.layout, low.column.law
+    name = ("gpu", geometry, words.data.shape)
+    if name not in low.jobs:
+        low.jobs[name] = _given(low, geometry, words)
+    given = low.jobs[name]
+    scale, factor, shift, gain, constant = low.constants(converters)
+    ratio = None
+    if out.step is not None:
+        found = scale.low / scale.step
+        ratio = low.outputs(found.flatten() if found.dim() else found)
+    after_scale, bias = (None, None) if after is None else map(low.outputs, after)
+    noise = keys is not None and law is None
+    kept = (out.inside, out.slope, out.step)
+    bare = all(part is None for part in kept)
+    plain = bare and low.edges is None and law is None and not low.by_legs
+    bits = given["most"].bit_length() if plain else 0  # places are then shares of the converter's range
+    rows, blocks = given["rows"], given["width"]
+
+    def grid(chosen: dict[str, Any]) -> tuple[int, int]:
+        return triton.cdiv(rows, chosen["BM"]) * triton.cdiv(blocks, chosen["BN"]), layout.groups
+
+    _mac[grid](
+        words=words.data, factor=factor, shift=shift, gain=gain, constant=constant, scale=after_scale, bias=bias,
+        keys=None if keys is None else keys.contiguous(),
+        magnitudes=_magnitudes(low, bits) if noise else None, BITS=bits,
+        y=out.y, inside=out.inside, slope=out.slope, step=out.step, low_over_step=ratio,
+        NOISE=noise, WHAT=tuple(part is not None for part in kept), size=rows.bit_length(),
+        y_sample=out.y.stride(0), y_position=out.y.stride(1), y_output=out.y.stride(2),
+        enable_fp_fusion=False,  # products and sums are rounded apart, as everywhere
+        **given,
+    )  # fmt: skip
+    return True
+
+
+def _magnitudes(low: Lowered, bits: int) -> Tensor:
+    """Magnitudes of the noise, as shares of a range of 2^bits steps."""
+    name = ("gpu noise", bits)
+    if name not in low.jobs:
+        low.jobs[name] = low.normals * 2.0**-bits
+    found: Tensor = low.jobs[name]
+    return found
+
+
+def _given(low: Lowered, geometry: Geometry, words: Words) -> dict[str, Any]:
+    """Arguments of the kernel that follow from the column and the shape of its inputs."""
+    column, layout, device = low.column, low.column.layout, words.data.device
+    macro, code, law = column.macro, column.code, column.law
+    assert macro.inputs is not None
+    batch, *size, all_channels = words.data.shape
+    out, channels = words.outer(geometry), all_channels // layout.groups
+    jumps = (size[1] * size[2] * all_channels, size[2] * all_channels, all_channels)  # of planes, rows, columns
+    strides = extents(geometry.stride, 1) if isinstance(geometry, Conv) else (1, 1, 1)
+    lengths = [-(-count // CHUNK) for _, count, _, _ in layout.spans]
+    first = [sum(lengths[:t]) for t in range(len(lengths) + 1)]
+    run = math.gcd(channels, 16, *(start for start, _, _, _ in layout.spans))
+    curves = {**_curve("mean", column.mean), **_curve("noise", column.noise)}
+    shared = low.jobs.setdefault("gpu", {})
+    if not shared:
+        parts = low.chunks.permute(0, 2, 3, 5, 4, 6, 8, 1, 7)  # G C L limbs chunks 16 4 NB 16
+        shared.update(cells=parts.flatten(7).flatten(4, 6).half().contiguous())
+    cells = shared["cells"]
+    fields = [(0, mask << at, at) if mask << at < 1 << STEPS else (at, mask, 0) for at, mask in low.fields]
+    cell_variance = column.cell_variance
+    noise = code.noise if code is not None else None
+    return {
+        "offsets": (_offsets(low, geometry, jumps, channels)[::run] // run).to(device),
+        "first": torch.tensor(first, dtype=torch.int32, device=device),
+        "counts": torch.tensor([count for _, count, _, _ in layout.spans], dtype=torch.int32, device=device),
+        "rows": batch * math.prod(out),
+        "positions": math.prod(out),
+        "out_x": out[2],
+        "out_y": out[1],
+        "sample_jump": size[0] * jumps[0],
+        "z_jump": strides[0] * jumps[0],
+        "y_jump": strides[1] * jumps[1],
+        "x_jump": strides[2] * jumps[2],
+        "channels": channels,
+        "cells": cells,
+        "radix": torch.tensor(column.radix, dtype=torch.int32, device=device),
+        "start": low.start,
+        "leg_gain": low.spread[0] if low.spread else None,
+        "leg_offset": low.spread[1] if low.spread else None,
+        "depth": cells.shape[-2],
+        "width": cells.shape[-1],
+        "outputs": layout.outputs,
+        "reads": layout.reads,
+        "conversions": layout.conversions,
+        **curves,
+        "slopes": low.slope,
+        "unit": column.unit,
+        "cell_variance": None if cell_variance is None else cell_variance * len(macro.leg_signs),
+        "code_variance": None if noise is None else float(torch.tensor(noise).square()),  # in float32
+        "most": code.most if code is not None else 0,
+        "edges": low.edges,
+        "which": low.which,
+        "law": low.law,
+        "ideal_codes": law.ideal_codes if law is not None else 0,
+        "noise_words": noise_words(column) * layout.reads * layout.groups,
+        "group_words": noise_words(column),
+        "radix_sum": sum(column.pass_radix) * sum(column.radix) * layout.reads,
+        "inside_weight": float(weight(column)),
+        "DOWNS": tuple(down for down, _, _ in fields),
+        "KEPTS": tuple(kept for _, kept, _ in fields),
+        "UPS": tuple(up for _, _, up in fields),
+        "PASSES": column.pass_radix,
+        "DIGIT_LOW": macro.inputs.digit_low,
+        "LEGS": low.legs,
+        "LIMBS": low.limbs,
+        "ONE": max(lengths) == 1,
+        "RUN": run,
+        "BY_LEGS": low.by_legs,
+        "LAW_BITS": law.cut.shape[1].bit_length() - 1 if law is not None else -1,
+        "CODE_BITS": code.most.bit_length() if code is not None and low.edges is not None else 0,
+    }
+
+
+def _curve(name: str, lookup: Lookup | None) -> dict[str, Any]:
+    parts = (None, None, 0, 0.0, 1.0)
+    if lookup is not None:
+        parts = (lookup.value, lookup.rise, len(lookup.value), lookup.low, lookup.pitch)  # type: ignore[assignment]
+    return {f"{name}_{part}": value for part, value in zip(("value", "rise", "nodes", "low", "pitch"), parts, strict=True)}
+
+
+def _offsets(low: Lowered, geometry: Geometry, jumps: tuple[int, int, int], channels: int) -> Tensor:
+    """Where the input of each row of each chunk lies, from the first input of a position on: (chunks · 64,) int32."""
+    spans = low.column.layout.spans
+    rows = torch.cat([torch.arange(start, start + -(-count // CHUNK) * CHUNK) for start, count, _, _ in spans])
+    if not isinstance(geometry, Conv):
+        return rows.int()
+    kernel, dilation = extents(geometry.kernel, 1), extents(geometry.dilation, 1)
+    beyond = (rows - (math.prod(kernel) * channels - 1)).clamp(min=0)  # rows that are off read what follows the last
+    rows = rows - beyond
+    tap, offset = rows // channels, rows % channels + beyond
+    for extent, pitch, jump in zip(kernel[::-1], dilation[::-1], jumps[::-1], strict=True):
+        offset, tap = offset + tap % extent * pitch * jump, tap // extent
+    return offset.int()
+
+
+# --------------------------------------------------------------------------------------------------- inputs and words
+
+
+def pack(x: Quantised, word: Word, geometry: Geometry) -> Words:
+    """As ``Quantised.words``, in plain torch."""
+    values, scale, zero = _laid(x.x, geometry), *_range(x)
+    at = values / scale + zero
+    if bool(at.isnan().any()):
+        raise ValueError(f"at least {int(at.isnan().sum())} of {at.numel()} inputs of a layer on the macro are NaN")
+    at = at.clamp_(x.low, x.high)
+    if x.stride == 1:
+        at = (at + 0.5).floor_()
+    else:
+        at = ((at - x.low) / 2 + 0.5).floor_() * 2 + x.low
+    code = at.clamp_(max=x.high).int()
+    pads = [p for pair in reversed(x.pads) for p in pair]
+    code = F.pad(code, (0, 0, *pads), value=x.pad)
+    packed = torch.where(code >= 0, code + word.above, ((code * word.sign) << word.left) + word.below)
+    room = torch.empty(packed.numel() + ROOM, dtype=torch.int16, device=packed.device)  # the size of halves
+    data = room[: packed.numel()].view(packed.shape)
+    data.copy_(packed)
+    return Words(data, word, len(geometry.kernel) if isinstance(geometry, Conv) else 0)
+
+
+def unpack(x: Quantised, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``Quantised.backward``, in plain torch."""
+    values, scale, zero = _laid(x.x, geometry), *_range(x)
+    grad = _laid(grad, geometry)
+    pads = (*((0, 0),) * (3 - len(x.pads)), *x.pads)
+    for axis, (before, after) in enumerate(pads, 1):
+        grad = grad.narrow(axis, before, grad.shape[axis] - before - after)
+    at = values / scale + zero
+    inside = (at > x.low) & (at < x.high) if x.strict else (at >= x.low) & (at <= x.high)
+    grad = torch.where(inside, grad, 0.0)
+    value = (at + 0.5).floor_() - zero if x.rounded else values / scale
+    by_scale, by_zero = -(grad * value / scale).sum(dtype=torch.float64), grad.sum(dtype=torch.float64)
+    grad_x = grad / scale
+    grad_x = grad_x.movedim(-1, 1) if isinstance(geometry, Conv) else grad_x
+    return grad_x.reshape(x.x.shape), by_scale.to(x.scale.dtype), by_zero.to(x.zero.dtype)
+
+
+def _laid(x: Tensor, geometry: Geometry) -> Tensor:
+    """Inputs (B, D, H, W, channels), or (B, 1, 1, S, K), float32."""
+    x = x.detach().float()
+    if not isinstance(geometry, Conv):
+        return x[:, None, None]
+    return x.movedim(1, -1).reshape(len(x), *extents(x.shape[2:], 1), x.shape[1])
+
+
+def _range(x: Quantised) -> tuple[Tensor, Tensor]:
+    """Scale and zero on the device of the inputs: there a division is one, not a product with the reciprocal."""
+    device = x.x.device
+    return x.scale.detach().float().to(device), x.zero.detach().float().to(device)
+
+
+__all__ = ["pack", "read", "unpack"]
