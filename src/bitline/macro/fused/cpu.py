@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
 
 from bitline.macro.curves import Lookup
 from bitline.macro.fused import native
-from bitline.macro.fused.lower import LANES, Lowered
+from bitline.macro.fused.lower import CHUNK, LANES, Chunk, Lowered
 from bitline.macro.fused.words import Words, extents, outer
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.read import Converters, Output, noise_words, weight
 
 NOISE, LEGS, EDGES, LAW, INSIDE, SLOPE, STEP = (1 << bit for bit in range(7))  # as in kernel.cpp
-CACHE = 1 << 18  # bytes of digits that a piece of work keeps at hand
+FIRST, CACHE = 24 << 10, 1 << 18  # bytes of digits that a piece of work keeps in the first, or second, level cache
 
 
 def read(
@@ -51,7 +52,8 @@ def read(
         held.append(tensor)
         return tensor.data_ptr()
 
-    job.threads = min(native.threads(job.threads), job.groups * job.split * -(-_strips(job) // job.tall))
+    pieces = job.groups * job.planes * -(-job.lines // job.tall) * job.split
+    job.threads = min(native.threads(job.threads), pieces)
     scale, factor, shift, gain, constant = low.constants(converters)
     job.factor, job.shift, job.gain, job.constant = map(at, (factor, shift, gain, constant))
     job.words, job.keys = words.data.data_ptr(), at(keys)
@@ -99,11 +101,9 @@ def _job(low: Lowered, geometry: Geometry, what: int, shape: torch.Size, word_by
         legs=low.legs,
         limbs=low.limbs,
         outputs=layout.outputs,
-        spans=whole([v for start, count, _, _ in layout.spans for v in (start, count)]),
         fields=whole([v for field in low.fields for v in field]),
         radix=whole([v for r in radices for v in (abs(r).bit_length() - 1, int(r < 0))]),
         merged=low.merged,
-        cells=at(low.chunks),
         start=at(low.start),
         leg_gain=at(low.spread[0] if low.spread else None),
         leg_offset=at(low.spread[1] if low.spread else None),
@@ -132,8 +132,59 @@ def _job(low: Lowered, geometry: Geometry, what: int, shape: torch.Size, word_by
         getattr(job, name)[:] = extents(getattr(geometry, name), 1) if conv else (1, 1, 1)
     job.size[:] = size
     job.out[:] = outer(geometry, (size[0], size[1], size[2]))
-    _share(job, low)
+    _walk(job)
+    chunks = _segments(job, low) if word_bytes == 1 else None
+    job.image = chunks is not None
+    chunks = chunks or low.whole_chunks()
+    firsts = [next((q for q, chunk in enumerate(chunks) if chunk.group >= t), len(chunks)) for t in range(job.reads)]
+    starts = [start for start, _, _, _ in layout.spans]
+    job.firsts = whole([*firsts, len(chunks)])
+    job.chunks = whole([v for c in chunks for v in (c.first, starts[c.group] + c.first, c.rows, c.at)])
+    job.cells = at(low.cut(chunks))
+    _share(job, low, chunks)
     return job
+
+
+def _walk(job: native.Job) -> None:
+    """How the kernel walks over positions: lines along the last dimension, or all rows of a layer without a kernel."""
+    every = job.groups * job.channels
+    line, area = job.size[2] * every, job.size[1] * job.size[2] * every
+    kernel, stride, dilation = tuple(job.kernel), tuple(job.stride), tuple(job.dilation)
+    if math.prod(kernel) == math.prod(stride) == 1:  # positions of all samples follow one another
+        rows = job.batch * math.prod(job.size)
+        job.planes, job.depth, job.lines, job.width = 1, 1, -(-rows // LANES), LANES
+        job.across, job.down, job.deep, job.sample, job.reach = every, LANES * every, 0, 0, job.channels
+    else:
+        job.planes, job.depth, job.lines, job.width = job.batch * job.out[0], job.out[0], job.out[1], job.out[2]
+        job.across, job.down, job.deep = stride[2] * every, stride[1] * line, stride[0] * area
+        job.sample = job.size[0] * area
+        steps = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+        job.reach = steps[0] * area + steps[1] * line + steps[2] * every + job.channels
+    job.strip = -(-job.width // -(-job.width // LANES))  # even shares of a line
+
+
+def _segments(job: native.Job, low: Lowered) -> tuple[Chunk, ...] | None:
+    """Chunks that can be read where the inputs lie: rows of a row group whose inputs follow one another.
+
+    None where there would be too many, or a line's inputs too long to keep at hand.
+    """
+    every = job.groups * job.channels
+    joined = job.groups == 1 and job.dilation[2] == 1
+    run = (job.kernel[2] if joined else 1) * job.channels
+    found = []
+    for t, (start, count, _, _) in enumerate(low.column.layout.spans):
+        row = 0
+        while row < count:
+            tap, within = divmod(start + row, run)
+            rest, x = (tap, 0) if joined else divmod(tap, job.kernel[2])
+            z, y = divmod(rest, job.kernel[1])
+            line = (z * job.dilation[0] * job.size[1] + y * job.dilation[1]) * job.size[2]
+            many = min(CHUNK, count - row, run - within)
+            found.append(Chunk(t, row, many, (line + x * job.dilation[2]) * every + within))
+            row += many
+    most = sum(-(-count // CHUNK) for _, count, _, _ in low.column.layout.spans)
+    bytes_of = (job.width * job.across + job.reach) * job.passes * (1 + job.merged)
+    return tuple(found) if len(found) <= 2 * most and bytes_of <= CACHE else None
 
 
 def _curve(lookup: Lookup | None) -> native.Curve:
@@ -142,18 +193,15 @@ def _curve(lookup: Lookup | None) -> native.Curve:
     return native.Curve(lookup.value.data_ptr(), lookup.rise.data_ptr(), len(lookup.value), lookup.low, lookup.pitch)
 
 
-def _strips(job: native.Job) -> int:
-    """Blocks of 16 positions, of all samples."""
-    return -(-job.batch * job.out[0] * job.out[1] * job.out[2] // LANES)
-
-
-def _share(job: native.Job, low: Lowered) -> None:
+def _share(job: native.Job, low: Lowered, chunks: tuple[Chunk, ...]) -> None:
     """How the work is cut up among threads; results do not depend on it."""
-    strips, blocks = _strips(job), -(-job.outputs // LANES)
-    strip = low.chunks.shape[4] * job.passes * (1 + job.merged) * 1024  # bytes of digits
-    job.threads = strips * LANES * job.outputs * job.reads * job.passes * job.conversions
-    threads = torch.get_num_threads()
-    reused = low.chunks.numel() // job.groups > 2 * CACHE  # cells are fetched again for each piece
-    job.tall = max(1, min(CACHE // strip, strips * job.groups // (8 * threads))) if reused else 1
-    pieces = job.groups * -(-strips // job.tall)
+    blocks, threads, copies = -(-job.outputs // LANES), torch.get_num_threads(), job.passes * (1 + job.merged)
+    strips = -(-job.width // job.strip)
+    line = (job.down if job.image else strips * len(chunks) * LANES * CHUNK) * copies  # bytes of digits
+    whole = job.groups * job.planes * job.lines  # lines
+    refetched = low.cut(chunks).numel() // job.groups > 2 * CACHE  # cells do not stay in the cache from piece to piece
+    fit = (CACHE if refetched else FIRST) // line
+    job.tall = max(1, min(fit, job.lines, -(-whole // (4 * threads))))
+    pieces = job.groups * job.planes * -(-job.lines // job.tall)
     job.split = min(blocks, -(-2 * threads // pieces)) if pieces < 2 * threads else 1
+    job.threads = whole * job.width * job.outputs * job.reads * job.passes * job.conversions

@@ -359,9 +359,8 @@ def _mac(
                     if which is not None:
                         edges_of = edges + tl.load(which + at).to(tl.int32) * most
                     for i in tl.static_range(CODE_BITS):
-                        half: tl.constexpr = 1 << (CODE_BITS - 1 - i)
-                        edge = tl.load(edges_of[None, :] + found + (half - 1))
-                        found += tl.where(edge <= place, half, 0)
+                        edge = tl.load(edges_of[None, :] + found + ((1 << (CODE_BITS - 1 - i)) - 1))
+                        found += tl.where(edge <= place, 1 << (CODE_BITS - 1 - i), 0)
                     code = found
                 else:
                     held = place if BITS > 0 else tl.maximum(place, 0.0)
@@ -537,7 +536,9 @@ def _curve(name: str, lookup: Lookup | None) -> dict[str, Any]:
     parts = (None, None, 0, 0.0, 1.0)
     if lookup is not None:
         parts = (lookup.value, lookup.rise, len(lookup.value), lookup.low, lookup.pitch)  # type: ignore[assignment]
-    return {f"{name}_{part}": value for part, value in zip(("value", "rise", "nodes", "low", "pitch"), parts, strict=True)}
+    return {
+        f"{name}_{part}": value for part, value in zip(("value", "rise", "nodes", "low", "pitch"), parts, strict=True)
+    }
 
 
 def _offsets(low: Lowered, geometry: Geometry, jumps: tuple[int, int, int], channels: int) -> Tensor:

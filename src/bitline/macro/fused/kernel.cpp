@@ -49,13 +49,17 @@ struct Job {
     const void *words;
     int64_t word_bytes, batch, groups, channels;
     int64_t size[3], kernel[3], stride[3], dilation[3], out[3];
-    // the machine: T row groups of (first input, count); P digit fields of (shift, mask); P, then C radices of (log2 of
-    // the magnitude, whether negative)
+    // the machine: T row groups; P digit fields of (shift, mask); P, then C radices of (log2 of the magnitude, whether
+    // negative); chunks of at most 64 rows, each (row group's rows, first input, count, where), T + 1 first chunks
     int64_t reads, passes, conversions, legs, limbs, outputs;
-    const int64_t *spans, *fields, *radix;
+    const int64_t *fields, *radix, *chunks, *firsts;
     int64_t merged;        // two limbs in one sum: the second meets digits times 128
-    const int8_t *cells;   // [G][NB][C][L][chunks of all T][limb][16 rows of 4][16 outputs][4]
+    const int8_t *cells;   // [G][NB][C][L][chunks][limb][16 rows of 4][16 outputs][4]
     const int32_t *start;  // [G][NB][C][L][T][16] sum of a column for all digits at their lowest; or null
+    // how positions are walked: planes of lines of `width` positions, their inputs `across` words apart, lines `down`,
+    // planes `deep` (one sample: `sample`, of `depth` planes); `reach` words from a position's first input to its last
+    int64_t image;         // 1: chunks are read from digit planes of the inputs as they lie; 0: rows are gathered
+    int64_t planes, depth, lines, width, strip, across, down, deep, sample, reach;
     // the analog side
     const float *factor, *shift; // [G][NB][C][T][16] place = sum * factor + shift
     const float *leg_gain, *leg_offset; // [G][NB][C][L][T][16] or null
@@ -78,7 +82,7 @@ struct Job {
     const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
     float inside_weight;
     int64_t what;                // see below
-    int64_t threads, tall, split; // strips of 16 positions in a piece of work; pieces that share its outputs
+    int64_t threads, tall, split; // lines in a piece of work; pieces that share its outputs
     int64_t clipped;             // set to 1 where any conversion was clipped and `inside` is wanted
 };
 
@@ -103,8 +107,6 @@ inline uint64_t scramble(uint64_t z) { // SplitMix64, as draws.py
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
     return z ^ (z >> 31);
 }
-
-inline int64_t chunks(int64_t count) { return (count + CHUNK - 1) / CHUNK; }
 
 // Memory of one thread, aligned to cache lines.
 template <class T> struct Buffer {
@@ -336,65 +338,76 @@ INLINE bool any(I mask) {
 
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
-// a: chunks of (16 positions, 64 rows) bytes, `jump` from one to the next; b: chunks of cells; u: (16, 16) sums.
-// Where there are at most two chunks, `hold` keeps their cells at hand for the sums of all passes.
+// a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q from at[q] on; b: cells of the
+// chunks, `b_jump` apart; u: (16, 16) sums. Where there are few chunks, `hold` keeps their cells for the sums of all passes.
 #if LEVEL == 3
-constexpr int64_t HELD = 2;
-TARGET inline void hold(const int8_t *b, int64_t b_jump, int64_t n) {
-    _tile_loadd(7, b, 64);
-    if (n == 2) _tile_loadd(6, b + b_jump, 64);
+constexpr int64_t HELD = 4;
+TARGET inline void hold(const int8_t *b, int64_t n) {
+    _tile_loadd(4, b, 64);
+    if (n > 1) _tile_loadd(5, b + 1024, 64);
+    if (n > 2) _tile_loadd(6, b + 2048, 64);
+    if (n > 3) _tile_loadd(7, b + 3072, 64);
 }
-TARGET inline void held(int32_t *u, const uint8_t *a, int64_t jump, int64_t n) {
+TARGET inline void held(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, int64_t n) {
     _tile_zero(0);
-    _tile_loadd(4, a, 64);
-    _tile_dpbusd(0, 4, 7);
-    if (n == 2) {
-        _tile_loadd(5, a + jump, 64);
-        _tile_dpbusd(0, 5, 6);
+    _tile_loadd(1, a + at[0], step);
+    _tile_dpbusd(0, 1, 4);
+    if (n > 1) {
+        _tile_loadd(2, a + at[1], step);
+        _tile_dpbusd(0, 2, 5);
+    }
+    if (n > 2) {
+        _tile_loadd(3, a + at[2], step);
+        _tile_dpbusd(0, 3, 6);
+    }
+    if (n > 3) {
+        _tile_loadd(1, a + at[3], step);
+        _tile_dpbusd(0, 1, 7);
     }
     _tile_stored(0, u, 64);
 }
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n) {
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
+                        int64_t n, int64_t) {
     _tile_zero(0);
     for (int64_t q = 0; q < n; q++) {
-        _tile_loadd(7, b + q * b_jump, 64);
-        _tile_loadd(4, a + q * jump, 64);
-        _tile_dpbusd(0, 4, 7);
+        _tile_loadd(4, b + q * b_jump, 64);
+        _tile_loadd(1, a + at[q], step);
+        _tile_dpbusd(0, 1, 4);
     }
     _tile_stored(0, u, 64);
 }
 #else
 constexpr int64_t HELD = 0;
-TARGET inline void hold(const int8_t *, int64_t, int64_t) {}
-TARGET inline void held(int32_t *, const uint8_t *, int64_t, int64_t) {}
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t *b, int64_t b_jump, int64_t n) {
+TARGET inline void hold(const int8_t *, int64_t) {}
+TARGET inline void held(int32_t *, const uint8_t *, int64_t, const int64_t *, int64_t) {}
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
+                        int64_t n, int64_t rows) {
 #if LEVEL == 2
     __m512i total[16];
     for (auto &t : total) t = _mm512_setzero_si512();
-    for (int64_t q = 0; q < n; q++) {
-        const uint8_t *at = a + q * jump;
+    for (int64_t q = 0; q < n; q++)
         for (int k = 0; k < 16; k++) {
             const __m512i cells = _mm512_loadu_si512(b + q * b_jump + k * 64);
-            for (int m = 0; m < 16; m++) {
+            for (int m = 0; m < 16; m++) { // of all 16, so that they stay in registers
                 int32_t four;
-                std::memcpy(&four, at + m * 64 + k * 4, 4);
+                std::memcpy(&four, a + at[q] + m * step + k * 4, 4);
                 total[m] = _mm512_dpbusd_epi32(total[m], _mm512_set1_epi32(four), cells);
             }
         }
-    }
+    (void)rows;
     for (int m = 0; m < 16; m++) _mm512_store_si512(u + m * 16, total[m]);
 #elif LEVEL == 1
-    for (int64_t m = 0; m < 16; m++) {
+    for (int64_t m = 0; m < rows; m++) {
         __m256i low = _mm256_setzero_si256(), high = low;
         for (int64_t q = 0; q < n; q++)
             for (int64_t k = 0; k < 16; k++) {
                 int32_t four;
-                std::memcpy(&four, a + q * jump + m * 64 + k * 4, 4);
+                std::memcpy(&four, a + at[q] + m * step + k * 4, 4);
                 const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(four)); // four inputs, four times
-                const int8_t *at = b + q * b_jump + k * 64;
+                const int8_t *cells = b + q * b_jump + k * 64;
                 for (int half = 0; half < 2; half++) {
-                    const __m128i c0 = _mm_loadu_si128((const __m128i *)(at + half * 32));
-                    const __m128i c1 = _mm_loadu_si128((const __m128i *)(at + half * 32 + 16));
+                    const __m128i c0 = _mm_loadu_si128((const __m128i *)(cells + half * 32));
+                    const __m128i c1 = _mm_loadu_si128((const __m128i *)(cells + half * 32 + 16));
                     const __m256i s0 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c0)); // two halves of 4 outputs
                     const __m256i s1 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c1));
                     const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xD8);
@@ -405,11 +418,11 @@ TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t
         _mm256_storeu_si256((__m256i *)(u + m * 16 + 8), high);
     }
 #else
-    for (int64_t m = 0; m < 16; m++) {
+    for (int64_t m = 0; m < rows; m++) {
         int32_t total[16] = {};
         for (int64_t q = 0; q < n; q++)
             for (int64_t k = 0; k < 16; k++) {
-                const uint8_t *x = a + q * jump + m * 64 + k * 4;
+                const uint8_t *x = a + at[q] + m * step + k * 4;
                 const int8_t *c = b + q * b_jump + k * 64;
                 for (int o = 0; o < 16; o++)
                     total[o] += x[0] * c[4 * o] + x[1] * c[4 * o + 1] + x[2] * c[4 * o + 2] + x[3] * c[4 * o + 3];
@@ -420,7 +433,8 @@ TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t jump, const int8_t
 }
 #endif
 
-TARGET inline void begin() { // what a thread needs before its first sum
+TARGET inline void begin(int64_t rows) { // what a thread needs before its first sum of so many positions
+    (void)rows;
 #if LEVEL == 3
     struct alignas(64) {
         uint8_t palette, start, rest[14];
@@ -428,7 +442,7 @@ TARGET inline void begin() { // what a thread needs before its first sum
         uint8_t rows[16];
     } tiles{};
     tiles.palette = 1;
-    for (int i = 0; i < 8; i++) tiles.width[i] = 64, tiles.rows[i] = 16;
+    for (int i = 0; i < 8; i++) tiles.width[i] = 64, tiles.rows[i] = i < 4 ? (uint8_t)rows : 16; // sums, digits; cells
     _tile_loadconfig(&tiles);
 #endif
 }
@@ -439,59 +453,7 @@ TARGET inline void end() {
 #endif
 }
 
-// ---- inputs: a block of 16 positions as digit planes ---------------------------------------------------------------
-
-// Walks over the positions of all samples, and finds the inputs that meet the weights of one group there.
-template <class Word> struct Rows {
-    const Word *words;
-    int64_t every, run, steps, lines, planes_of, step, line, plane; // words: between samples of a run, rows, planes
-    int64_t across, down, deep, sample;                             // words between positions and samples
-    int64_t out[3], at[3];
-    const Word *here;
-
-    TARGET Rows(const Job &job, int64_t g, int64_t row) {
-        every = job.groups * job.channels;
-        const bool joined = job.groups == 1 && job.dilation[2] == 1; // neighbours along the last dimension follow on
-        run = (joined ? job.kernel[2] : 1) * job.channels;
-        steps = joined ? 1 : job.kernel[2];
-        lines = job.kernel[1];
-        planes_of = job.kernel[0];
-        const int64_t width = job.size[2] * every, area = job.size[1] * width;
-        step = job.dilation[2] * every, line = job.dilation[1] * width, plane = job.dilation[0] * area;
-        across = job.stride[2] * every, down = job.stride[1] * width, deep = job.stride[0] * area;
-        sample = job.size[0] * area;
-        std::copy(job.out, job.out + 3, out);
-        words = static_cast<const Word *>(job.words) + g * job.channels;
-        at[2] = row % out[2], at[1] = row / out[2] % out[1], at[0] = row / out[2] / out[1] % out[0];
-        words += row / out[2] / out[1] / out[0] * sample;
-        here = words + at[0] * deep + at[1] * down + at[2] * across;
-    }
-
-    TARGET void advance() {
-        here += across;
-        if (++at[2] < out[2]) return;
-        at[2] = 0;
-        if (++at[1] == out[1]) {
-            at[1] = 0;
-            if (++at[0] == out[0]) at[0] = 0, words += sample;
-        }
-        here = words + at[0] * deep + at[1] * down;
-    }
-
-    // K words one after another, in `room` or where they are; vectors reach past the end of both.
-    TARGET const Word *gather(Word *room) const {
-        if (planes_of * lines * steps == 1) return here;
-        Word *into = room;
-        for (int64_t z = 0; z < planes_of; z++)
-            for (int64_t y = 0; y < lines; y++)
-                for (int64_t x = 0; x < steps; x++, into += run) {
-                    const Word *from = here + z * plane + y * line + x * step;
-                    for (int64_t i = 0; i < run; i += 64 / (int64_t)sizeof(Word))
-                        *reinterpret_cast<B *>(into + i) = *reinterpret_cast<const B *>(from + i);
-                }
-        return room;
-    }
-};
+// ---- inputs as digit planes ----------------------------------------------------------------------------------------
 
 // Fields lie within a byte, so that what a 16-bit shift brings from its neighbour is masked.
 INLINE B digits(const uint8_t *words, int64_t shift, int64_t mask) {
@@ -503,40 +465,75 @@ INLINE B digits(const uint16_t *words, int64_t shift, int64_t mask) {
     return v;
 }
 
-// Digits of 16 positions, [chunk][pass][16][64], where limbs are merged followed by 128 times the same; and the sum of
-// squared digits of each row group, [T][P][16], where `power` is given.
+// Digits of `count` words that lie together, passes `apart`; where limbs are merged followed by 128 times the same.
 template <class Word>
-TARGET void planes(const Job &job, int64_t g, int64_t row, int64_t rows, Word *room, int64_t room_of,
-                   uint8_t *into, float *power) {
-    const int64_t passes = job.passes, merged = job.merged, jump = passes * (1 + merged) * 1024, reads = job.reads;
-    const int64_t *spans = job.spans;
-    Rows<Word> walk(job, g, row);
-    const Word *words[LANES];
-    for (int64_t m = 0; m < rows; m++, walk.advance()) words[m] = walk.gather(room + m * room_of);
-    for (int64_t p = 0; p < passes; p++) {
-        const int64_t shift = job.fields[2 * p], mask = job.fields[2 * p + 1];
-        uint8_t *chunk = into + p * 1024;
-        for (int64_t t = 0; t < reads; t++) {
-            const int64_t first = spans[2 * t], count = spans[2 * t + 1];
-            for (int64_t k = 0; k < count; k += CHUNK, chunk += jump) {
-                for (int64_t m = 0; m < rows; m++) {
-                    const B v = digits(words[m] + first + k, shift, mask);
-                    *reinterpret_cast<B *>(chunk + m * CHUNK) = v;
-                    if (merged) *reinterpret_cast<H *>(chunk + passes * 1024 + m * CHUNK) = (H)v << 7; // of single bits
-                }
-                if (!power) continue;
-                for (int64_t m = 0; m < rows; m++) {
-                    int64_t sum = 0;
-                    for (int64_t i = 0; i < std::min(count - k, CHUNK); i++) {
-                        const int64_t d = chunk[m * CHUNK + i] + job.digit_low;
-                        sum += d * d;
-                    }
-                    float &total = power[(t * passes + p) * LANES + m];
-                    total = k ? total + (float)sum : (float)sum;
-                }
-            }
+TARGET void spread(const Job &job, const Word *words, int64_t count, uint8_t *into, int64_t apart) {
+    for (int64_t p = 0; p < job.passes; p++) {
+        const int64_t shift = job.fields[2 * p], mask = job.fields[2 * p + 1], merged = job.merged;
+        uint8_t *plane = into + p * apart, *high = plane + job.passes * apart;
+        for (int64_t i = 0; i < count; i += CHUNK) {
+            const B v = digits(words + i, shift, mask);
+            *reinterpret_cast<B *>(plane + i) = v;
+            if (merged) *reinterpret_cast<H *>(high + i) = (H)v << 7; // of single bits
         }
     }
+}
+
+// Inputs of one position, chunk after chunk, from its first word `from`: K words in the order of the rows.
+template <class Word> TARGET void gather(const Job &job, const Word *from, Word *room, int64_t chunks, Word *into) {
+    const int64_t every = job.groups * job.channels, line = job.size[2] * every, run = job.channels;
+    Word *next = room;
+    for (int64_t z = 0; z < job.kernel[0]; z++)
+        for (int64_t y = 0; y < job.kernel[1]; y++)
+            for (int64_t x = 0; x < job.kernel[2]; x++, next += run) {
+                const Word *at = from + (z * job.dilation[0] * job.size[1] + y * job.dilation[1]) * line + x * job.dilation[2] * every;
+                if (run == 1) *next = *at;
+                else std::memcpy(next, at, run * sizeof(Word));
+            }
+    for (int64_t q = 0; q < chunks; q++, into += CHUNK) {
+        const int64_t first = job.chunks[4 * q + 1], count = job.chunks[4 * q + 2];
+        std::memcpy(into, room + first, count * sizeof(Word));
+    }
+}
+
+// Digits of a piece of work: lines `first` … `last` of plane `plane`, of group g.
+template <class Word>
+TARGET void planes(const Job &job, int64_t g, int64_t plane, int64_t first, int64_t last, int64_t chunks, Word *room,
+                   uint8_t *into, int64_t apart) {
+    const Word *words = static_cast<const Word *>(job.words) + g * job.channels + plane / job.depth * job.sample +
+                        plane % job.depth * job.deep + first * job.down;
+    if (job.image) {
+        const int64_t rows = job.batch * job.out[0] * job.out[1] * job.out[2] - (plane * job.lines + first) * job.width;
+        const int64_t positions = std::min(job.width, rows - (last - 1 - first) * job.width); // of the last line
+        return spread(job, words, (last - 1 - first) * job.down + (positions - 1) * job.across + job.reach, into, apart);
+    }
+    const int64_t strips = (job.width + job.strip - 1) / job.strip;
+    Word *row = room + job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2] + CHUNK;
+    for (int64_t l = first; l < last; l++)
+        for (int64_t i = 0; i < job.width; i++) {
+            if ((plane * job.lines + l) * job.width + i >= job.batch * job.out[0] * job.out[1] * job.out[2]) return;
+            gather(job, words + (l - first) * job.down + i * job.across, room, chunks, row);
+            uint8_t *strip = into + ((l - first) * strips + i / job.strip) * chunks * LANES * CHUNK + i % job.strip * CHUNK;
+            for (int64_t q = 0; q < chunks; q++) spread(job, row + q * CHUNK, 1, strip + q * LANES * CHUNK, apart);
+        }
+}
+
+// Sum of squared digits of each row group, [T][P][16], where cells are noisy.
+TARGET inline void powers(const Job &job, const uint8_t *digit, const int64_t *at, int64_t step, int64_t apart, int64_t rows,
+                          float *power) {
+    for (int64_t t = 0; t < job.reads; t++)
+        for (int64_t p = 0; p < job.passes; p++)
+            for (int64_t m = 0; m < rows; m++) {
+                int64_t sum = 0;
+                for (int64_t q = job.firsts[t]; q < job.firsts[t + 1]; q++) {
+                    const uint8_t *from = digit + at[q] + p * apart + m * step;
+                    for (int64_t i = 0; i < job.chunks[4 * q + 2]; i++) {
+                        const int32_t d = from[i] + (int32_t)job.digit_low;
+                        sum += d * d;
+                    }
+                }
+                power[(t * job.passes + p) * LANES + m] = (float)sum;
+            }
 }
 
 // ---- one vector of conversions -------------------------------------------------------------------------------------
@@ -701,43 +698,42 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
     }
 }
 
-// The columns of one conversion and row group: where their cells are, and how they are added up.
+// The columns of one conversion and row group: where their cells and digits are, and how they are added up.
 struct Group {
-    const int8_t *cells; // of the first leg
-    const uint8_t *digit;
+    const int8_t *cells;  // of the first leg
+    const int64_t *at;    // digits of each chunk
     const int32_t *start;
-    int64_t n, jump, every; // chunks; bytes between the chunks of a digit, and between legs' cells
+    int64_t n, every;     // chunks; bytes between legs' cells
     bool held;
 };
 
-TARGET inline Group group(const Job &job, const uint8_t *digit, int64_t jump, int64_t column, int64_t length, int64_t q,
-                          int64_t t) {
+TARGET inline Group group(const Job &job, const int64_t *at, int64_t column, int64_t length, int64_t t) {
     Group of;
+    const int64_t first = job.firsts[t];
     of.every = length * job.limbs * 1024;
-    of.cells = job.cells + column * job.legs * of.every + q * job.limbs * 1024;
-    of.digit = digit + q * jump;
+    of.cells = job.cells + column * job.legs * of.every + first * job.limbs * 1024;
     of.start = job.start ? job.start + (column * job.legs * job.reads + t) * LANES : nullptr;
-    of.n = chunks(job.spans[2 * t + 1]) * (job.merged ? 2 : 1);
-    of.jump = job.merged ? jump / 2 : jump;
+    of.n = (job.firsts[t + 1] - first) * (job.merged ? 2 : 1);
+    of.at = at + first * (job.merged ? 2 : 1);
     of.held = of.n <= HELD && job.legs == 1 && (job.limbs == 1 || job.merged);
-    if (of.held) hold(of.cells, 1024, of.n);
+    if (of.held) hold(of.cells, of.n);
     return of;
 }
 
-// Sums of 16 positions and 16 outputs in pass p, all legs: [L][P][16][16].
-TARGET inline void add_up(const Job &job, const Group &of, int32_t *u, int64_t p) {
+// Sums of a strip and 16 outputs in pass p, all legs: [L][limb][P][16][16].
+TARGET inline void add_up(const Job &job, const Group &of, const uint8_t *digit, int64_t step, int32_t *u, int64_t p,
+                          int64_t rows) {
     const int64_t all = job.passes * 256, apart = job.merged ? 1 : job.limbs;
-    const uint8_t *digit = of.digit + p * 1024;
     if (of.held) {
-        held(u + p * 256, digit, of.jump, of.n);
+        held(u + p * 256, digit, step, of.at, of.n);
     } else {
         for (int64_t l = 0; l < job.legs; l++) {
             int32_t *into = u + l * job.limbs * all + p * 256;
             const int8_t *cells = of.cells + l * of.every;
             for (int64_t limb = 0; limb < apart; limb++)
-                sums(into + limb * all, digit, of.jump, cells + limb * 1024, apart * 1024, of.n);
+                sums(into + limb * all, digit, step, of.at, cells + limb * 1024, apart * 1024, of.n, rows);
             for (int64_t limb = 1; limb < apart; limb++)
-                for (int64_t i = 0; i < 256; i += LANES)
+                for (int64_t i = 0; i < rows * LANES; i += LANES)
                     store(into + i, load(into + i) + (load(into + limb * all + i) << splat((int32_t)(7 * limb))));
         }
     }
@@ -745,7 +741,7 @@ TARGET inline void add_up(const Job &job, const Group &of, int32_t *u, int64_t p
         for (int64_t l = 0; l < job.legs; l++) {
             int32_t *into = u + l * job.limbs * all + p * 256;
             const I first = load(of.start + l * job.reads * LANES);
-            for (int64_t i = 0; i < 256; i += LANES) store(into + i, load(into + i) + first);
+            for (int64_t i = 0; i < rows * LANES; i += LANES) store(into + i, load(into + i) + first);
         }
 }
 
@@ -832,72 +828,74 @@ template <int WHAT> TARGET void finish(const Job &job, const Work &work, int64_t
 }
 
 template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std::atomic<int64_t> &clipped) {
-    const int64_t positions = job.out[0] * job.out[1] * job.out[2], rows = job.batch * positions;
-    const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2];
-    const int64_t blocks = (job.outputs + LANES - 1) / LANES, strips = (rows + LANES - 1) / LANES;
-    const int64_t pieces = (strips + job.tall - 1) / job.tall, per = (blocks + job.split - 1) / job.split;
-    int64_t length = 0; // chunks of a column
-    for (int64_t t = 0; t < job.reads; t++) length += chunks(job.spans[2 * t + 1]);
-    const int64_t jump = job.passes * (1 + job.merged) * 1024, powers = job.reads * job.passes * LANES;
-    Buffer<uint8_t> digit(job.tall * length * jump);
-    const int64_t room_of = (inputs + 2 * CHUNK) / CHUNK * CHUNK;
-    Buffer<uint16_t> room(LANES * room_of);
-    const int64_t buffer = job.legs * job.limbs * job.passes * 256;
+    const int64_t positions = job.out[0] * job.out[1] * job.out[2], all = job.batch * positions;
+    const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2], length = job.firsts[job.reads];
+    const int64_t blocks = (job.outputs + LANES - 1) / LANES, per = (blocks + job.split - 1) / job.split;
+    const int64_t strips = (job.width + job.strip - 1) / job.strip, tall = std::min(job.tall, job.lines);
+    const int64_t pieces = (job.lines + tall - 1) / tall, copies = 1 + job.merged;
+    // digits: as the inputs lie, or strip by strip, [strip][chunk][16][64]; passes `apart`
+    const int64_t step = job.image ? job.across : CHUNK;
+    const int64_t apart = (job.image ? (tall - 1) * job.down + (job.width - 1) * job.across + job.reach + 16 * step + 2 * CHUNK
+                                     : tall * strips * length * LANES * CHUNK) / CHUNK * CHUNK + CHUNK;
+    std::vector<int64_t> at(length * copies);
+    for (int64_t q = 0; q < length; q++)
+        for (int64_t copy = 0; copy < copies; copy++)
+            at[q * copies + copy] = (job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) + copy * job.passes * apart;
+    const int64_t powered = job.reads * job.passes * LANES, buffer = job.legs * job.limbs * job.passes * 256;
+    Buffer<uint8_t> digit(job.passes * copies * apart);
+    Buffer<uint16_t> room(inputs + (length + 2) * CHUNK);
     Buffer<int32_t> u(2 * buffer), total(256), count(256);
-    Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? job.tall * powers : 1);
-    uint64_t keys[LANES] = {};
-    Work work{total.at, count.at, kept.at, nullptr, keys};
+    Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? powered : 1);
+    uint64_t keys[LANES] = {}, words[LANES];
+    Work work{total.at, count.at, kept.at, job.cell_variance != 0 ? power.at : nullptr, keys};
     bool any_clipped = false;
-    begin();
-    const int64_t items = job.groups * pieces * job.split, grab = std::max<int64_t>(1, items / (8 * job.threads));
+    begin(job.strip);
+    const int64_t items = job.groups * job.planes * pieces * job.split;
+    const int64_t grab = std::max<int64_t>(1, items / (8 * job.threads));
     for (int64_t taken = 0, item = 0;; taken--, item++) {
         if (taken == 0) item = next.fetch_add(taken = grab); // neighbours stay together
         if (item >= items) break;
-        const int64_t part = item % job.split, piece = item / job.split % pieces, g = item / job.split / pieces;
-        const int64_t first = piece * job.tall, last = std::min(strips, first + job.tall);
-        for (int64_t s = first; s < last; s++) {
-            uint8_t *into = digit.at + (s - first) * length * jump;
-            float *powered = job.cell_variance != 0 ? power.at + (s - first) * powers : nullptr;
-            const int64_t row = s * LANES, here = std::min(LANES, rows - row);
-            if (job.word_bytes == 1)
-                planes(job, g, row, here, (uint8_t *)room.at, room_of, into, powered);
-            else
-                planes(job, g, row, here, room.at, room_of, into, powered);
-        }
+        const int64_t part = item % job.split, piece = item / job.split % pieces;
+        const int64_t plane = item / job.split / pieces % job.planes, g = item / job.split / pieces / job.planes;
+        const int64_t first = piece * tall, last = std::min(job.lines, first + tall);
+        if (job.word_bytes == 1) planes(job, g, plane, first, last, length, (uint8_t *)room.at, digit.at, apart);
+        else planes(job, g, plane, first, last, length, room.at, digit.at, apart);
         for (int64_t nb = part * per; nb < std::min(blocks, (part + 1) * per); nb++)
-            for (int64_t s = first; s < last; s++) {
-                const int64_t row = s * LANES, here = std::min(LANES, rows - row);
-                if (HAS(NOISE | LAW))
-                    for (int64_t m = 0; m < here; m++)
-                        keys[m] = (uint64_t)job.keys[(row + m) / positions] +
-                                  (uint64_t)((row + m) % positions * job.noise_words) * GOLDEN;
-                if (job.cell_variance != 0) work.power = power.at + (s - first) * powers;
+            for (int64_t s = 0; s < (last - first) * strips; s++) {
+                const int64_t line = s / strips, along = s % strips * job.strip;
+                const int64_t row = (plane * job.lines + first + line) * job.width + along;
+                const int64_t here = std::min(std::min(job.strip, job.width - along), all - row);
+                if (here <= 0) break;
+                const uint8_t *from = digit.at + (job.image ? line * job.down + along * job.across : s * length * LANES * CHUNK);
+                if (HAS(NOISE | LAW)) {
+                    int64_t sample = row / positions, position = row % positions;
+                    for (int64_t m = 0; m < here; m++) {
+                        keys[m] = (uint64_t)job.keys[sample] + (uint64_t)(position * job.noise_words) * GOLDEN;
+                        if (++position == positions) position = 0, sample++;
+                    }
+                }
+                if (work.power) powers(job, from, at.data(), step, apart, here, power.at);
                 std::memset(total.at, 0, 1024);
                 if (HAS(INSIDE)) std::memset(count.at, 0, 1024);
                 if (HAS(SLOPE | STEP)) std::memset(kept.at, 0, 2 * job.conversions * 1024);
                 // Sums run one row group ahead of their conversion and take turns with it, pass by pass.
-                const int64_t columns = (g * blocks + nb) * job.conversions, reads = job.conversions * job.reads;
-                const uint8_t *planes_of = digit.at + (s - first) * length * jump;
-                int64_t q = 0;
-                uint64_t words[LANES];
-                for (int64_t i = 0; i <= reads; i++) {
-                    const int64_t c = i / job.reads, t = i % job.reads;
-                    Group of{};
-                    if (t == 0) q = 0;
-                    if (i < reads) of = group(job, planes_of, jump, columns + c, length, q, t);
-                    for (int64_t p = 0; p < job.passes; p++) {
-                        if (i < reads) add_up(job, of, u.at + (i & 1) * buffer, p);
-                        if (i > 0) {
-                            const int64_t c1 = (i - 1) / job.reads, t1 = (i - 1) % job.reads;
-                            convert<WHAT>(job, work, u.at + (~i & 1) * buffer, columns + c1, t1, c1, p, here, g,
-                                          (c1 * blocks + nb) * job.passes, words, any_clipped);
+                const int64_t columns = (g * blocks + nb) * job.conversions;
+                Group of = group(job, at.data(), columns, length, 0);
+                for (int64_t p = 0; p < job.passes; p++) add_up(job, of, from + p * apart, step, u.at, p, here);
+                int64_t now = 0;
+                for (int64_t c = 0; c < job.conversions; c++)
+                    for (int64_t t = 0; t < job.reads; t++, now ^= 1) {
+                        const bool end_of = t + 1 == job.reads, more = !end_of || c + 1 < job.conversions;
+                        if (more) of = group(job, at.data(), columns + c + end_of, length, end_of ? 0 : t + 1);
+                        for (int64_t p = 0; p < job.passes; p++) {
+                            if (more) add_up(job, of, from + p * apart, step, u.at + (now ^ 1) * buffer, p, here);
+                            convert<WHAT>(job, work, u.at + now * buffer, columns + c, t, c, p, here, g,
+                                          (c * blocks + nb) * job.passes, words, any_clipped);
                         }
                     }
-                    if (i < reads) q += chunks(job.spans[2 * t + 1]);
-                }
                 finish<WHAT>(job, work, g, nb, blocks,
-                             {row, here, positions, g * job.outputs + nb * LANES, std::min(LANES, job.outputs - nb * LANES),
-                              job.groups * job.outputs, job.planar != 0});
+                             {row, here, positions, g * job.outputs + nb * LANES,
+                              std::min(LANES, job.outputs - nb * LANES), job.groups * job.outputs, job.planar != 0});
             }
     }
     end();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,12 +29,22 @@ def vectors(value: Tensor) -> Tensor:
     return padded.movedim(-2, 1).movedim(2, -2).contiguous()
 
 
+class Chunk(NamedTuple):
+    """Rows of a row group that are multiplied at once."""
+
+    group: int
+    first: int
+    rows: int
+    at: int = 0  # words from a position's first input to theirs
+
+
 @dataclass(frozen=True, eq=False)
 class Lowered:
     """One programmed column, ready to be read; made once for all its reads."""
 
     column: Column
     jobs: dict[Any, Any] = field(default_factory=dict)  # what a kernel was given for inputs of one shape
+    cuts: dict[tuple[Chunk, ...], Tensor] = field(default_factory=dict)  # cells in chunks
     held: list[Tensor] = field(default_factory=list)  # tensors those point to
     ranges: dict[str, Any] = field(default_factory=dict)  # the last range of the converters and what follows from it
 
@@ -93,23 +103,33 @@ class Lowered:
         """Whether both limbs go into one sum, the second with digits times 128: where digits are single bits."""
         return self.limbs == 2 and all(mask == 1 for _, mask in self.fields)
 
-    @cached_property
-    def chunks(self) -> Tensor:
+    def whole_chunks(self) -> tuple[Chunk, ...]:
+        """Each row group cut into chunks of 64 rows."""
+        spans = enumerate(self.column.layout.spans)
+        return tuple(
+            Chunk(t, row, min(CHUNK, count - row)) for t, (_, count, _, _) in spans for row in range(0, count, CHUNK)
+        )
+
+    def cut(self, chunks: tuple[Chunk, ...]) -> Tensor:
         """Cells as signed bytes, (G, NB, C, L, chunks, limbs, 16, 16, 4): rows in fours, outputs, the four rows."""
-        cells, layout = self.whole_cells, self.column.layout
-        g, t, r, c, legs, n = cells.shape
-        per = -(-r // CHUNK)
-        padded = F.pad(cells, (0, -n % LANES, 0, 0, 0, 0, 0, -r % CHUNK))
-        rows = padded.view(g, t * per, 16, 4, c, legs, -1, LANES).permute(0, 6, 4, 5, 1, 2, 7, 3)
-        used = [i * per + q for i, (_, count, _, _) in enumerate(layout.spans) for q in range(-(-count // CHUNK))]
-        if len(used) < t * per:
-            rows = rows.index_select(4, torch.tensor(used, device=cells.device))
+        if chunks in self.cuts:
+            return self.cuts[chunks]
+        cells = self.whole_cells
+        g, _, r, c, legs, n = cells.shape
+        place = torch.arange(CHUNK, device=cells.device)
+        groups = torch.tensor([chunk.group for chunk in chunks], device=cells.device)
+        first, count = (torch.tensor([chunk[i] for chunk in chunks], device=cells.device)[:, None] for i in (1, 2))
+        padded = F.pad(cells, (0, -n % LANES, 0, 0, 0, 0, 0, CHUNK))  # rows that are off follow the others
+        at = torch.where(place < count, first + place, r)
+        rows = padded[:, groups[:, None], at].view(g, len(chunks), 16, 4, c, legs, -1, LANES)
+        rows = rows.permute(0, 6, 4, 5, 1, 2, 7, 3)
         parts = []
         for _ in range(self.limbs - 1):
             low = ((rows + 64) & 127) - 64
             parts.append(low)
             rows = (rows - low) >> LIMB
-        return torch.stack([*parts, rows], dim=5).to(torch.int8).contiguous()
+        self.cuts[chunks] = torch.stack([*parts, rows], dim=5).to(torch.int8).contiguous()
+        return self.cuts[chunks]
 
     @cached_property
     def start(self) -> Tensor | None:

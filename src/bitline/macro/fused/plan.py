@@ -50,6 +50,17 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
     return native.missing()
 
 
+def refuses_cuda() -> str | None:
+    """Why there is no kernel for CUDA, in one line, or None where there is one."""
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton is not installed ({error}): it comes with torch's own wheels for CUDA"
+    if not (hasattr(triton, "knobs") and hasattr(triton, "constexpr_function")):
+        return f"Triton {triton.__version__} is older than 3.4"
+    return None
+
+
 def run(
     x: Tensor | Quantised | Words,
     column: Column,
@@ -77,14 +88,22 @@ def run(
             f"{shape[2]} outputs pass 2^31 elements: give smaller batches"
         )
 
+    device, read = words.data.device, cpu.read
+    if device.type == "cuda":
+        from bitline.macro.fused import gpu  # needs Triton
+
+        read = gpu.read
+
     def new() -> Tensor:  # positions together for a convolution, as torch's own would lie
-        return torch.empty(shape[0], shape[2], shape[1]).mT if isinstance(geometry, Conv) else torch.empty(shape)
+        if isinstance(geometry, Conv):
+            return torch.empty(shape[0], shape[2], shape[1], device=device).mT
+        return torch.empty(shape, device=device)
 
     out = Output(new())
     out.inside = new() if keep.inside and column.law is None else None
     out.slope = new() if keep.slope else None
     out.step = new() if keep.step and column.law is None else None
-    clipped = out.y.numel() and cpu.read(words, low, geometry, keys if noisy else None, converters, out, after)
+    clipped = out.y.numel() and read(words, low, geometry, keys if noisy else None, converters, out, after)
     if not clipped:
         out.inside = None
     if not plain(column):
