@@ -1,16 +1,13 @@
-"""Cells, weight variations, drift and the random numbers under them, against closed forms."""
+"""Cells, weight variations and drift, against closed forms."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy import stats
 
-from bitline import draws
 from bitline.devices import (
     Cell,
     GaussianCell,
@@ -162,73 +159,3 @@ def test_drift_by_temperature():
 def test_no_drift_before_the_law_starts():
     with pytest.raises(ValueError, match="age of 19 s at 300 K counts as 19 s at 300 K, before t0 = 20 s"):
         PowerLawDrift(nu=0.1).apply(torch.ones(1), EFFECT, 19.0, 300.0)
-
-
-# ---------------------------------------------------------------------------------------------------- random numbers
-
-
-def many(stream: int, words: int = N // 4) -> np.ndarray:
-    counters = torch.arange(words) * draws.GOLDEN + stream
-    return draws.read_normals(counters).numpy().astype(np.float64)
-
-
-@pytest.mark.parametrize("values", [draws.normal(77, torch.arange(N)).numpy(), many(78)], ids=["frozen", "fresh"])
-def test_normals(values):
-    n = len(values)
-    assert n == N
-    assert abs(values.mean()) < 4 / n**0.5
-    assert abs(values.var() - 1) < 4 * (2 / n) ** 0.5
-    assert abs(stats.skew(values)) < 4 * (6 / n) ** 0.5
-    assert abs(stats.kurtosis(values)) < 4 * (24 / n) ** 0.5
-    assert stats.kstest(values, "norm").pvalue > 0.01
-    for sigma in (1.0, 2.0, 3.0, 3.5, 4.0):
-        share = stats.norm.sf(sigma)
-        for tail in (values > sigma, values < -sigma):
-            assert abs(tail.mean() - share) < 4 * math.sqrt(share / n) + share * 0.02
-
-
-def test_the_table_of_quantiles():
-    table = draws.normal_table(torch.device("cpu")).double()
-    assert abs(float(table.mean())) < 1e-9
-    assert float(table.square().mean()) == pytest.approx(1, abs=1e-6)
-    assert float(table.max()) == pytest.approx(4.3246, abs=1e-3)  # the last of 65 536 bins, which starts at 4.17
-    assert torch.equal(table, -table.flip(0))
-    assert float(table.pow(4).mean()) == pytest.approx(3, abs=0.005)
-
-
-def test_uniforms():
-    values = draws.uniform(5, torch.arange(N)).numpy()
-    fresh = draws.read_uniforms(torch.arange(N // 2) * draws.GOLDEN).numpy().astype(np.float64)
-    assert values.min() > 0
-    assert fresh.min() >= 0
-    for u in (values, fresh):
-        assert u.max() < 1
-        assert stats.kstest(u, "uniform").pvalue > 0.01
-
-
-def test_addresses_are_independent():
-    """Lags, lanes and neighbouring streams: no correlation beyond four standard errors."""
-    values = many(1)
-    for lag in (1, 2, 3, 4, 5, 8, 64, 1000):
-        assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 4.5 / N**0.5
-    chips = np.stack([draws.normal(Chip(0, i).stream("x", "y"), torch.arange(20000)).numpy() for i in range(12)])
-    off = np.corrcoef(chips) - np.eye(12)
-    assert np.abs(off).max() < 4.5 / 20000**0.5
-
-
-def test_known_words():
-    """SplitMix64's published sequence for seed 1234567."""
-    seen = [int(w) & (2**64 - 1) for w in draws.words(1234567, torch.arange(1, 6))]
-    assert seen == [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-        4593380528125082431,
-        16408922859458223821,
-    ]
-
-
-def test_keys_are_the_same_in_every_process():
-    assert draws.key("chip", 1, "effect") == draws.key("chip", 1, "effect")
-    assert draws.key("ab", "c") != draws.key("a", "bc")
-    assert draws.key("chip", 0, 0, "cell", "layer conv") == -3778040413084116775

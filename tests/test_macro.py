@@ -559,20 +559,21 @@ def test_noise_is_independent_of_position_sample_read_layer_and_chip(plan):
 def test_memory_of_a_chunk_is_bounded(monkeypatch):
     """No call of the reference plan's reader sees more conversions than ``CHUNK``, where one position fits."""
     from bitline.macro import reference
+    from bitline.macro.conversion import Reader
 
     seen = []
-    original = reference._Reader.read
+    original = Reader.read
 
     def spy(self: Any, found: Any, m: int, keys: Any) -> Any:
         layout = self.column.layout
         seen.append(len(self.passes) * m * layout.groups * layout.conversions * layout.outputs)
         return original(self, found, m, keys)
 
-    monkeypatch.setattr(reference._Reader, "read", spy)
+    monkeypatch.setattr(Reader, "read", spy)
     monkeypatch.setattr(reference, "CHUNK", 500)
     macro = base("m", converter=Adc(bits=7))
     column = program(torch.ones(6, 53), macro, CHIP, Site("l"))
-    mac(torch.ones(40, 9, 53), column, Dense(), None, _converters(macro))
+    mac(torch.ones(40, 9, 53), column, Dense(), None, _converters(macro), plan=Plan("reference"))
     assert max(seen) <= 500
     assert len(seen) > 1
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitline import draws
 from bitline.macro import Chip
-from bitline.nn import kept, layers, on_chip, silicon
+from bitline.nn import kept, layers, on_chip, silicon, streamlined
 
 BLOCK = 64  # samples a network sees at once, whatever the loader's batch: sums then round alike
 
@@ -65,11 +65,12 @@ def answers(model: nn.Module, batches: Iterable[Batch], read: int = 0) -> Tensor
     right = []
     with kept(model):
         model.eval()
+        network = streamlined(model)
         for x, y, index, real in blocks(batches):
             _refuse_nan(x, index, "input")
             if shared is not None:
                 shared.begin(index.to(device), read)
-            y_hat = model(x.to(device)).cpu()
+            y_hat = network(x.to(device)).cpu()
             _refuse_nan(y_hat, index, "output, from weights or an overflow,")
             right.append((y_hat.argmax(1) == y)[:real].to(torch.uint8))
     if not right:

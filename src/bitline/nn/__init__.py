@@ -5,6 +5,7 @@ from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
 from bitline.nn.kept import kept
 from bitline.nn.layers import CimLayer, Silicon, layers, on_chip, silicon, use
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
+from bitline.nn.streamline import streamlined
 
 __all__ = [
     "AnyQuantizer",
@@ -26,6 +27,7 @@ __all__ = [
     "on_chip",
     "restore",
     "silicon",
+    "streamlined",
     "use",
     "walk",
 ]

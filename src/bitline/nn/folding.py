@@ -56,19 +56,37 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _graph(model: nn.Module) -> fx.Graph:
-    """The traced graph, arguments with a default at their default."""
+class _Tracer(fx.Tracer):
+    def __init__(self, leaf: type[nn.Module] | None) -> None:
+        super().__init__()
+        self.leaf = leaf
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (self.leaf is not None and isinstance(m, self.leaf)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def traced(model: nn.Module, leaf: type[nn.Module] | None = None) -> fx.Graph:
+    """The traced graph, arguments with a default at their default; modules of class ``leaf`` are not looked into.
+
+    Raises ValueError where ``model`` cannot be traced by torch.fx.
+    """
     arguments = inspect.signature(inspect.unwrap(type(model).forward)).parameters.values()
     defaults: dict[str, Any] = {a.name: a.default for a in arguments if a.default is not a.empty}
     try:
         with _traceable(model):
-            return fx.Tracer().trace(model, concrete_args=defaults or None)
+            return _Tracer(leaf).trace(model, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises on a value without a shape
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"batch norms cannot be folded: {type(model).__name__} cannot be traced by torch.fx "
-            f"({type(error).__name__}: {reason}); use fold_bn=False"
+            f"{type(model).__name__} cannot be traced by torch.fx ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    try:
+        return traced(model)
+    except ValueError as error:
+        raise ValueError(f"batch norms cannot be folded: {error}; use fold_bn=False") from error.__cause__
 
 
 def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[nn.Module, _BatchNorm]]:

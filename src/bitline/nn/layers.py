@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline import draws
 from bitline.macro import (
@@ -57,6 +58,25 @@ class Silicon:
         """Announce a forward pass over these samples of the data set (int64, (B,)), read for the ``read``-th time."""
         self.samples, self.read = samples, read
         self.passes += 1
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What follows a layer in eval mode: a batch norm, and perhaps a ReLU."""
+
+    norm: _BatchNorm
+    relu: bool
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(factor, shift) of each channel."""
+        mean, variance = self.norm._buffers["running_mean"], self.norm._buffers["running_var"]
+        assert mean is not None
+        assert variance is not None
+        gamma, beta = self.norm._parameters.get("weight"), self.norm._parameters.get("bias")
+        factor = (variance + self.norm.eps).rsqrt()
+        factor = factor if gamma is None else factor * gamma
+        shift = -mean * factor
+        return factor, shift if beta is None else shift + beta
 
 
 class CimLayer(nn.Module):
@@ -176,16 +196,20 @@ class CimLayer(nn.Module):
             self._column = (key, column, scale)
         return column, scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output, product read from the macro."""
+    def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:
+        """The layer's output, product read from the macro; ``tail``: what follows, done at once."""
+        digital = self.input_quantizer is not None or self.weight_quantizer is not None
+        continuous = self.plan.name == "folded" and not digital and self.macro.cell is None
+        if tail is not None and (self.observing or continuous):
+            y: Tensor = tail.norm(self(x))
+            return torch.relu(y) if tail.relu else y
         if self.observing:
             self._observe(x)
             return super().forward(x)
-        digital = self.input_quantizer is not None or self.weight_quantizer is not None
-        if self.plan.name == "folded" and not digital and self.macro.cell is None:
+        if continuous:
             return self._continuous(x)
         if self._packs(x):
-            return self._packed(x)
+            return self._packed(x, tail)
         if self.input_quantizer is not None:
             codes, scale, zero = self.input_quantizer(x)
         else:
@@ -205,20 +229,29 @@ class CimLayer(nn.Module):
             self.plan,
             self.probe,
         )
-        return self._scaled(y, x, zero if shifted else None, scale * weight_scale, column, lead)
+        after = self._after(scale * weight_scale, tail)
+        return self._finish(y, x, zero if shifted else None, after, column, lead)
 
-    def _scaled(
-        self, y: Tensor, x: Tensor, zero: Tensor | None, factor: Tensor, column: Column, lead: tuple[int, ...]
+    def _after(self, factor: Tensor, tail: Tail | None) -> fused.After:
+        """What turns counts into outputs."""
+        if tail is None:
+            return fused.After(factor, self.bias)
+        gain, shift = tail.affine()
+        return fused.After(factor * gain, shift if self.bias is None else self.bias * gain + shift, tail.relu)
+
+    def _finish(
+        self, y: Tensor, x: Tensor, zero: Tensor | None, after: fused.After, column: Column, lead: tuple[int, ...]
     ) -> Tensor:
-        """Counts to the layer's output: zero point, scale and bias."""
+        """Counts to the layer's output: zero point, scale, bias and what follows."""
         if self.added_noise is not None:
             y = y + self._added(y, column)
         if zero is not None:
             y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
+        factor = after.scale
         y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
-        if self.bias is not None:
-            y = y + self.geometry.broadcast(self.bias).to(y.dtype)
-        return self._finished(y, lead)
+        if after.bias is not None:
+            y = y + self.geometry.broadcast(after.bias).to(y.dtype)
+        return self._finished(torch.relu(y) if after.relu else y, lead)
 
     def _packs(self, x: Tensor) -> bool:
         """Whether the kernel takes the inputs as they are, and quantises them as it reads."""
@@ -233,7 +266,7 @@ class CimLayer(nn.Module):
             and quantizer.affine(x) is not None
         )
 
-    def _packed(self, x: Tensor) -> Tensor:
+    def _packed(self, x: Tensor, tail: Tail | None) -> Tensor:
         """``forward`` with the inputs quantised, and without gradients the outputs scaled, inside the kernel."""
         assert self.input_quantizer is not None
         affine, grid = self.input_quantizer.affine(x), self.input_quantizer.grid
@@ -247,14 +280,13 @@ class CimLayer(nn.Module):
         )
         self._count_packed(shaped, pads)
         keys, converters = self._keys(x), self._converters()
-        factor = affine.scale * weight_scale
+        after = self._after(affine.scale * weight_scale, tail)
         if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
-            after = (factor, self.bias)
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
             y = self.geometry.restore(out.y, self._extent)
             return self._finished(y.to(x.dtype), lead)
         y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan)
-        return self._scaled(y, x, affine.zero if asymmetric else None, factor, column, lead)
+        return self._finish(y, x, affine.zero if asymmetric else None, after, column, lead)
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital."""

@@ -4,7 +4,8 @@
 kernel is ``kernel.cpp``, built when bitline is installed.
 """
 
+from bitline.macro.fused.lower import After
 from bitline.macro.fused.plan import plain, refuses, run
 from bitline.macro.fused.words import Quantised, Words, words_of
 
-__all__ = ["Quantised", "Words", "plain", "refuses", "run", "words_of"]
+__all__ = ["After", "Quantised", "Words", "plain", "refuses", "run", "words_of"]

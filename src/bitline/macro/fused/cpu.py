@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitline.macro.curves import Lookup
 from bitline.macro.fused import native
-from bitline.macro.fused.lower import CHUNK, LANES, Chunk, Lowered
+from bitline.macro.fused.lower import CHUNK, LANES, After, Chunk, Lowered
 from bitline.macro.fused.words import Words, extents, outer
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.read import Converters, Output, noise_words, weight
@@ -26,12 +26,9 @@ def read(
     keys: Tensor | None,
     converters: Converters | None,
     out: Output,
-    after: tuple[Tensor, Tensor | None] | None = None,
+    after: After | None = None,
 ) -> bool:
-    """Fill ``out``; whether any conversion was clipped, as far as ``out.inside`` wants to know.
-
-    ``after``: scale and bias (N,) of what is read, applied last.
-    """
+    """Fill ``out``; whether any conversion was clipped, as far as ``out.inside`` wants to know."""
     what = 0
     for bit, on in (
         (NOISE, keys is not None and low.column.law is None),
@@ -61,7 +58,8 @@ def read(
     if out.step is not None:
         job.low_over_step = float((scale.low / scale.step).float())
     if after is not None:
-        job.scale, job.bias = map(at, (low.outputs(part) for part in after))
+        job.scale, job.bias = at(low.outputs(after.scale)), at(low.outputs(after.bias))
+        job.relu = after.relu
     native.kernel().bitline_mac(ctypes.byref(job))
     return bool(job.clipped)
 

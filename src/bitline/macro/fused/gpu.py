@@ -6,7 +6,7 @@ subnormal half that is the digit times a power of two, so that one AND makes an 
 are totals of codes.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, disable-error-code="has-type"
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bitline.encode import Word
 from bitline.macro.curves import Lookup
-from bitline.macro.fused.lower import CHUNK, LANES, Lowered
+from bitline.macro.fused.lower import CHUNK, LANES, After, Lowered
 from bitline.macro.fused.words import ROOM, Quantised, Words, extents
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.read import Converters, Output, noise_words, weight
@@ -29,6 +29,7 @@ from bitline.macro.read import Converters, Output, noise_words, weight
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 STEPS = 11  # bits of a half that count evenly from its smallest number, 2^-24, on
+LIMB = 11  # bits of a cell in each limb but the last: halves hold whole numbers up to 2^11
 
 CONFIGS = [
     triton.Config({"BM": bm, "BN": bn}, num_warps=warps, num_stages=stages)
@@ -40,7 +41,6 @@ CONFIGS = [
         (128, 64, 8, 3),
         (64, 128, 4, 3),
         (64, 128, 8, 3),
-        (128, 128, 8, 3),
     )
 ]
 
@@ -150,13 +150,13 @@ def _column(
         a = _operand(w, DOWN, KEPT)
         u = _sums(a, cells, q, n, width)
         for limb in tl.static_range(1, LIMBS):
-            u += _sums(a, cells + limb * limb_jump, q, n, width) * (1 << (7 * limb))
+            u += _sums(a, cells + limb * limb_jump, q, n, width) * (1 << (11 * limb))
     else:
         u = tl.zeros([base.shape[0], n.shape[0]], tl.float32)
         for i in range(q, more):
             a = _operand(_inputs(words, base, offsets, i, RUN), DOWN, KEPT)
             for limb in tl.static_range(LIMBS):
-                u += _sums(a, cells + limb * limb_jump, i, n, width) * (1 << (7 * limb))
+                u += _sums(a, cells + limb * limb_jump, i, n, width) * (1 << (11 * limb))
     return u
 
 
@@ -194,6 +194,7 @@ def _normals(drawn, magnitudes):
     configs=CONFIGS[:1] if INTERPRETED.value else CONFIGS,
     key=["size", "outputs", "reads", "conversions", "PASSES", "NOISE", "WHAT"],
     prune_configs_by={"early_config_prune": _fitting},
+    cache_results=True,
 )
 @triton.jit
 def _mac(
@@ -413,7 +414,7 @@ def read(
     keys: Tensor | None,
     converters: Converters | None,
     out: Output,
-    after: tuple[Tensor, Tensor | None] | None = None,
+    after: After | None = None,
 ) -> bool:
     """As ``cpu.read``. ``out.inside`` is kept even where nothing was clipped: asking would wait for the device."""
     layout, law = low.column.layout, low.column.law
@@ -426,7 +427,7 @@ def read(
     if out.step is not None:
         found = scale.low / scale.step
         ratio = low.outputs(found.flatten() if found.dim() else found)
-    after_scale, bias = (None, None) if after is None else map(low.outputs, after)
+    after_scale, bias = (None, None) if after is None else map(low.outputs, after[:2])
     noise = keys is not None and law is None
     kept = (out.inside, out.slope, out.step)
     bare = all(part is None for part in kept)
@@ -439,7 +440,7 @@ def read(
 
     _mac[grid](
         words=words.data, factor=factor, shift=shift, gain=gain, constant=constant, scale=after_scale, bias=bias,
-        keys=None if keys is None else keys.contiguous(),
+        keys=None if keys is None else keys.to(words.data.device).contiguous(),
         magnitudes=_magnitudes(low, bits) if noise else None, BITS=bits,
         y=out.y, inside=out.inside, slope=out.slope, step=out.step, low_over_step=ratio,
         NOISE=noise, WHAT=tuple(part is not None for part in kept), size=rows.bit_length(),
@@ -472,11 +473,9 @@ def _given(low: Lowered, geometry: Geometry, words: Words) -> dict[str, Any]:
     first = [sum(lengths[:t]) for t in range(len(lengths) + 1)]
     run = math.gcd(channels, 16, *(start for start, _, _, _ in layout.spans))
     curves = {**_curve("mean", column.mean), **_curve("noise", column.noise)}
-    shared = low.jobs.setdefault("gpu", {})
-    if not shared:
-        parts = low.chunks.permute(0, 2, 3, 5, 4, 6, 8, 1, 7)  # G C L limbs chunks 16 4 NB 16
-        shared.update(cells=parts.flatten(7).flatten(4, 6).half().contiguous())
-    cells = shared["cells"]
+    if "gpu cells" not in low.jobs:
+        low.jobs["gpu cells"] = _cells(low)
+    cells = low.jobs["gpu cells"]
     fields = [(0, mask << at, at) if mask << at < 1 << STEPS else (at, mask, 0) for at, mask in low.fields]
     cell_variance = column.cell_variance
     noise = code.noise if code is not None else None
@@ -523,13 +522,28 @@ def _given(low: Lowered, geometry: Geometry, words: Words) -> dict[str, Any]:
         "PASSES": column.pass_radix,
         "DIGIT_LOW": macro.inputs.digit_low,
         "LEGS": low.legs,
-        "LIMBS": low.limbs,
+        "LIMBS": cells.shape[3],
         "ONE": max(lengths) == 1,
         "RUN": run,
         "BY_LEGS": low.by_legs,
         "LAW_BITS": law.cut.shape[1].bit_length() - 1 if law is not None else -1,
         "CODE_BITS": code.most.bit_length() if code is not None and low.edges is not None else 0,
     }
+
+
+def _cells(low: Lowered) -> Tensor:
+    """Cells as halves, (G, C, L, limbs, rows in chunks of 64, outputs in vectors of 16)."""
+    cells, spans = low.whole_cells, low.column.layout.spans
+    padded = F.pad(cells, (0, -cells.shape[-1] % LANES, 0, 0, 0, 0, 0, -cells.shape[2] % CHUNK))
+    tall = padded.shape[2]
+    used = [t * tall + i for t, (_, count, _, _) in enumerate(spans) for i in range(-(-count // CHUNK) * CHUNK)]
+    rest = padded.flatten(1, 2)[:, torch.tensor(used, device=cells.device)].permute(0, 2, 3, 1, 4)
+    most, parts = int(cells.abs().max()) if cells.numel() else 0, []
+    while most > 1 << LIMB:
+        part = ((rest + (1 << LIMB - 1)) & ((1 << LIMB) - 1)) - (1 << LIMB - 1)
+        parts.append(part)
+        rest, most = (rest - part) >> LIMB, (most + (1 << LIMB - 1)) >> LIMB
+    return torch.stack([*parts, rest], dim=3).half().contiguous()
 
 
 def _curve(name: str, lookup: Lookup | None) -> dict[str, Any]:

@@ -80,6 +80,7 @@ struct Job {
     int64_t planar;
     float *y, *inside, *mean_slope, *step;
     const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
+    int64_t relu;                // last of all, nothing below zero
     float inside_weight;
     int64_t what;                // see below
     int64_t threads, tall, split; // lines in a piece of work; pieces that share its outputs
@@ -339,7 +340,8 @@ INLINE bool any(I mask) {
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
 // a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q from at[q] on; b: cells of the
-// chunks, `b_jump` apart; u: (16, 16) sums. Where there are few chunks, `hold` keeps their cells for the sums of all passes.
+// chunks, `b_jump` apart; u: (16, 16) sums. Where there are few chunks, `hold` keeps their cells for the sums of all passes:
+// `held` begins a sum and `keep` stores it, so that other work fits between.
 #if LEVEL == 3
 constexpr int64_t HELD = 4;
 TARGET inline void hold(const int8_t *b, int64_t n) {
@@ -348,7 +350,7 @@ TARGET inline void hold(const int8_t *b, int64_t n) {
     if (n > 2) _tile_loadd(6, b + 2048, 64);
     if (n > 3) _tile_loadd(7, b + 3072, 64);
 }
-TARGET inline void held(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, int64_t n) {
+TARGET inline void held(const uint8_t *a, int64_t step, const int64_t *at, int64_t n) {
     _tile_zero(0);
     _tile_loadd(1, a + at[0], step);
     _tile_dpbusd(0, 1, 4);
@@ -364,8 +366,8 @@ TARGET inline void held(int32_t *u, const uint8_t *a, int64_t step, const int64_
         _tile_loadd(1, a + at[3], step);
         _tile_dpbusd(0, 1, 7);
     }
-    _tile_stored(0, u, 64);
 }
+TARGET inline void keep(int32_t *u) { _tile_stored(0, u, 64); }
 TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
                         int64_t n, int64_t) {
     _tile_zero(0);
@@ -379,7 +381,8 @@ TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_
 #else
 constexpr int64_t HELD = 0;
 TARGET inline void hold(const int8_t *, int64_t) {}
-TARGET inline void held(int32_t *, const uint8_t *, int64_t, const int64_t *, int64_t) {}
+TARGET inline void held(const uint8_t *, int64_t, const int64_t *, int64_t) {}
+TARGET inline void keep(int32_t *) {}
 TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
                         int64_t n, int64_t rows) {
 #if LEVEL == 2
@@ -647,7 +650,9 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
     const bool negative = radix[1] ^ digit[1], small = radix[0] + digit[0] < 15 && job.most < 32768;
     const int32_t scale = (negative ? -1 : 1) * (1 << std::min<int64_t>(30, radix[0] + digit[0]));
     const uint64_t first = (uint64_t)((t * job.groups + g) * job.group_words + (v >> 1)) * GOLDEN;
-    const int half = v & 1 ? 32 : 0;
+    if (HAS(NOISE) && (p == 0 || !(v & 1))) // a word holds the draws of two vectors
+        for (int64_t m = 0; m < LANES; m++) words[m] = scramble(work.keys[m] + first);
+    const uint32_t *halves = reinterpret_cast<const uint32_t *>(words) + (v & 1);
     for (int64_t m = 0; m < rows; m++) {
         const int32_t *u = sums + p * 256 + m * LANES;
         F place, sigma, slope = splat(1.0f);
@@ -656,9 +661,8 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
                          work.power ? work.power[(t * job.passes + p) * LANES + m] : 0.0f, sigma, slope);
         else
             place = fused(floats(load(u)), slot.factor, slot.shift);
-        if (HAS(NOISE)) { // a word holds the draws of two vectors
-            if (p == 0 || !half) words[m] = scramble(work.keys[m] + first);
-            const uint32_t drawn = (uint32_t)(words[m] >> half);
+        if (HAS(NOISE)) {
+            const uint32_t drawn = halves[2 * m];
             F e = load(job.normals + ((drawn >> 16) & 4095) * LANES);
             if (HAS(LEGS)) e = e * sigma;
             place = place + flipped(e, drawn);
@@ -720,12 +724,12 @@ TARGET inline Group group(const Job &job, const int64_t *at, int64_t column, int
     return of;
 }
 
-// Sums of a strip and 16 outputs in pass p, all legs: [L][limb][P][16][16].
+// Sums of a strip and 16 outputs in pass p, all legs: [L][limb][P][16][16]; where cells are held they have begun.
 TARGET inline void add_up(const Job &job, const Group &of, const uint8_t *digit, int64_t step, int32_t *u, int64_t p,
                           int64_t rows) {
     const int64_t all = job.passes * 256, apart = job.merged ? 1 : job.limbs;
     if (of.held) {
-        held(u + p * 256, digit, step, of.at, of.n);
+        keep(u + p * 256);
     } else {
         for (int64_t l = 0; l < job.legs; l++) {
             int32_t *into = u + l * job.limbs * all + p * 256;
@@ -804,6 +808,7 @@ template <int WHAT> TARGET void finish(const Job &job, const Work &work, int64_t
         values[m] = floats(load(work.total + m * LANES)) * gain + constant;
         if (job.scale) values[m] = values[m] * load(job.scale + at);
         if (job.bias) values[m] = values[m] + load(job.bias + at);
+        if (job.relu) values[m] = largest(values[m], splat(0.0f));
     }
     to.put(job.y, values);
     if (HAS(INSIDE)) {
@@ -881,16 +886,20 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                 // Sums run one row group ahead of their conversion and take turns with it, pass by pass.
                 const int64_t columns = (g * blocks + nb) * job.conversions;
                 Group of = group(job, at.data(), columns, length, 0);
-                for (int64_t p = 0; p < job.passes; p++) add_up(job, of, from + p * apart, step, u.at, p, here);
+                for (int64_t p = 0; p < job.passes; p++) {
+                    if (of.held) held(from + p * apart, step, of.at, of.n);
+                    add_up(job, of, from + p * apart, step, u.at, p, here);
+                }
                 int64_t now = 0;
                 for (int64_t c = 0; c < job.conversions; c++)
                     for (int64_t t = 0; t < job.reads; t++, now ^= 1) {
                         const bool end_of = t + 1 == job.reads, more = !end_of || c + 1 < job.conversions;
                         if (more) of = group(job, at.data(), columns + c + end_of, length, end_of ? 0 : t + 1);
                         for (int64_t p = 0; p < job.passes; p++) {
-                            if (more) add_up(job, of, from + p * apart, step, u.at + (now ^ 1) * buffer, p, here);
+                            if (more && of.held) held(from + p * apart, step, of.at, of.n);
                             convert<WHAT>(job, work, u.at + now * buffer, columns + c, t, c, p, here, g,
                                           (c * blocks + nb) * job.passes, words, any_clipped);
+                            if (more) add_up(job, of, from + p * apart, step, u.at + (now ^ 1) * buffer, p, here);
                         }
                     }
                 finish<WHAT>(job, work, g, nb, blocks,
@@ -958,9 +967,11 @@ template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, in
     return count;
 }
 
-// Words of 16 channels of `n` inputs along a line, channels `apart` in x and together in `into`.
-TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t apart, int64_t n, uint8_t *into, int64_t every) {
+// Words of 16 channels of one sample whose positions lie together, the sample's padding written already.
+TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t lines, uint8_t *into) {
+    const int64_t n = lines * p.size[2], wide = (p.size[2] + p.before[2] + p.after[2]) * p.channels;
     I wrong = {};
+    int64_t along = 0;
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t here = std::min(LANES, n - i);
         F four[4]; // lanes: positions, each with the bytes of four channels
@@ -968,8 +979,8 @@ TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t apart, int64_
             I bytes = {};
             for (int k = 0; k < 4; k++) {
                 F v = {};
-                if (here == LANES) v = load(x + (c + k) * apart + i);
-                else std::memcpy(&v, x + (c + k) * apart + i, here * sizeof(float));
+                if (here == LANES) v = load(x + (c + k) * p.jump[1] + i);
+                else std::memcpy(&v, x + (c + k) * p.jump[1] + i, here * sizeof(float));
                 bytes |= packed(p, v, wrong) << (8 * k);
             }
             four[c / 4] = (F)bytes;
@@ -978,13 +989,29 @@ TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t apart, int64_
         swap<1>(four[2], four[3]);
         swap<2>(four[0], four[2]);
         swap<2>(four[1], four[3]);
-        for (int64_t l = 0; l < here; l++)
-            std::memcpy(into + (i + l) * every, (const char *)&four[l % 4] + l / 4 * 16, 16);
+        for (int64_t l = 0; l < here; l++) {
+            std::memcpy(into + along * p.channels, (const char *)&four[l % 4] + l / 4 * 16, 16);
+            if (++along == p.size[2]) along = 0, into += wide;
+        }
     }
     int64_t count = 0;
     if (any(wrong))
         for (int l = 0; l < LANES; l++) count += wrong[l] != 0;
     return count;
+}
+
+// Samples of bytes, 16 channels at a time, positions of a channel together as torch lays out a convolution's inputs.
+TARGET inline int64_t pack_samples(const Pack &p, std::atomic<int64_t> &next) {
+    const int64_t wide = (p.size[2] + p.before[2] + p.after[2]) * p.channels, high = p.size[1] + p.before[1] + p.after[1];
+    int64_t wrong = 0;
+    for (int64_t b; (b = next.fetch_add(1)) < p.batch;) {
+        uint8_t *words = static_cast<uint8_t *>(p.words) + b * high * wide;
+        std::memset(words, (int)p.pad, high * wide);
+        for (int64_t c = 0; c < p.channels; c += LANES)
+            wrong += pack_sixteen(p, p.x + b * p.jump[0] + c * p.jump[1], p.size[1],
+                                  words + p.before[1] * wide + p.before[2] * p.channels + c);
+    }
+    return wrong;
 }
 
 // A line of one sample: words of all channels along the last dimension, its padding included.
@@ -1013,22 +1040,20 @@ template <class Word> TARGET int64_t pack_lines(const Pack &p, std::atomic<int64
                 for (int64_t i = 0; i < p.size[2]; i++)
                     wrong += pack_line(p, x + i * p.jump[4], p.channels, into + i * p.channels, 1);
             else
-                for (int64_t c = 0; c < p.channels;) {
-                    if (sizeof(Word) == 1 && c + LANES <= p.channels) {
-                        wrong += pack_sixteen(p, x + c * p.jump[1], p.jump[1], p.size[2], (uint8_t *)into + c, p.channels);
-                        c += LANES;
-                    } else {
-                        wrong += pack_line(p, x + c * p.jump[1], p.size[2], into + c, p.channels);
-                        c++;
-                    }
-                }
+                for (int64_t c = 0; c < p.channels; c++)
+                    wrong += pack_line(p, x + c * p.jump[1], p.size[2], into + c, p.channels);
         }
     return wrong;
 }
 
 TARGET inline int64_t pack(const Pack &p) {
     std::atomic<int64_t> next{0}, wrong{0};
-    parallel(p.threads, [&] { wrong += p.word_bytes == 1 ? pack_lines<uint8_t>(p, next) : pack_lines<uint16_t>(p, next); });
+    const bool planar = p.jump[4] == 1 && p.jump[3] == p.size[2] && p.size[0] + p.before[0] + p.after[0] == 1;
+    parallel(p.threads, [&] {
+        if (p.word_bytes == 2) wrong += pack_lines<uint16_t>(p, next);
+        else if (planar && p.channels % LANES == 0) wrong += pack_samples(p, next);
+        else wrong += pack_lines<uint8_t>(p, next);
+    });
     return wrong;
 }
 

@@ -29,6 +29,14 @@ def vectors(value: Tensor) -> Tensor:
     return padded.movedim(-2, 1).movedim(2, -2).contiguous()
 
 
+class After(NamedTuple):
+    """What is done to the counts read, last of all: times ``scale``, plus ``bias``, and nothing below zero."""
+
+    scale: Tensor  # (), or (N,)
+    bias: Tensor | None = None  # (N,)
+    relu: bool = False
+
+
 class Chunk(NamedTuple):
     """Rows of a row group that are multiplied at once."""
 

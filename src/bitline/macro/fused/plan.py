@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bitline.macro.column import Column
-from bitline.macro.fused import cpu, native
-from bitline.macro.fused.lower import lowered
+from bitline.macro.fused import cpu, memory, native
+from bitline.macro.fused.lower import After, lowered
 from bitline.macro.fused.words import Quantised, Words, words_of
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.kinds import TableColumn
@@ -68,11 +69,11 @@ def run(
     keys: Tensor | None,
     converters: Converters | None,
     keep: Keep,
-    after: tuple[Tensor, Tensor | None] | None = None,
+    after: After | None = None,
 ) -> Output:
     """As ``reference.run``, bit for bit; ``x`` may also be inputs still to be quantised, or words already.
 
-    ``after``: scale and bias of the outputs, (N,) or one for all, applied where ``plain(column)``.
+    ``after``: what is done to what was read, last of all; only where ``plain(column)``.
     """
     low = lowered(column)
     layout = column.layout
@@ -88,22 +89,22 @@ def run(
             f"{shape[2]} outputs pass 2^31 elements: give smaller batches"
         )
 
-    device, read = words.data.device, cpu.read
-    if device.type == "cuda":
+    read, empty = cpu.read, memory.empty
+    if words.data.is_cuda:
         from bitline.macro.fused import gpu  # needs Triton
 
-        read = gpu.read
+        read, empty = gpu.read, partial(torch.empty, device=words.data.device)
 
     def new() -> Tensor:  # positions together for a convolution, as torch's own would lie
         if isinstance(geometry, Conv):
-            return torch.empty(shape[0], shape[2], shape[1], device=device).mT
-        return torch.empty(shape, device=device)
+            return empty(shape[0], shape[2], shape[1]).mT
+        return empty(*shape)
 
     out = Output(new())
     out.inside = new() if keep.inside and column.law is None else None
     out.slope = new() if keep.slope else None
     out.step = new() if keep.step and column.law is None else None
-    clipped = out.y.numel() and read(words, low, geometry, keys if noisy else None, converters, out, after)
+    clipped = bool(out.y.numel()) and read(words, low, geometry, keys if noisy else None, converters, out, after)
     if not clipped:
         out.inside = None
     if not plain(column):

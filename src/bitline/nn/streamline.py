@@ -1,0 +1,98 @@
+"""A network as evaluation runs it: batch norm and ReLU after a layer on a macro are done as its outputs are written."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitline.nn.folding import NORMS, traced
+from bitline.nn.layers import CimLayer, Tail
+
+RELU = (torch.relu, F.relu, "relu")
+
+
+class Tailed(nn.Module):
+    """A layer on a macro, the norm that alone takes its output, and the ReLU that alone takes the norm's."""
+
+    def __init__(self, layer: CimLayer, norm: _BatchNorm, relu: bool) -> None:
+        super().__init__()
+        self.layer, self.norm, self.relu = layer, norm, relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm.training or torch.is_grad_enabled():
+            y: Tensor = self.norm(self.layer(x))
+            return torch.relu(y) if self.relu else y
+        return cast(Tensor, self.layer(x, Tail(self.norm, self.relu)))
+
+
+def streamlined(model: nn.Module) -> nn.Module:
+    """``model`` with layers and norms joined; it shares all modules. The model itself where it cannot be traced.
+
+    In eval mode and without gradients it computes the same but for float32 rounding; norms with hooks stay apart.
+    """
+    shape = tuple(map(id, model.modules()))
+    found = _made.get(model)
+    if found is None or found[0] != shape:
+        found = _made[model] = (shape, _joined(model))
+    return found[1] or model
+
+
+_made: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module | None]] = WeakKeyDictionary()
+
+
+def _joined(model: nn.Module) -> nn.Module | None:
+    try:
+        graph = traced(model, CimLayer)
+    except ValueError:
+        return None
+    modules = dict(model.named_modules())
+    root: dict[str, Any] = {}
+    for node in list(graph.nodes):
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        root[str(node.target)] = operator.attrgetter(str(node.target))(model)
+    joined = 0
+    for node in list(graph.nodes):
+        layer = modules.get(str(node.target)) if node.op == "call_module" else None
+        norm_node = next(iter(node.users), None)
+        if not isinstance(layer, CimLayer) or len(node.users) != 1 or norm_node is None:
+            continue
+        norm = modules.get(str(norm_node.target)) if norm_node.op == "call_module" else None
+        if not _takes(norm, layer):
+            continue
+        assert isinstance(norm, _BatchNorm)
+        after = next(iter(norm_node.users), None) if len(norm_node.users) == 1 else None
+        relu = after is not None and _is_relu(after, modules)
+        name = f"tailed_{joined}"
+        joined += 1
+        root[name] = Tailed(layer, norm, relu)
+        last = after if relu and after is not None else norm_node
+        with graph.inserting_after(node):
+            new = graph.call_module(name, node.args, node.kwargs)
+        last.replace_all_uses_with(new)
+        for old in ([last, norm_node] if last is not norm_node else [norm_node]) + [node]:
+            graph.erase_node(old)
+    if not joined:
+        return None
+    return fx.GraphModule(root, graph).train(model.training)
+
+
+def _takes(norm: nn.Module | None, layer: CimLayer) -> bool:
+    """Whether the norm can be done as the layer's outputs are written."""
+    if not isinstance(norm, _BatchNorm) or type(norm) not in NORMS or norm._buffers.get("running_mean") is None:
+        return False
+    hooked = norm._forward_hooks or norm._forward_pre_hooks or layer._forward_hooks
+    return norm.num_features == len(layer.weight) and not hooked
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        module = modules.get(str(node.target))
+        return type(module) is nn.ReLU and not len(module._forward_hooks)
+    return node.target in RELU
