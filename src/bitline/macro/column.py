@@ -84,6 +84,12 @@ class Column:
     seconds: float | None = None  # age, where `age` made this column
 
     @property
+    def noisy(self) -> bool:
+        """Whether two reads of the same inputs may differ."""
+        fresh = self.noise is not None or self.cell_variance is not None or self.law is not None
+        return fresh or (self.code is not None and self.code.noise is not None)
+
+    @property
     def pass_radix(self) -> tuple[int, ...]:
         """Weight of each pass of input digits."""
         return self.macro.inputs.radix if self.macro.inputs else (1,)

@@ -18,6 +18,7 @@ from bitline.macro.column import Column
 from bitline.macro.fused import Quantised
 from bitline.macro.geometry import Geometry
 from bitline.macro.gradients import Gradient, Ste
+from bitline.macro.ideals import CONVERTER_CAUSES
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout
 from bitline.macro.read import Converters, Keep, Probe
@@ -100,9 +101,12 @@ def mac(
     return read
 
 
-def runs_fused(plan: Plan, converters: Converters | None, probe: Probe | None) -> bool:
-    """Whether a read goes through the kernel: probes look at single conversions, which only the reference plan has."""
-    return plan.name == "fused" and probe is None and (converters is None or (converters.rounds and converters.clips))
+def runs_fused(plan: Plan, cause: str | None, probe: Probe | None) -> bool:
+    """Whether a read goes through the kernel.
+
+    Not where a probe looks at single conversions, nor where the ``cause`` of error made ideal is the converters'.
+    """
+    return plan.name == "fused" and probe is None and cause not in CONVERTER_CAUSES
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ class _Mac(torch.autograd.Function):
         column, geometry, inputs = call.column, call.geometry, call.column.macro.inputs
         products = needs[0] or needs[1] or needs[2] or needs[3]
         keep = replace(call.gradient.keeps(column) if products else Keep(), step=needs[4])
-        if runs_fused(call.plan, call.converters, call.probe):
+        real = call.converters is None or (call.converters.rounds and call.converters.clips)
+        if real and runs_fused(call.plan, None, call.probe):
             packed = fused.words_of(call.x, column.macro, geometry)
             out = fused.run(packed, column, geometry, call.keys, call.converters, keep)
             ctx.packed, kept = packed, x if isinstance(call.x, Quantised) else None

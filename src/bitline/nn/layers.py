@@ -39,7 +39,7 @@ from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
 from bitline.macro.program import check, sampled
 from bitline.macro.read import Keep
-from bitline.nn.quantizer import Quantizer
+from bitline.nn.quantizer import Affine, Quantizer
 from bitline.nn.ranges import ConverterRange
 
 
@@ -62,10 +62,17 @@ class Silicon:
 
 @dataclass(frozen=True)
 class Tail:
-    """What follows a layer in eval mode: a batch norm, and perhaps a ReLU."""
+    """What follows a layer in eval mode: a batch norm, perhaps a sum with something else, perhaps a ReLU."""
 
     norm: _BatchNorm
     relu: bool
+    add: Tensor | None = None
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """What follows, module by module."""
+        y = self.norm(y)
+        y = y if self.add is None else y + self.add
+        return torch.relu(y) if self.relu else y
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """(factor, shift) of each channel."""
@@ -178,7 +185,7 @@ class CimLayer(nn.Module):
         key: tuple[Any, ...] = ()
         if not grad:
             state = [self.weight, *(self.weight_quantizer.state_dict().values() if self.weight_quantizer else ())]
-            key = tuple((tensor.data_ptr(), tensor._version, float(tensor.double().sum())) for tensor in state)
+            key = (float(self.weight.sum()), *((tensor.data_ptr(), tensor._version) for tensor in state))
             if self._column is not None and self._column[0] == key:
                 return self._column[1:]
         if self.weight_quantizer is not None:
@@ -201,15 +208,15 @@ class CimLayer(nn.Module):
         digital = self.input_quantizer is not None or self.weight_quantizer is not None
         continuous = self.plan.name == "folded" and not digital and self.macro.cell is None
         if tail is not None and (self.observing or continuous):
-            y: Tensor = tail.norm(self(x))
-            return torch.relu(y) if tail.relu else y
+            return tail(self(x))
         if self.observing:
             self._observe(x)
             return super().forward(x)
         if continuous:
             return self._continuous(x)
-        if self._packs(x):
-            return self._packed(x, tail)
+        affine = self._packs(x)
+        if affine is not None:
+            return self._packed(x, affine, tail)
         if self.input_quantizer is not None:
             codes, scale, zero = self.input_quantizer(x)
         else:
@@ -237,7 +244,8 @@ class CimLayer(nn.Module):
         if tail is None:
             return fused.After(factor, self.bias)
         gain, shift = tail.affine()
-        return fused.After(factor * gain, shift if self.bias is None else self.bias * gain + shift, tail.relu)
+        bias = shift if self.bias is None else self.bias * gain + shift
+        return fused.After(factor * gain, bias, tail.add, tail.relu)
 
     def _finish(
         self, y: Tensor, x: Tensor, zero: Tensor | None, after: fused.After, column: Column, lead: tuple[int, ...]
@@ -251,26 +259,23 @@ class CimLayer(nn.Module):
         y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
         if after.bias is not None:
             y = y + self.geometry.broadcast(after.bias).to(y.dtype)
-        return self._finished(torch.relu(y) if after.relu else y, lead)
+        y = self._finished(y, lead)
+        y = y if after.add is None else y + after.add
+        return torch.relu(y) if after.relu else y
 
-    def _packs(self, x: Tensor) -> bool:
-        """Whether the kernel takes the inputs as they are, and quantises them as it reads."""
+    def _packs(self, x: Tensor) -> Affine | None:
+        """How the inputs are quantised, where the kernel takes them as they are and does it as it reads."""
         quantizer = self.input_quantizer
-        return (
-            quantizer is not None
-            and quantizer.calibrated
-            and x.device.type == "cpu"
-            and x.dtype != torch.float64
-            and not torch.compiler.is_compiling()
-            and runs_fused(self.plan, self._converters(), self.probe)
-            and quantizer.affine(x) is not None
-        )
+        if quantizer is None or not quantizer.calibrated or x.device.type != "cpu" or x.dtype == torch.float64:
+            return None
+        if torch.compiler.is_compiling() or not runs_fused(self.plan, self.cause, self.probe):
+            return None
+        return quantizer.affine(x)
 
-    def _packed(self, x: Tensor, tail: Tail | None) -> Tensor:
-        """``forward`` with the inputs quantised, and without gradients the outputs scaled, inside the kernel."""
+    def _packed(self, x: Tensor, affine: Affine, tail: Tail | None) -> Tensor:
+        """``forward`` with the inputs quantised, and without gradients the outputs finished, inside the kernel."""
         assert self.input_quantizer is not None
-        affine, grid = self.input_quantizer.affine(x), self.input_quantizer.grid
-        assert affine is not None
+        grid = self.input_quantizer.grid
         asymmetric = self.input_quantizer.asymmetric
         column, weight_scale = self.program()
         shaped, pads, lead = self._shaped(x)
@@ -279,7 +284,11 @@ class CimLayer(nn.Module):
             shaped, affine.scale, affine.zero, grid.low, grid.high, grid.step, affine.strict, affine.rounded, pads, pad
         )
         self._count_packed(shaped, pads)
-        keys, converters = self._keys(x), self._converters()
+        if tail is not None and tail.add is not None:
+            outputs = (len(shaped), *self._extent, len(self.weight))
+            if lead or tuple(tail.add.movedim(self.geometry.channel, -1).shape) != outputs:  # something broadcast
+                return tail(self(x))
+        keys, converters = self._keys(x, column.noisy), self._converters()
         after = self._after(affine.scale * weight_scale, tail)
         if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
@@ -327,12 +336,14 @@ class CimLayer(nn.Module):
         found = self.converters()
         return converters_without(self.cause, found) if self.cause else found
 
-    def _keys(self, x: Tensor) -> Tensor | None:
+    def _keys(self, x: Tensor, noisy: bool = True) -> Tensor | None:
         silicon = self.silicon
         if torch.compiler.is_compiling():
             return None
         last, call = self._pass
         self._pass = (silicon.passes, call + 1 if last == silicon.passes else 0)
+        if not noisy:
+            return None
         samples = silicon.samples
         if samples is None:
             samples = torch.arange(len(x), device=x.device)

@@ -1,4 +1,7 @@
-"""A network as evaluation runs it: batch norm and ReLU after a layer on a macro are done as its outputs are written."""
+"""A network as evaluation runs it: what follows a layer on a macro is done as its outputs are written.
+
+That is a batch norm, the sum of a residual connection, and a ReLU.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,21 @@ from bitline.nn.folding import NORMS, traced
 from bitline.nn.layers import CimLayer, Tail
 
 RELU = (torch.relu, F.relu, "relu")
+SUMS = (operator.add, torch.add, operator.iadd)
 
 
 class Tailed(nn.Module):
-    """A layer on a macro, the norm that alone takes its output, and the ReLU that alone takes the norm's."""
+    """A layer on a macro, the norm that alone takes its output, what is added to that, and the ReLU after it."""
 
     def __init__(self, layer: CimLayer, norm: _BatchNorm, relu: bool) -> None:
         super().__init__()
         self.layer, self.norm, self.relu = layer, norm, relu
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        tail = Tail(self.norm, self.relu, add)
         if self.norm.training or torch.is_grad_enabled():
-            y: Tensor = self.norm(self.layer(x))
-            return torch.relu(y) if self.relu else y
-        return cast(Tensor, self.layer(x, Tail(self.norm, self.relu)))
+            return tail(self.layer(x))
+        return cast(Tensor, self.layer(x, tail))
 
 
 def streamlined(model: nn.Module) -> nn.Module:
@@ -61,22 +65,32 @@ def _joined(model: nn.Module) -> nn.Module | None:
     for node in list(graph.nodes):
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
         norm_node = next(iter(node.users), None)
-        if not isinstance(layer, CimLayer) or len(node.users) != 1 or norm_node is None:
+        if not isinstance(layer, CimLayer) or len(node.users) != 1 or norm_node is None or len(node.args) != 1:
             continue
         norm = modules.get(str(norm_node.target)) if norm_node.op == "call_module" else None
         if not _takes(norm, layer):
             continue
         assert isinstance(norm, _BatchNorm)
-        after = next(iter(norm_node.users), None) if len(norm_node.users) == 1 else None
-        relu = after is not None and _is_relu(after, modules)
+        nodes = [node, norm_node]  # what is joined
+        other: tuple[fx.Node, ...] = ()
+        if (following := _only(nodes[-1])) is not None and following.target in SUMS and len(following.args) == 2:
+            one, two = following.args
+            add = two if one is norm_node else one
+            if isinstance(add, fx.Node) and add is not norm_node and not following.kwargs:
+                nodes.append(following)
+                other = (add,)
+        if (following := _only(nodes[-1])) is not None and _is_relu(following, modules):
+            nodes.append(following)
+            relu = True
+        else:
+            relu = False
         name = f"tailed_{joined}"
         joined += 1
         root[name] = Tailed(layer, norm, relu)
-        last = after if relu and after is not None else norm_node
-        with graph.inserting_after(node):
-            new = graph.call_module(name, node.args, node.kwargs)
-        last.replace_all_uses_with(new)
-        for old in ([last, norm_node] if last is not norm_node else [norm_node]) + [node]:
+        with graph.inserting_before(nodes[-1]):
+            new = graph.call_module(name, (node.args[0], *other))
+        nodes[-1].replace_all_uses_with(new)
+        for old in reversed(nodes):
             graph.erase_node(old)
     if not joined:
         return None
@@ -89,6 +103,11 @@ def _takes(norm: nn.Module | None, layer: CimLayer) -> bool:
         return False
     hooked = norm._forward_hooks or norm._forward_pre_hooks or layer._forward_hooks
     return norm.num_features == len(layer.weight) and not hooked
+
+
+def _only(node: fx.Node) -> fx.Node | None:
+    """The one user of a node."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -59,7 +59,7 @@ def read(
         job.low_over_step = float((scale.low / scale.step).float())
     if after is not None:
         job.scale, job.bias = at(low.outputs(after.scale)), at(low.outputs(after.bias))
-        job.relu = after.relu
+        job.add, job.relu = at(after.add), after.relu
     native.kernel().bitline_mac(ctypes.byref(job))
     return bool(job.clipped)
 

@@ -80,6 +80,7 @@ struct Job {
     int64_t planar;
     float *y, *inside, *mean_slope, *step;
     const float *gain, *constant, *scale, *bias; // [G][NB][16]; scale and bias may be null
+    const float *add;            // of the shape of y, added to it; or null
     int64_t relu;                // last of all, nothing below zero
     float inside_weight;
     int64_t what;                // see below
@@ -596,25 +597,35 @@ INLINE I counted(const Job &job, int64_t at, F place) { // code: thresholds not 
     return code;
 }
 
+// Codes drawn from a measured table for the ideal codes of 16 places; `row` of the table each is drawn from.
 INLINE I drawn(const Job &job, int64_t at, F place, uint64_t key, int64_t vector, I &row) {
-    const I ideal = whole(largest(least(place, splat((float)job.ideal_codes - 0.5f)), splat(0.0f)));
-    const int64_t width = 1 << job.law_bits;
-    const uint32_t rest = 32 - (uint32_t)job.law_bits;
-    uint32_t random[LANES];
-    for (int w = 0; w < 8; w++) {
-        const uint64_t word = scramble(key + (uint64_t)(vector * 8 + w) * GOLDEN);
-        random[2 * w] = (uint32_t)word;
-        random[2 * w + 1] = (uint32_t)(word >> 32);
-    }
+    row = whole(largest(least(place, splat((float)job.ideal_codes - 0.5f)), splat(0.0f)));
+    if (job.which)
+        for (int l = 0; l < LANES; l++) row[l] += (int32_t)(job.which[at * LANES + l] * job.ideal_codes);
+    const int rest = 32 - (int)job.law_bits;
+    alignas(64) uint64_t words[8];
+    for (int w = 0; w < 8; w++) words[w] = scramble(key + (uint64_t)(vector * 8 + w) * GOLDEN);
+#if LEVEL >= 2
+    const __m512i random = _mm512_load_si512(words), bin = _mm512_srli_epi32(random, rest);
+    const __m512i left = _mm512_and_si512(random, _mm512_set1_epi32((int)((1u << rest) - 1)));
+    const __m512i entry = _mm512_add_epi32(_mm512_slli_epi32((__m512i)row, (unsigned)job.law_bits), bin);
+    const __m512i low = _mm512_i32gather_epi64(_mm512_castsi512_si256(entry), job.law, 8);
+    const __m512i high = _mm512_i32gather_epi64(_mm512_extracti64x4_epi64(entry, 1), job.law, 8);
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i cut = _mm512_permutex2var_epi32(low, even, high);
+    const __m512i alias = _mm512_permutex2var_epi32(low, _mm512_or_si512(even, _mm512_set1_epi32(1)), high);
+    return (I)_mm512_mask_blend_epi32(_mm512_cmplt_epu32_mask(left, cut), alias, bin);
+#else
     I code;
+    const int64_t width = 1 << job.law_bits;
     for (int l = 0; l < LANES; l++) {
-        const int64_t table = job.which ? job.which[at * LANES + l] * job.ideal_codes : 0;
-        const uint32_t bin = random[l] >> rest, left = random[l] & ((1u << rest) - 1);
-        row[l] = (int32_t)table + ideal[l];
-        const uint64_t entry = job.law[(int64_t)row[l] * width + bin];
+        const uint32_t random = (uint32_t)(words[l / 2] >> (l % 2 * 32));
+        const uint32_t bin = random >> rest, left = random & ((1u << rest) - 1);
+        const uint64_t entry = job.law[row[l] * width + bin];
         code[l] = left < (uint32_t)entry ? (int32_t)bin : (int32_t)(entry >> 32);
     }
     return code;
+#endif
 }
 
 // ---- the loop over row groups, passes and conversions of 16 positions and 16 outputs -------------------------------
@@ -779,22 +790,33 @@ struct Place {
     int64_t row, rows, positions, first, many, every; // of the strip; first output and how many; outputs in all
     bool planar;
 
-    INLINE void put(float *base, F *values) const {
-        if (!planar) {
-            for (int64_t m = 0; m < rows; m++)
-                std::memcpy(base + (row + m) * every + first, values + m, many * sizeof(float));
-            return;
-        }
+    // `add`, if any, lies like `base`; where `relu`, nothing below zero.
+    INLINE void put(float *base, F *values, const float *add = nullptr, bool relu = false) const {
         const int64_t b = row / positions, at = row % positions;
-        transpose(values);
-        float *into = base + (b * every + first) * positions + at;
-        if (rows == LANES && at + rows <= positions) {
-            for (int64_t n = 0; n < many; n++) store(into + n * positions, values[n]);
-            return;
-        }
-        for (int64_t m = 0; m < rows; m++) { // a strip that reaches into the next sample
-            const int64_t sample = (row + m) / positions, position = (row + m) % positions;
-            for (int64_t n = 0; n < many; n++) base[(sample * every + first + n) * positions + position] = values[n][m];
+        const bool across = planar && at + rows <= positions; // else into the next sample, lane by lane
+        if (across) transpose(values);
+        const int64_t count = across ? many : rows, each = across ? rows : many;
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t start = across ? (b * every + first + i) * positions + at : (row + i) * every + first;
+            F v = values[i];
+            if (planar && !across) {
+                const int64_t sample = (row + i) / positions, position = (row + i) % positions;
+                for (int64_t n = 0; n < many; n++) {
+                    const int64_t to = (sample * every + first + n) * positions + position;
+                    const float sum = add ? v[n] + add[to] : v[n];
+                    base[to] = relu && !(sum > 0) ? 0 : sum;
+                }
+                continue;
+            }
+            if (add) {
+                F other = {};
+                if (each == LANES) other = load(add + start);
+                else std::memcpy(&other, add + start, each * sizeof(float));
+                v = v + other;
+            }
+            if (relu) v = largest(v, splat(0.0f));
+            if (each == LANES) store(base + start, v);
+            else std::memcpy(base + start, &v, each * sizeof(float));
         }
     }
 };
@@ -808,9 +830,8 @@ template <int WHAT> TARGET void finish(const Job &job, const Work &work, int64_t
         values[m] = floats(load(work.total + m * LANES)) * gain + constant;
         if (job.scale) values[m] = values[m] * load(job.scale + at);
         if (job.bias) values[m] = values[m] + load(job.bias + at);
-        if (job.relu) values[m] = largest(values[m], splat(0.0f));
     }
-    to.put(job.y, values);
+    to.put(job.y, values, job.add, job.relu != 0);
     if (HAS(INSIDE)) {
         for (int64_t m = 0; m < to.rows; m++)
             values[m] = 1.0f - floats(load(work.clipped + m * LANES)) / job.inside_weight;
@@ -1062,6 +1083,7 @@ TARGET void unpack_sample(const Pack &p, int64_t b) {
                              p.size[2] + p.before[2] + p.after[2]};
     double by_scale = 0, by_zero = 0;
     const bool last = p.jump[1] == 1;
+    const float inverse = 1.0f / p.scale;
     for (int64_t z = 0; z < p.size[0]; z++)
         for (int64_t y = 0; y < p.size[1]; y++) {
             const int64_t line = (b * size[0] + z + p.before[0]) * size[1] + y + p.before[1];
@@ -1078,9 +1100,8 @@ TARGET void unpack_sample(const Pack &p, int64_t b) {
                     const float v = x[i * step] / p.scale + p.zero;
                     const bool inside = p.strict ? (v > p.low) & (v < p.high) : (v >= p.low) & (v <= p.high);
                     const float g = inside ? from[i * every] : 0.0f;
-                    into[i * step] = g / p.scale;
-                    const float value = p.rounded ? std::floor(v + 0.5f) - p.zero : x[i * step] / p.scale;
-                    scale_sum -= g * value / p.scale;
+                    into[i * step] = g * inverse;
+                    scale_sum -= g * inverse * (p.rounded ? std::floor(v + 0.5f) - p.zero : v - p.zero);
                     zero_sum += g;
                 }
                 by_scale += scale_sum;
@@ -1091,10 +1112,51 @@ TARGET void unpack_sample(const Pack &p, int64_t b) {
     p.sums[2 * b + 1] = by_zero;
 }
 
+// The same for 16 channels at a time, where positions of a channel lie together in x.
+TARGET void unpack_planar(const Pack &p, int64_t b) {
+    const int64_t wide = (p.size[2] + p.before[2] + p.after[2]) * p.channels, high = p.size[1] + p.before[1] + p.after[1];
+    const int64_t n = p.size[1] * p.size[2];
+    const F low = splat(p.low), top = splat(p.high), inverse = splat(1.0f / p.scale);
+    double by_scale = 0, by_zero = 0;
+    for (int64_t c = 0; c < p.channels; c += LANES) {
+        const float *corner = p.grad + b * high * wide + p.before[1] * wide + p.before[2] * p.channels + c;
+        F scales = {}, zeros = {};
+        int64_t along = 0;
+        for (int64_t i = 0; i < n; i += LANES) {
+            const int64_t here = std::min(LANES, n - i);
+            F rows[LANES] = {};
+            for (int64_t l = 0; l < here; l++) {
+                rows[l] = load(corner + along * p.channels);
+                if (++along == p.size[2]) along = 0, corner += wide;
+            }
+            transpose(rows);
+            for (int64_t k = 0; k < LANES; k++) {
+                const int64_t at = b * p.jump[0] + (c + k) * p.jump[1] + i;
+                F x = {};
+                if (here == LANES) x = load(p.x + at);
+                else std::memcpy(&x, p.x + at, here * sizeof(float));
+                const F v = x / p.scale + p.zero;
+                const I in = p.strict ? (v > low) & (v < top) : (v >= low) & (v <= top);
+                const F g = (F)((I)rows[k] & in), gx = g * inverse;
+                if (here == LANES) store(p.grad_x + at, gx);
+                else std::memcpy(p.grad_x + at, &gx, here * sizeof(float));
+                scales = scales - gx * (p.rounded ? floored(v + 0.5f) - p.zero : v - p.zero);
+                zeros = zeros + g;
+            }
+        }
+        for (int l = 0; l < LANES; l++) by_scale += scales[l], by_zero += zeros[l];
+    }
+    p.sums[2 * b] = by_scale;
+    p.sums[2 * b + 1] = by_zero;
+}
+
 TARGET inline void unpack(const Pack &p) {
+    const bool planar = p.jump[4] == 1 && p.jump[3] == p.size[2] && p.size[0] + p.before[0] + p.after[0] == 1;
     std::atomic<int64_t> next{0};
     parallel(p.threads, [&] {
-        for (int64_t b; (b = next.fetch_add(1)) < p.batch;) unpack_sample(p, b);
+        for (int64_t b; (b = next.fetch_add(1)) < p.batch;)
+            if (planar && p.channels % LANES == 0) unpack_planar(p, b);
+            else unpack_sample(p, b);
     });
 }
 

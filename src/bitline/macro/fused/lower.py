@@ -30,10 +30,11 @@ def vectors(value: Tensor) -> Tensor:
 
 
 class After(NamedTuple):
-    """What is done to the counts read, last of all: times ``scale``, plus ``bias``, and nothing below zero."""
+    """What is done to the counts read, last of all: · ``scale`` + ``bias`` + ``add``, and nothing below zero."""
 
     scale: Tensor  # (), or (N,)
     bias: Tensor | None = None  # (N,)
+    add: Tensor | None = None  # of the outputs' shape, in the layer's layout
     relu: bool = False
 
 
@@ -233,8 +234,10 @@ class Lowered:
         """One value for all outputs, or one each (G·N,), as vectors (G, NB, 16)."""
         if value is None:
             return None
-        groups = self.column.layout.groups
-        return self._flat(value.detach().float().view(groups if value.dim() else 1, 1, 1, -1))
+        layout, value = self.column.layout, value.detach().float()
+        if layout.groups == 1 and layout.outputs % LANES == 0:
+            return value.expand(layout.outputs).contiguous()
+        return self._flat(value.view(layout.groups if value.dim() else 1, 1, 1, -1))
 
 
 _lowered: WeakKeyDictionary[Column, Lowered] = WeakKeyDictionary()

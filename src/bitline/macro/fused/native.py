@@ -112,6 +112,7 @@ class Job(ctypes.Structure):
         ("planar", WHOLE),
         *((name, POINTER) for name in ("y", "inside", "mean_slope", "step")),
         *((name, POINTER) for name in ("gain", "constant", "scale", "bias")),
+        ("add", POINTER),
         ("relu", WHOLE),
         ("inside_weight", REAL),
         *((name, WHOLE) for name in ("what", "threads", "tall", "split", "clipped")),

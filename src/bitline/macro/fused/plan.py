@@ -104,6 +104,10 @@ def run(
     out.inside = new() if keep.inside and column.law is None else None
     out.slope = new() if keep.slope else None
     out.step = new() if keep.step and column.law is None else None
+    if after is not None and after.add is not None:
+        if tuple(after.add.shape) != tuple(geometry.restore(out.y, words.outer(geometry)).shape):
+            raise ValueError(f"{column.site.name}: what is added has shape {tuple(after.add.shape)}, not the outputs'")
+        after = after._replace(add=after.add.detach().float().contiguous())
     clipped = bool(out.y.numel()) and read(words, low, geometry, keys if noisy else None, converters, out, after)
     if not clipped:
         out.inside = None

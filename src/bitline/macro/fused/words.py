@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitline.encode import Word
-from bitline.macro.fused import native
+from bitline.macro.fused import memory, native
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.macro import Macro
 
@@ -50,7 +50,8 @@ class Quantised:
         """Gradients of x, scale and zero from that of the padded codes (the layer's layout)."""
         job, held, _ = self._job(word, geometry)
         grad = (grad.movedim(1, -1) if isinstance(geometry, Conv) else grad).float().contiguous()
-        grad_x = torch.empty_strided(held.shape, held.stride())
+        planar = held.is_contiguous()
+        grad_x = memory.empty(*held.shape) if planar else torch.empty_strided(held.shape, held.stride())
         sums = torch.zeros(len(held), 2, dtype=torch.float64)
         job.grad, job.grad_x, job.sums = grad.data_ptr(), grad_x.data_ptr(), sums.data_ptr()
         job.strict, job.rounded = self.strict, self.rounded
@@ -126,7 +127,8 @@ class Words:
         """The codes again, float32, padded, in the layer's layout: (B, C, …), channels last in memory, or (B, S, K)."""
         word, data = self.word, self.data
         if data.dtype == torch.uint8 and word.below == word.left == 0 and word.sign == 1:
-            x = data.float() if not word.above else data.float() - word.above
+            x = memory.empty(*data.shape).copy_(data)
+            x = x - word.above if word.above else x
         else:
             table = torch.arange(1 << word.bits, dtype=torch.float32)
             negative = ((table - word.below) / (1 << word.left)) * word.sign
