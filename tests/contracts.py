@@ -37,7 +37,7 @@ from bitline.encode import (
     UnsignedInput,
     UnsignedWeight,
 )
-from bitline.macro import Chip, Column, Conv, Converters, Dense, Macro, Plan, Reads, Site, Ste, SteIdeal, mac, program
+from bitline.macro import Chip, Column, Conv, Converters, Dense, Macro, Plan, Reads, Site, Slope, Ste, SteIdeal, mac, program
 from bitline.macro.curves import Compressive, Discharge, Points, Polynomial
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import CurveColumn, TableColumn, Trim
@@ -286,7 +286,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 QUANTIZERS = [Lsq(), Lsq(init=Mse()), Pact(), MinMax(), Percentile(p=99.0), Mse(), Xnor()]
-GRADIENTS = [Ste(), SteIdeal()]
+GRADIENTS = [Ste(), SteIdeal(), Slope()]
 
 
 def methods() -> list[BaseModel]:

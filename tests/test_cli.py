@@ -218,7 +218,7 @@ def test_presets_are_listed_and_described() -> None:
         (["--set", "network.weights=/nowhere.safetensors"], ["no weights at /nowhere.safetensors"]),
         (["--set", "data.set={kind: cifar10, root: /nowhere}"], ["no folder /nowhere"]),
         (["--set", "title=["], ["--set 'title=['"]),
-        (["--plan", "quick"], ["no plan 'quick'; there are: folded, reference"]),
+        (["--plan", "quick"], ["no plan 'quick'; there are: folded, fused, reference"]),
     ],
 )
 def test_bad_input_is_one_message(folder: Path, tmp_path: Path, arguments: list[str], told: list[str]) -> None:

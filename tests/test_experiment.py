@@ -148,7 +148,7 @@ def test_a_change_reaches_into_a_preset(tmp_path: Path) -> None:
 def test_errors_say_where_and_what_would_do(tmp_path: Path, change: str, message: str | None) -> None:
     if message is None:  # found when the network meets the macro
         experiment = load(written(tmp_path), [change])
-        with pytest.raises(ValueError, match="no plan 'quick'; there are: folded, reference"):
+        with pytest.raises(ValueError, match="no plan 'quick'; there are: folded, fused, reference"):
             Run(experiment, tmp_path / "out", quiet, progress=False)()
         return
     with pytest.raises(ValueError, match=message):

@@ -381,7 +381,6 @@ def test_gradients_are_those_of_the_reference_plan(case: Case, gradient: Any, le
         assert torch.equal(a, b) or (close and name != "y"), name
 
 
-@pytest.mark.xfail(strict=True, reason="the kernel is told one range where outputs have their own")
 def test_gradient_of_steps_of_their_own():
     plain = case_of(NOISY, inputs_of(NOISY), programmed(NOISY))
     step = torch.linspace(0.5, 1.5, 6)

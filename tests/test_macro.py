@@ -140,7 +140,7 @@ def test_plans_that_cannot_run():
     converted = simple(converter={"bits": 4})
     with pytest.raises(ValueError, match="plan folded cannot run macro simple: every column read is converted"):
         choose(converted, "folded")
-    with pytest.raises(ValueError, match="no plan 'fastest'; there are: folded, reference"):
+    with pytest.raises(ValueError, match="no plan 'fastest'; there are: folded, fused, reference"):
         choose(converted, "fastest")
     assert "every column read is converted" in choose(converted).why
 

@@ -74,7 +74,8 @@ def read_normals(counters: Tensor) -> Tensor:
     """Standard normals (float32) from mixed-in counters (int64, consumed): 32 a word along the last axis.
 
     Each half of a word draws 16: twelve bits choose their magnitudes, sixteen more the sign of each. So draws of one
-    half share a row of ``magnitudes``, their signs are independent, and halves are independent of one another.
+    half share a row of ``magnitudes``, their signs are independent, and halves are independent of one another. Each of
+    the 16 has 4096 magnitudes of its own, the largest between 3.7 and 4.5 σ: a tail beyond that is right over all.
     """
     halves = scramble_(counters).view(torch.int32)
     size = magnitudes(counters.device).index_select(0, ((halves >> 16) & 4095).flatten())
@@ -85,6 +86,8 @@ def read_normals(counters: Tensor) -> Tensor:
 
 def sample_normals(keys: Tensor, shape: torch.Size) -> Tensor:
     """Standard normals (float32) of ``shape``: those of sample i from key i (int64, (B,)) and the place in it."""
+    if not len(keys):
+        return torch.empty(shape, device=keys.device)
     places = shape[1:].numel()
     lanes = torch.arange(-(-places // (2 * LANES)), device=keys.device).mul_(GOLDEN)
     return read_normals(lanes + keys[:, None])[:, :places].reshape(shape)

@@ -99,7 +99,7 @@ class Analog:
             assert driven is not None
             extra = (driven.float() * (column.cell_variance * len(column.macro.leg_signs)))[:, :, None, None]
             variance = extra.expand_as(value) if variance is None else variance.add_(extra)
-        return self._converted(value, None if variance is None else variance.sqrt(), t)
+        return self._converted(value, None if variance is None else _root(variance), t)
 
     def _converted(self, value: Tensor, sigma: Tensor | None, t: int) -> tuple[Tensor, Tensor | float | None]:
         """Counts to converter steps, with the converter's own gain, offset and noise."""
@@ -112,7 +112,7 @@ class Analog:
         if code is None or code.noise is None:
             return place, sigma
         noise = torch.tensor(code.noise, device=place.device)
-        return place, code.noise if sigma is None else (sigma.square() + noise * noise).sqrt_()
+        return place, code.noise if sigma is None else _root(sigma.square() + noise * noise)
 
     def tables(self) -> tuple[Tensor, Tensor | float | None, int] | None:
         """(place (T, G, C, N, sums), sigma alike, one number or absent, smallest sum) over all whole sums, where few.
@@ -148,6 +148,11 @@ class Analog:
             if isinstance(sigma, Tensor):
                 sigmas.append(sigma.permute(0, 2, 3, 1))
         return torch.stack(places).float(), torch.stack(sigmas).float() if sigmas else sigma, low
+
+
+def _root(value: Tensor) -> Tensor:
+    """Square root, rightly rounded: torch's own of float32 may be off by the last bit."""
+    return value.double().sqrt().to(value.dtype)
 
 
 def _read(lookup: Lookup, u: Tensor) -> Tensor:

@@ -135,6 +135,7 @@ class _Mac(torch.autograd.Function):
         products = needs[0] or needs[1] or needs[2] or needs[3]
         keep = replace(call.gradient.keeps(column) if products else Keep(), step=needs[4])
         real = call.converters is None or (call.converters.rounds and call.converters.clips)
+        real = real and not (x.is_cuda and fused.refuses_cuda())
         if real and runs_fused(call.plan, None, call.probe):
             packed = fused.words_of(call.x, column.macro, geometry)
             out = fused.run(packed, column, geometry, call.keys, call.converters, keep)

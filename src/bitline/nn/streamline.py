@@ -36,10 +36,13 @@ class Tailed(nn.Module):
 
 
 def streamlined(model: nn.Module) -> nn.Module:
-    """``model`` with layers and norms joined; it shares all modules. The model itself where it cannot be traced.
+    """``model`` with layers and norms joined; it shares all modules. The model itself where it cannot be traced, or has
+    hooks, which see the outputs of modules.
 
-    In eval mode and without gradients it computes the same but for float32 rounding; norms with hooks stay apart.
+    In eval mode and without gradients it computes the same but for float32 rounding.
     """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return model
     shape = tuple(map(id, model.modules()))
     found = _made.get(model)
     if found is None or found[0] != shape:
@@ -101,8 +104,7 @@ def _takes(norm: nn.Module | None, layer: CimLayer) -> bool:
     """Whether the norm can be done as the layer's outputs are written."""
     if not isinstance(norm, _BatchNorm) or type(norm) not in NORMS or norm._buffers.get("running_mean") is None:
         return False
-    hooked = norm._forward_hooks or norm._forward_pre_hooks or layer._forward_hooks
-    return norm.num_features == len(layer.weight) and not hooked
+    return norm.num_features == len(layer.weight)
 
 
 def _only(node: fx.Node) -> fx.Node | None:
@@ -113,5 +115,5 @@ def _only(node: fx.Node) -> fx.Node | None:
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         module = modules.get(str(node.target))
-        return type(module) is nn.ReLU and not len(module._forward_hooks)
+        return type(module) is nn.ReLU
     return node.target in RELU

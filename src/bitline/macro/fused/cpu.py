@@ -56,7 +56,7 @@ def read(
     job.words, job.keys = words.data.data_ptr(), at(keys)
     job.y, job.inside, job.mean_slope, job.step = map(at, (out.y, out.inside, out.slope, out.step))
     if out.step is not None:
-        job.low_over_step = float((scale.low / scale.step).float())
+        job.low_over_step = at(low.flat((scale.low / scale.step).float()))
     if after is not None:
         job.scale, job.bias = at(low.outputs(after.scale)), at(low.outputs(after.bias))
         job.add, job.relu = at(after.add), after.relu

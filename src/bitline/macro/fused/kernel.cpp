@@ -65,7 +65,8 @@ struct Job {
     const float *leg_gain, *leg_offset; // [G][NB][C][L][T][16] or null
     Curve mean, noise;           // value null where absent
     const float *slope;          // mean read slope at each node of `mean`, or at each ideal code of `law`; or null
-    float unit, cell_variance, code_noise, low_over_step;
+    float unit, cell_variance, code_noise;
+    const float *low_over_step;  // [G][NB][16] first code's value in steps, where `step` is wanted
     // the converter
     int64_t most, digit_low;
     const float *edges;          // thresholds (converters, most), or null
@@ -210,7 +211,7 @@ std::atomic<int> &level() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int bitline_abi() { return 1; }
+EXPORT int bitline_abi() { return 2; }
 
 EXPORT const char *bitline_cpu() {
     static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
@@ -530,7 +531,7 @@ TARGET inline void powers(const Job &job, const uint8_t *digit, const int64_t *a
             for (int64_t m = 0; m < rows; m++) {
                 int64_t sum = 0;
                 for (int64_t q = job.firsts[t]; q < job.firsts[t + 1]; q++) {
-                    const uint8_t *from = digit + at[q] + p * apart + m * step;
+                    const uint8_t *from = digit + at[q * (1 + job.merged)] + p * apart + m * step;
                     for (int64_t i = 0; i < job.chunks[4 * q + 2]; i++) {
                         const int32_t d = from[i] + (int32_t)job.digit_low;
                         sum += d * d;
@@ -706,7 +707,8 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
             }
             if (HAS(STEP)) {
                 float *sum = work.kept + (job.conversions + c) * 256 + m * LANES;
-                const F value = floats(code), each = out ? value + job.low_over_step : value - (place - 0.5f);
+                const F low_of = load(job.low_over_step + column / job.conversions * LANES);
+                const F value = floats(code), each = out ? value + low_of : value - (place - 0.5f);
                 store(sum, load(sum) + each * (radix[1] ? -weight : weight));
             }
         }

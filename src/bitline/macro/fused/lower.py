@@ -223,9 +223,9 @@ class Lowered:
     def _totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
         column, layout = self.column, self.column.layout
         radix = sum(column.pass_radix) * sum(column.radix) * layout.reads
-        return self._flat(scale.step.float()), self._flat((scale.low.double() * radix).float())
+        return self.flat(scale.step.float()), self.flat((scale.low.double() * radix).float())
 
-    def _flat(self, value: Tensor) -> Tensor:
+    def flat(self, value: Tensor) -> Tensor:
         """One value an output, broadcast from (G or 1, 1, 1, N or 1), as vectors (G, NB, 16)."""
         layout = self.column.layout
         return vectors(value.expand(layout.groups, 1, 1, layout.outputs)[:, :, 0]).squeeze(2)
@@ -237,7 +237,7 @@ class Lowered:
         layout, value = self.column.layout, value.detach().float()
         if layout.groups == 1 and layout.outputs % LANES == 0:
             return value.expand(layout.outputs).contiguous()
-        return self._flat(value.view(layout.groups if value.dim() else 1, 1, 1, -1))
+        return self.flat(value.view(layout.groups if value.dim() else 1, 1, 1, -1))
 
 
 _lowered: WeakKeyDictionary[Column, Lowered] = WeakKeyDictionary()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SMALL = 1 << 16  # elements
-ABI = 1  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
+ABI = 2  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
 FOLDER = Path(__file__).parent
 NAMES = tuple(f"_kernel{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".dylib"))  # this Python's own build first
 
@@ -102,7 +102,8 @@ class Job(ctypes.Structure):
         ("mean", Curve),
         ("noise", Curve),
         ("slope", POINTER),
-        *((name, REAL) for name in ("unit", "cell_variance", "code_noise", "low_over_step")),
+        *((name, REAL) for name in ("unit", "cell_variance", "code_noise")),
+        ("low_over_step", POINTER),
         *((name, WHOLE) for name in ("most", "digit_low")),
         *((name, POINTER) for name in ("edges", "which", "law")),
         *((name, WHOLE) for name in ("law_bits", "ideal_codes")),

@@ -41,7 +41,7 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
         return f"digits of {inputs.digit_bits} bits do not fit a byte"
     largest = macro.on * macro.digit_high * len(macro.leg_signs)
     perturbed = macro.cell is not None or not macro.sliced
-    if largest * (FINEST if perturbed else macro.level_high) >= EXACT:
+    if largest * max(FINEST if perturbed else 0, macro.level_high) >= EXACT:
         return f"sums of {macro.on} rows pass 2^24"
     if layout is not None:
         codes = macro.column.codes if isinstance(macro.column, TableColumn) else 1 << macro.converter.bits  # type: ignore[union-attr]

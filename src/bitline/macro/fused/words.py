@@ -34,7 +34,11 @@ class Quantised:
     pad: int = 0
 
     def words(self, word: Word, geometry: Geometry) -> Words:
-        """Quantised, packed and padded. Raises ValueError where x holds NaN."""
+        """Quantised, packed and padded. Raises ValueError where x holds NaN or words pass 2^31."""
+        if self.x.is_cuda:
+            from bitline.macro.fused import gpu  # needs Triton
+
+            return gpu.pack(self, word, geometry)
         job, held, padded = self._job(word, geometry)
         dtype = torch.uint8 if word.bits <= 8 else torch.int16
         room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
@@ -48,6 +52,10 @@ class Quantised:
 
     def backward(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, scale and zero from that of the padded codes (the layer's layout)."""
+        if self.x.is_cuda:
+            from bitline.macro.fused import gpu
+
+            return gpu.unpack(self, grad, geometry)
         job, held, _ = self._job(word, geometry)
         grad = (grad.movedim(1, -1) if isinstance(geometry, Conv) else grad).float().contiguous()
         planar = held.is_contiguous()
@@ -62,6 +70,10 @@ class Quantised:
 
     def _job(self, word: Word, geometry: Geometry) -> tuple[native.Pack, Tensor, tuple[int, ...]]:
         """(what the kernel needs, x in a layout it can walk, shape of the words)."""
+        grown = [sum(pair) for pair in self.pads] or [0] * (self.x.dim() - 2)
+        total = math.prod(self.x.shape[:2]) * math.prod(n + g for n, g in zip(self.x.shape[2:], grown, strict=True))
+        if total >= 1 << 31:
+            raise ValueError(f"inputs of shape {tuple(self.x.shape)} pass 2^31 elements: give smaller batches")
         x = self.x.detach().float()
         if isinstance(geometry, Conv):
             x = x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
@@ -130,7 +142,7 @@ class Words:
             x = memory.empty(*data.shape).copy_(data)
             x = x - word.above if word.above else x
         else:
-            table = torch.arange(1 << word.bits, dtype=torch.float32)
+            table = torch.arange(1 << word.bits, dtype=torch.float32, device=data.device)
             negative = ((table - word.below) / (1 << word.left)) * word.sign
             upper = (
                 table >= 1 << (word.bits - 1) if not word.above else table < word.above
