@@ -7,6 +7,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 
 class BuildKernel(build_ext):
@@ -17,6 +18,16 @@ class BuildKernel(build_ext):
             Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
         super().run()
 
+    def build_extension(self, ext: Extension) -> None:
+        """With OpenMP, so that the kernel shares torch's threads; without it where the compiler has none."""
+        flags = list(ext.extra_compile_args), list(ext.extra_link_args)
+        try:
+            ext.extra_compile_args, ext.extra_link_args = [*flags[0], "-fopenmp"], [*flags[1], "-fopenmp"]
+            super().build_extension(ext)
+        except CompileError:
+            ext.extra_compile_args, ext.extra_link_args = flags
+            super().build_extension(ext)
+
 
 setup(
     cmdclass={"build_ext": BuildKernel},
@@ -26,7 +37,16 @@ setup(
             ["src/bitline/macro/fused/kernel.cpp"],
             language="c++",
             optional=True,
-            extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
+            extra_compile_args=[
+                "-O2",
+                "-ftree-vectorize",
+                "-g0",
+                "-std=c++17",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-Wno-psabi",
+                "-pthread",
+            ],
             extra_link_args=["-pthread"],
         )
     ],

@@ -12,7 +12,9 @@ import torch
 
 NAMES = {
     "folded": "Folded plan against plain torch",
-    "reference": "Reference plan against plain torch",
+    "fused": "Fused plan against plain torch",
+    "gpu": "Fused plan on a GPU",
+    "peers": "Peers",
     "digits": "Handwritten digits, the longer setting",
     "memory": "Memory of an evaluation",
 }

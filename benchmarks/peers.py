@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.reference import BASE, NOISY
+from benchmarks.fused import BASE, NOISY
 from benchmarks.timing import side_by_side, table
 from bitline.macro import Macro
 from bitline.networks import ResNet

@@ -37,7 +37,22 @@ from bitline.encode import (
     UnsignedInput,
     UnsignedWeight,
 )
-from bitline.macro import Chip, Column, Conv, Converters, Dense, Macro, Plan, Reads, Site, Slope, Ste, SteIdeal, mac, program
+from bitline.macro import (
+    Chip,
+    Column,
+    Conv,
+    Converters,
+    Dense,
+    Macro,
+    Plan,
+    Reads,
+    Site,
+    Slope,
+    Ste,
+    SteIdeal,
+    mac,
+    program,
+)
 from bitline.macro.curves import Compressive, Discharge, Points, Polynomial
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import CurveColumn, TableColumn, Trim

@@ -52,6 +52,7 @@ def _told() -> Iterator[None]:
 
 def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
     from bitline.experiment import Run
+    from bitline.macro import slow
     from bitline.report.tables import facts_table, summary_table
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -69,6 +70,8 @@ def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | No
         voice.print(f"{start} {accuracy:.1f}", end="\n" if last else "", markup=False, soft_wrap=True)
         voice.file.flush()
 
+    if (reason := slow()) is not None:
+        tell(f"slower, with the same results: {reason}")
     walk = Run(experiment, out, tell, chip, progress=voice.is_terminal, into=into)
     for macro in experiment.macros:
         voice.print(facts_table(macro))

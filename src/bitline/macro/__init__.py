@@ -5,7 +5,7 @@ from bitline.macro.column import Column
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
 from bitline.macro.fit import falls, fit_curve, fit_table
-from bitline.macro.fused import Quantised
+from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Slope, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
@@ -49,5 +49,6 @@ __all__ = [
     "program",
     "runs_fused",
     "simulate",
+    "slow",
     "without",
 ]

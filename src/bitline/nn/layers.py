@@ -132,7 +132,8 @@ class CimLayer(nn.Module):
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
         self.cause = cause
         self.macro = without(macro, cause) if cause else macro
-        self.plan = choose(self.macro, self.forced, self.macro.layout(*self.matrix_shape))
+        kept = self.macro == self.design or self.forced == "reference"  # a variant may need another plan
+        self.plan = choose(self.macro, self.forced if kept else None, self.macro.layout(*self.matrix_shape))
         self.renew()
 
     def renew(self) -> None:
