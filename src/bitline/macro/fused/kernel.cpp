@@ -211,7 +211,7 @@ std::atomic<int> &level() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int bitline_abi() { return 2; }
+EXPORT int bitline_abi() { return 3; }
 
 EXPORT const char *bitline_cpu() {
     static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
@@ -245,6 +245,17 @@ EXPORT int64_t bitline_pack(const Pack *pack) {
     case 1: return avx2::pack(*pack);
 #endif
     default: return portable::pack(*pack);
+    }
+}
+
+EXPORT void bitline_numbers(const uint8_t *words, int64_t n, float above, float *into, int64_t threads) {
+    switch (level()) {
+#ifdef BITLINE_X86
+    case 3:
+    case 2: return avx512::numbers(words, n, above, into, threads);
+    case 1: return avx2::numbers(words, n, above, into, threads);
+#endif
+    default: return portable::numbers(words, n, above, into, threads);
     }
 }
 
@@ -1078,6 +1089,17 @@ TARGET inline int64_t pack(const Pack &p) {
         else wrong += pack_lines<uint8_t>(p, next);
     });
     return wrong;
+}
+
+// Words of a byte as numbers, `above` less.
+TARGET void numbers(const uint8_t *words, int64_t n, float above, float *into, std::atomic<int64_t> &next) {
+    for (int64_t first; (first = next.fetch_add(1 << 16)) < n;)
+        for (int64_t i = first; i < std::min(n, first + (1 << 16)); i++) into[i] = (float)(int32_t)words[i] - above;
+}
+
+TARGET inline void numbers(const uint8_t *words, int64_t n, float above, float *into, int64_t threads) {
+    std::atomic<int64_t> next{0};
+    parallel(threads, [&] { numbers(words, n, above, into, next); });
 }
 
 TARGET void unpack_sample(const Pack &p, int64_t b) {

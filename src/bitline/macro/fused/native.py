@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SMALL = 1 << 16  # elements
-ABI = 2  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
+ABI = 3  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
 FOLDER = Path(__file__).parent
 NAMES = tuple(f"_kernel{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".dylib"))  # this Python's own build first
 
@@ -73,6 +73,7 @@ def _open(folder: Path, abi: int) -> ctypes.CDLL | str:
         )
     library.bitline_cpu.restype = ctypes.c_char_p
     library.bitline_pack.restype = ctypes.c_int64
+    library.bitline_numbers.argtypes = (POINTER, WHOLE, REAL, POINTER, WHOLE)
     return library
 
 
