@@ -141,7 +141,9 @@ class Words:
         if data.dtype == torch.uint8 and word.below == word.left == 0 and word.sign == 1:
             x = memory.empty(*data.shape)
             count = data.numel()
-            native.kernel().bitline_numbers(data.data_ptr(), count, float(word.above), x.data_ptr(), native.threads(count))
+            native.kernel().bitline_numbers(
+                data.data_ptr(), count, float(word.above), x.data_ptr(), native.threads(count)
+            )
         else:
             table = torch.arange(1 << word.bits, dtype=torch.float32, device=data.device)
             negative = ((table - word.below) / (1 << word.left)) * word.sign
