@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitline.macro.column import Column
 from bitline.macro.curves import Lookup
+from bitline.macro.read import Converters
 
 LARGEST_TABLE = 1 << 22  # entries of a table over whole sums, all columns of a layer
 
@@ -26,6 +27,21 @@ class Scale:
 
     low: Tensor
     step: Tensor
+
+    @staticmethod
+    def of(column: Column, converters: Converters | None, device: torch.device) -> Scale | None:
+        """That of a measured table, or of the converters, which must then be given; None where there are none."""
+        if column.law is not None:
+            return Scale(torch.tensor(column.law.low, device=device), torch.tensor(column.law.step, device=device))
+        if column.code is None:
+            return None
+        if converters is None:
+            raise ValueError(
+                f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
+            )
+        view = (column.layout.groups, 1, 1, column.layout.outputs)
+        low, step = (v.detach().to(device) for v in (converters.low, converters.step))
+        return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,6 @@ class Analog:
         """Whether every sum is a whole number of counts."""
         c = self.column
         return c.unit == 1 and c.drive is None and c.macro.inputs is not None
-
-    @property
-    def quiet(self) -> bool:
-        """Whether reads have no fresh noise."""
-        c = self.column
-        return c.noise is None and c.cell_variance is None and (c.code is None or c.code.noise is None)
 
     @cached_property
     def steps(self) -> tuple[Tensor, Tensor]:

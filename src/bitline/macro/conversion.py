@@ -25,10 +25,10 @@ class Reader:
         self.column, self.keep, self.probe = column, keep, probe
         self.passes, self.conversions = column.pass_radix, column.radix
         self.words = layout.groups * layout.reads * noise_words(column)  # of noise for one position
-        self.scale = self._scale(converters, device)
+        self.scale = Scale.of(column, converters, device)
         self.analog = Analog(column, self.scale if column.code is not None else None)
         self.ideal_column = replace(column, code=None)  # converters without gain and offset errors
-        self.draws = not self.analog.quiet or column.law is not None
+        self.draws = column.noisy
         self.rounds = converters is None or converters.rounds
         self.bounded = converters is None or converters.clips
         self.clips = column.code is not None and self.bounded
@@ -52,20 +52,6 @@ class Reader:
         self.legs = cells.shape[4]
         self.needs_rows = column.cell_variance is not None or (probe is not None and probe.wants_codes)
         self.ideal = _ideal_cells(column).to(self.sums) if probe is not None and probe.wants_codes else None
-
-    def _scale(self, converters: Converters | None, device: torch.device) -> Scale | None:
-        column, layout = self.column, self.column.layout
-        if column.law is not None:
-            return Scale(torch.tensor(column.law.low, device=device), torch.tensor(column.law.step, device=device))
-        if column.code is None:
-            return None
-        if converters is None:
-            raise ValueError(
-                f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
-            )
-        view = (layout.groups, 1, 1, layout.outputs)
-        low, step = (v.detach().to(device) for v in (converters.low, converters.step))
-        return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
 
     def read(self, found: Gathered | Convolved, m: int, keys: Tensor | None) -> Output:
         """Sums of ``m`` positions, all passes of them, through all row groups: (m, G·N)."""

@@ -78,13 +78,17 @@ class Conv:
     channel: ClassVar[int] = 1  # axis of the outputs
 
     def outer(self, x: Tensor) -> tuple[int, ...]:
-        """Output extent of each dimension; raises ValueError where the kernel is larger than the input."""
+        """Output extent of each dimension of inputs (B, C, …)."""
+        return self.extent(tuple(x.shape[2:]))
+
+    def extent(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Output extent of each dimension; raises ValueError where the kernel is larger than the padded input."""
         extent = tuple(
             (size - d * (k - 1) - 1) // s + 1
-            for size, k, s, d in zip(x.shape[2:], self.kernel, self.stride, self.dilation, strict=True)
+            for size, k, s, d in zip(inputs, self.kernel, self.stride, self.dilation, strict=True)
         )
         if min(extent) < 1:
-            raise ValueError(f"padded input of {tuple(x.shape[2:])} is smaller than the kernel {self.kernel}")
+            raise ValueError(f"padded input of {inputs} is smaller than the kernel {self.kernel}")
         return extent
 
     def shape(self, x: Tensor, outputs: int) -> tuple[int, ...]:

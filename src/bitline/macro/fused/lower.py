@@ -186,19 +186,6 @@ class Lowered:
         found, code = draws.magnitudes(self.whole_cells.device), self.column.code
         return found if self.by_legs or code is None or code.noise is None else found * code.noise
 
-    def scale(self, converters: Converters | None) -> Scale:
-        """The converter's range, shaped to meet (G, T, C, N)."""
-        column, device = self.column, self.whole_cells.device
-        if column.law is not None:
-            return Scale(torch.tensor(column.law.low, device=device), torch.tensor(column.law.step, device=device))
-        if converters is None:
-            raise ValueError(
-                f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
-            )
-        view = (column.layout.groups, 1, 1, column.layout.outputs)
-        low, step = (v.detach().to(device) for v in (converters.low, converters.step))
-        return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
-
     def constants(self, converters: Converters | None) -> tuple[Scale, Tensor, Tensor, Tensor, Tensor]:
         """(scale, factor, shift, gain, constant) of the converters: place = sum · factor + shift for each conversion,
         (G, NB, C, T, 16); y = total · gain + constant for each output, (G, NB, 16). Kept for a range seen before."""
@@ -207,7 +194,8 @@ class Lowered:
             key = None if converters is None else (float(converters.low), float(converters.step))
             if self.ranges.get("key", ...) == key:
                 return self.ranges["value"]
-        scale = self.scale(converters)
+        scale = Scale.of(self.column, converters, self.whole_cells.device)
+        assert scale is not None  # what is not converted is refused
         value = (scale, *self._steps(scale), *self._totals(scale))
         if converters is None or key is not None:
             self.ranges.update(key=key, value=value)

@@ -78,8 +78,7 @@ def run(
     low = lowered(column)
     layout = column.layout
     words = x if isinstance(x, Words) else words_of(x, column.macro, geometry)
-    noisy = not low.analog.quiet or column.law is not None
-    if keys is None and noisy:
+    if keys is None and column.noisy:
         raise ValueError(f"{column.site.name}: the macro has fresh noise; say which samples are read")
     positions = words.positions(geometry)
     shape = (words.batch, positions, layout.groups * layout.outputs)
@@ -108,7 +107,7 @@ def run(
         if tuple(after.add.shape) != tuple(geometry.restore(out.y, words.outer(geometry)).shape):
             raise ValueError(f"{column.site.name}: what is added has shape {tuple(after.add.shape)}, not the outputs'")
         after = after._replace(add=after.add.detach().float().contiguous())
-    clipped = bool(out.y.numel()) and read(words, low, geometry, keys if noisy else None, converters, out, after)
+    clipped = bool(out.y.numel()) and read(words, low, geometry, keys if column.noisy else None, converters, out, after)
     if not clipped:
         out.inside = None
     if not plain(column):

@@ -168,15 +168,7 @@ def extents(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
 
 def outer(geometry: Geometry, size: tuple[int, int, int]) -> tuple[int, int, int]:
     """Output extents; raises ValueError where the kernel is larger than the padded input."""
-    if not isinstance(geometry, Conv):
-        return size
-    kernel, stride, dilation = (extents(v, 1) for v in (geometry.kernel, geometry.stride, geometry.dilation))
-    out = tuple((s - d * (k - 1) - 1) // j + 1 for s, k, j, d in zip(size, kernel, stride, dilation, strict=True))
-    if min(out) < 1:
-        raise ValueError(
-            f"padded input of {size[3 - len(geometry.kernel) :]} is smaller than the kernel {geometry.kernel}"
-        )
-    return out[0], out[1], out[2]
+    return extents(geometry.extent(size[3 - len(geometry.kernel) :]), 1) if isinstance(geometry, Conv) else size
 
 
 ONE, NONE = torch.ones(()), torch.zeros(())
