@@ -13,6 +13,7 @@ from bitline.macro import Macro
 from bitline.methods import ErrorAware
 from bitline.networks import ResNet
 from bitline.nn import convert
+from bitline.train import constrain
 
 BOUNDS = {"forward": 1.3, "training step": 1.5}
 
@@ -49,6 +50,7 @@ def run() -> str:
         method.before_step(net, next(steps))  # a fresh chip
         method.loss(net, x, y, index, cross_entropy).backward()
         optimiser.step()
+        constrain(net)
 
     first = side_by_side({"plain torch fp32": lambda: forward(plain), "folded, one chip": lambda: forward(model)})
     second = side_by_side({"plain torch fp32": train_plain, "folded, a fresh chip each step": train_macro})

@@ -24,6 +24,7 @@ from bitline.macro import AnyGradient, Chip, Macro, Slope, Ste
 from bitline.macro.fused import native
 from bitline.networks import ResNet, Vgg
 from bitline.nn import calibrate, convert, layers, on_chip, streamlined
+from bitline.train import constrain
 
 BASE = {
     "name": "bit-serial",
@@ -131,6 +132,7 @@ def _training() -> str:
             optimiser.zero_grad()
             cross_entropy(net(x), y).backward()
             optimiser.step()
+            constrain(net)  # as the loop does; scales that run away would make denormal numbers, which are slow
 
         return case
 

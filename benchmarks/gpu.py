@@ -16,6 +16,7 @@ from bitline.macro.read import Keep
 from bitline.methods import ErrorAware
 from bitline.networks import ResNet
 from bitline.nn import calibrate, convert
+from bitline.train import constrain
 
 BOUNDS = {"clean": 2.0, "noisy": 5.0}  # of input bits times the bf16 product
 SIZE, BITS, TURNS = 4096, 4, 10
@@ -89,6 +90,7 @@ def _training() -> str:
                     loss = cross_entropy(net(x), y)
             loss.backward()
             optimiser.step()
+            constrain(net)
 
         return _waited(work, 1)
 

@@ -14,6 +14,7 @@ from benchmarks.timing import side_by_side, table
 from bitline.macro import Macro
 from bitline.networks import ResNet
 from bitline.nn import calibrate, convert
+from bitline.train import constrain
 
 EIGHT = BASE | {
     "rows": 256,
@@ -49,6 +50,7 @@ def run() -> str:
         net.zero_grad()
         cross_entropy(net.train()(x), y).backward()
         step()
+        constrain(net)
 
     absent = []
     for name, (source, build) in PEERS.items():

@@ -1,7 +1,7 @@
 // Replays recorded calls of the fused kernel from heap buffers of exactly the size they had, at every instruction set
 // and with one thread and three: test_sanitizers.py records the calls, and builds this with sanitizers.
 //
-// A recording is a sequence of calls: kind (0 mac, 1 pack, 2 unpack), size of the structure, the structure, number of
+// A recording is a sequence of calls: kind (0 mac, 1 pack, 2 unpack, 3 pass), size of the structure, the structure, number of
 // buffers; of each buffer: offset of its pointer in the structure, bytes, bytes to compare (0: an input), contents.
 #include "../src/bitline/macro/fused/kernel.cpp"
 
@@ -42,6 +42,7 @@ template <class Task> bool replay(const std::vector<char> &task, const std::vect
         std::memcpy(reinterpret_cast<char *>(&call) + each.offset, &at, sizeof at);
     }
     if constexpr (std::is_same_v<Task, Job>) bitline_mac(&call);
+    else if constexpr (std::is_same_v<Task, Pass>) bitline_pass(&call);
     else if (kind == 1) bitline_pack(&call);
     else bitline_unpack(&call);
     for (size_t i = 0; i < held.size(); i++)
@@ -59,7 +60,7 @@ int main(int, char **arguments) {
     for (int64_t kind; std::fread(&kind, 1, sizeof kind, file) == sizeof kind; calls++) {
         std::vector<char> task(get<int64_t>(file));
         get(task.data(), task.size(), file);
-        if (task.size() != (kind ? sizeof(Pack) : sizeof(Job))) {
+        if (task.size() != (kind == 0 ? sizeof(Job) : kind == 3 ? sizeof(Pass) : sizeof(Pack))) {
             std::fprintf(stderr, "call %ld has another structure\n", (long)calls);
             return 2;
         }
@@ -72,7 +73,9 @@ int main(int, char **arguments) {
         for (int level = 0; level <= best; level++)
             for (int64_t threads : {1, 3}) {
                 bitline_use(level);
-                const bool same = kind ? replay<Pack>(task, held, threads, (int)kind) : replay<Job>(task, held, threads, 0);
+                const bool same = kind == 0   ? replay<Job>(task, held, threads, 0)
+                                  : kind == 3 ? replay<Pass>(task, held, threads, 3)
+                                              : replay<Pack>(task, held, threads, (int)kind);
                 if (same) continue;
                 wrong++;
                 std::fprintf(stderr, "call %ld, kind %ld: %s with %ld threads gives something else\n", (long)calls,

@@ -29,6 +29,7 @@ from bitline.macro import (
     Plan,
     Reads,
     Site,
+    Ste,
     choose,
     fused,
     mac,
@@ -360,8 +361,8 @@ def test_threads_and_batches_change_nothing(case: Case, number: int, keep: Keep)
 
 
 @settings(random, max_examples=60)
-@given(case=cases(), gradient=st.sampled_from(GRADIENTS), learned=st.booleans())
-def test_gradients_are_those_of_the_reference_plan(case: Case, gradient: Any, learned: bool):
+@given(case=cases(), gradient=st.sampled_from(GRADIENTS), learned=st.booleans(), scaled=st.sampled_from([0, 1, 2]))
+def test_gradients_are_those_of_the_reference_plan(case: Case, gradient: Any, learned: bool, scaled: int):
     macro, geometry = case.column.macro, case.geometry
     up = None
     found: dict[str, tuple[torch.Tensor, ...]] = {}
@@ -372,13 +373,30 @@ def test_gradients_are_those_of_the_reference_plan(case: Case, gradient: Any, le
         if learned and converters is not None and not case.by_output:
             converters = replace(converters, step=converters.step.clone().requires_grad_())
             wanted.append(converters.step)
-        y = mac(x, column, geometry, case.keys, converters, gradient, Plan(plan))
+        factor = (None, torch.tensor(0.3), torch.linspace(0.1, 0.9, len(w)))[scaled]
+        if factor is not None:
+            wanted.append(factor.requires_grad_())
+        y = mac(x, column, geometry, case.keys, converters, gradient, Plan(plan), None, factor)
         up = torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype) if up is None else up
         found[plan] = (y.detach(), *torch.autograd.grad(y, wanted, up))
     single = isinstance(geometry, Conv) and case.x.shape[1] == geometry.groups  # torch may add up in another order
-    for name, a, b in zip(("y", "x", "weight", "step"), *found.values(), strict=False):
-        close = single and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
-        assert torch.equal(a, b) or (close and name != "y"), name
+    names = ["y", "x", "weight", *["step"] * (len(wanted) - 2 - (scaled > 0)), *["factor"] * (scaled > 0)]
+    for name, a, b in zip(names, *found.values(), strict=True):
+        close = torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()) if b.numel() else 0)
+        assert torch.equal(a, b) or (close and (name == "factor" or (single and name != "y"))), name
+
+
+def test_outputs_that_are_written_over():
+    """What follows may work in place; the gradient of the scale needs what was there, which is read again."""
+    case = case_of(NOISY, inputs_of(NOISY, GROUPED), programmed(NOISY, GROUPED), GROUPED)
+    found = []
+    for change in (torch.relu, torch.relu_):
+        factor = torch.tensor(0.3, requires_grad=True)
+        y = mac(case.x, case.column, case.geometry, case.keys, case.converters, Ste(), Plan("fused"), None, factor)
+        change(y).square().sum().backward()
+        found.append(factor.grad)
+    assert found[0] != 0
+    assert torch.equal(*found)
 
 
 def test_gradient_of_steps_of_their_own():

@@ -21,7 +21,7 @@ from test_fused import EVERYTHING, Case, Keep, cases, instructions, random
 HERE = Path(__file__).parent
 FLAGS = ("-g", "-O0", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-pthread")
 COMPARED = {"bitline_mac": ("y", "inside", "mean_slope", "step"), "bitline_pack": ("words",)}
-COMPARED["bitline_unpack"] = ("grad_x", "sums")
+COMPARED |= {"bitline_unpack": ("grad_x", "sums"), "bitline_pass": ("passed", "sums")}
 
 
 class Recorder:
@@ -85,7 +85,12 @@ def record(path: Path) -> int:
     with path.open("wb") as file, pytest.MonkeyPatch.context() as monkeypatch, instructions(0):
         recorder = Recorder(file, monkeypatch)
         for i, case in enumerate(made):
-            case.fused(EVERYTHING if i % 2 else Keep())
+            out = case.fused(EVERYTHING if i % 2 else Keep())
+            y, share = (
+                None if v is None else case.geometry.restore(v, case.geometry.shape(case.x, 1)[:-1])
+                for v in (out.y, out.inside)
+            )
+            fused.passed(y, share, y if i % 3 else None, torch.tensor(0.7), case.geometry)
             inputs = case.column.macro.inputs
             pads = () if isinstance(case.geometry, Dense) else tuple((i % 3, 1) for _ in case.geometry.kernel)
             x = case.x if i % 4 < 2 or not pads else case.x.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -11,7 +11,7 @@ from bitline.macro.gradients import AnyGradient, Slope, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
-from bitline.macro.plans import Plan, choose, mac, runs_fused
+from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
 from bitline.macro.program import age, program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
@@ -48,6 +48,7 @@ __all__ = [
     "nominal",
     "program",
     "runs_fused",
+    "scaled",
     "simulate",
     "slow",
     "without",

@@ -73,8 +73,9 @@ def mac(
     gradient: Gradient = STE,
     plan: Plan | None = None,
     probe: Probe | None = None,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """Σ x · w as the macro reads it, in counts.
+    """Σ x · w as the macro reads it, in counts, or in units of ``factor``, () or (N,).
 
     ``x``: integer codes (B, S, K) or (B, C, …), already padded, or, for the fused plan, real inputs and how they are
     quantised; the result (B, S, N) or (B, N, …) is float32, or float64 where float32 could not hold it exactly.
@@ -84,7 +85,7 @@ def mac(
     device = real.device.type
     if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
         with torch.autocast(device, enabled=False):
-            return mac(x, column, geometry, keys, converters, gradient, plan, probe)
+            return mac(x, column, geometry, keys, converters, gradient, plan, probe, factor)
     plan = plan or choose(column.macro, layout=column.layout)
     weight = gradient.weight(column)
     if plan.name == "folded":
@@ -97,8 +98,14 @@ def mac(
     step = converters.step if converters is not None else real.new_ones(())
     call = _Call(x, column, geometry, keys, converters, gradient, plan, probe)
     scale, zero = (x.scale, x.zero) if isinstance(x, Quantised) else (None, None)
-    read: Tensor = _Mac.apply(real, scale, zero, weight, step, call)
-    return read
+    at_once = factor is not None and call.fused and fused.plain(column)
+    read: Tensor = _Mac.apply(real, scale, zero, weight, step, factor if at_once else None, call)
+    return read if factor is None or at_once else scaled(read, factor, geometry)
+
+
+def scaled(y: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
+    """Outputs times one factor, or one each (N,)."""
+    return y * (geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)
 
 
 def runs_fused(plan: Plan, cause: str | None, probe: Probe | None) -> bool:
@@ -122,23 +129,44 @@ class _Call:
     plan: Plan
     probe: Probe | None
 
+    @property
+    def fused(self) -> bool:
+        """Whether the kernel reads."""
+        real = self.converters is None or (self.converters.rounds and self.converters.clips)
+        cuda = (self.x.x if isinstance(self.x, Quantised) else self.x).is_cuda
+        return real and runs_fused(self.plan, None, self.probe) and not (cuda and fused.refuses_cuda())
+
+
+def _whole(view: Tensor) -> Tensor:
+    """The same memory as a tensor that is no view: autograd lets nothing work in place on a view made in a Function."""
+    return view.new_empty(0).set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
+
 
 class _Mac(torch.autograd.Function):
-    """Forward: the machine. Backward: one ordinary product, weighted by what the forward kept for each output."""
+    """Forward: the machine. Backward: one ordinary product, weighted by what the forward kept for each output.
+
+    ``factor``, what counts are multiplied by, is given only where the kernel reads, which does that too.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor | None, zero: Tensor | None, weight: Tensor, step: Tensor, call: _Call
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor | None,
+        zero: Tensor | None,
+        weight: Tensor,
+        step: Tensor,
+        factor: Tensor | None,
+        call: _Call,
     ) -> Tensor:
         needs = ctx.needs_input_grad
         column, geometry, inputs = call.column, call.geometry, call.column.macro.inputs
         products = needs[0] or needs[1] or needs[2] or needs[3]
         keep = replace(call.gradient.keeps(column) if products else Keep(), step=needs[4])
-        real = call.converters is None or (call.converters.rounds and call.converters.clips)
-        real = real and not (x.is_cuda and fused.refuses_cuda())
-        if real and runs_fused(call.plan, None, call.probe):
+        if call.fused:
             packed = fused.words_of(call.x, column.macro, geometry)
-            out = fused.run(packed, column, geometry, call.keys, call.converters, keep)
+            after = None if factor is None else fused.After(factor)
+            out = fused.run(packed, column, geometry, call.keys, call.converters, keep, after)
             ctx.packed, kept = packed, x if isinstance(call.x, Quantised) else None
             at: tuple[int, ...] = packed.outer(geometry)
         else:
@@ -151,29 +179,45 @@ class _Mac(torch.autograd.Function):
         def native(value: Tensor | None) -> Tensor | None:
             return None if value is None else geometry.restore(value, at)
 
-        ctx.save_for_backward(kept, weight, native(out.inside if out.slope is None else out.slope), native(out.step))
+        share = native(out.inside if out.slope is None else out.slope)
+        ctx.save_for_backward(kept, weight, share, native(out.step), factor)
         ctx.call, ctx.step_shape, ctx.x_dtype = call, step.shape, x.dtype
-        return geometry.restore(out.y, at)
+        y = _whole(geometry.restore(out.y, at))
+        ctx.y = y.detach() if needs[5] else None  # not saved: what follows may write over it
+        ctx.version = y._version
+        return y
+
+    @staticmethod
+    def _outputs(ctx: Any, factor: Tensor) -> Tensor:
+        """The outputs of the forward pass; where they were written over they are read again."""
+        if ctx.y._version == ctx.version:
+            return ctx.y
+        call = ctx.call
+        out = fused.run(ctx.packed, call.column, call.geometry, call.keys, call.converters, Keep(), fused.After(factor))
+        return call.geometry.restore(out.y, ctx.packed.outer(call.geometry))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weight, share, by_step = ctx.saved_tensors
+        kept, weight, share, by_step, factor = ctx.saved_tensors
         call, needs = ctx.call, ctx.needs_input_grad
         geometry = call.geometry
-        grad_step = None
+        grad_step = grad_factor = None
         if by_step is not None:
-            each = grad * by_step
+            each = (grad if factor is None else scaled(grad, factor, geometry)) * by_step
             grad_step = each.sum() if not ctx.step_shape else geometry.per_output(each)
-        passed = grad.to(ctx.x_dtype) if share is None else (grad * share).to(ctx.x_dtype)
+        if factor is not None:
+            y = _Mac._outputs(ctx, factor) if needs[5] else None
+            passed, grad_factor = fused.passed(grad, share, y, factor, geometry)
+        else:
+            passed = (grad if share is None else grad * share).contiguous()
+        passed = passed.to(ctx.x_dtype)
         grad_x = grad_w = grad_scale = grad_zero = None
         wanted = (needs[0] or needs[1] or needs[2], needs[3])
         if any(wanted):
             codes = ctx.packed.codes() if ctx.packed is not None else geometry.channels_last(kept)
-            grad_x, grad_w = geometry.backward(
-                passed.contiguous(), codes.to(passed.dtype), weight.to(passed.dtype), wanted
-            )
+            grad_x, grad_w = geometry.backward(passed, codes.to(passed.dtype), weight.to(passed.dtype), wanted)
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
         if grad_x is not None and isinstance(call.x, Quantised):
             inputs = call.column.macro.inputs
             grad_x, grad_scale, grad_zero = replace(call.x, x=kept).backward(grad_x, inputs.word, geometry)
-        return grad_x, grad_scale, grad_zero, grad_w, grad_step, None
+        return grad_x, grad_scale, grad_zero, grad_w, grad_step, grad_factor, None

@@ -33,6 +33,7 @@ from bitline.macro import (
     mac,
     program,
     runs_fused,
+    scaled,
     without,
 )
 from bitline.macro.geometry import Geometry
@@ -256,8 +257,10 @@ class CimLayer(nn.Module):
             y = y + self._added(y, column)
         if zero is not None:
             y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
-        factor = after.scale
-        y = (y * (self.geometry.broadcast(factor) if factor.dim() else factor).to(y.dtype)).to(x.dtype)
+        return self._scaled(scaled(y, after.scale, self.geometry).to(x.dtype), after, lead)
+
+    def _scaled(self, y: Tensor, after: fused.After, lead: tuple[int, ...]) -> Tensor:
+        """Scaled counts to the layer's output: bias and what follows."""
         if after.bias is not None:
             y = y + self.geometry.broadcast(after.bias).to(y.dtype)
         y = self._finished(y, lead)
@@ -295,6 +298,9 @@ class CimLayer(nn.Module):
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
             y = self.geometry.restore(out.y, self._extent)
             return self._finished(y.to(x.dtype), lead)
+        if not asymmetric and self.added_noise is None:  # nothing comes between counts and their scale
+            y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan, None, after.scale)
+            return self._scaled(y.to(x.dtype), after, lead)
         y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan)
         return self._finish(y, x, affine.zero if asymmetric else None, after, column, lead)
 

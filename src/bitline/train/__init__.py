@@ -6,7 +6,7 @@ from typing import Any
 
 from bitline.train.checkpoint import CheckpointError
 from bitline.train.config import Adam, AdamW, Optimizer, Sgd, TrainConfig
-from bitline.train.loop import History, NonFiniteLoss, train
+from bitline.train.loop import History, NonFiniteLoss, constrain, train
 from bitline.train.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Sgd",
     "Step",
     "TrainConfig",
+    "constrain",
     "train",
 ]
 

@@ -201,7 +201,7 @@ class _Run:
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        _constrain(model)
+        constrain(model)
         return loss, norm
 
     def _record(self, log: Log, at: _Place) -> None:
@@ -265,7 +265,7 @@ def _penalty(model: nn.Module) -> Tensor | float:
     return total
 
 
-def _constrain(model: nn.Module) -> None:
+def constrain(model: nn.Module) -> None:
     """Let modules with a ``constrain()`` bring their parameters back to where they make sense."""
     for module in model.modules():
         if callable(constrain := getattr(module, "constrain", None)):

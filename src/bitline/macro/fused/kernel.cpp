@@ -105,6 +105,14 @@ struct Pack {
     int64_t strict, rounded;
 };
 
+// Gradient of outputs to that of the counts read: passed = grad * scale * share, outputs last; sums of grad * y.
+struct Pass {
+    const float *grad, *share, *y, *scale; // (batch, outputs, positions); scale (outputs); share and y may be null
+    float *passed;                         // (batch, positions, outputs)
+    double *sums;                          // (batch, outputs), where there is y
+    int64_t batch, outputs, positions, threads;
+};
+
 inline uint64_t scramble(uint64_t z) { // SplitMix64, as draws.py
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
@@ -211,7 +219,7 @@ std::atomic<int> &level() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int bitline_abi() { return 3; }
+EXPORT int bitline_abi() { return 4; }
 
 EXPORT const char *bitline_cpu() {
     static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
@@ -259,6 +267,17 @@ EXPORT void bitline_numbers(const uint8_t *words, int64_t n, float above, float 
     }
 }
 
+EXPORT void bitline_pass(const Pass *pass) {
+    switch (level()) {
+#ifdef BITLINE_X86
+    case 3:
+    case 2: return avx512::pass(*pass);
+    case 1: return avx2::pass(*pass);
+#endif
+    default: return portable::pass(*pass);
+    }
+}
+
 EXPORT void bitline_unpack(const Pack *pack) {
     switch (level()) {
 #ifdef BITLINE_X86
@@ -280,6 +299,16 @@ INLINE I splat(int32_t v) { return I{} + v; }
 INLINE F load(const float *p) { return *reinterpret_cast<const F *>(p); }
 INLINE I load(const int32_t *p) { return *reinterpret_cast<const I *>(p); }
 INLINE void store(float *p, F v) { *reinterpret_cast<F *>(p) = v; }
+INLINE F load(const float *p, int64_t count) { // so many lanes, the others 0
+    F v = {};
+    if (count == LANES) v = load(p);
+    else std::memcpy(&v, p, count * sizeof(float));
+    return v;
+}
+INLINE void store(float *p, F v, int64_t count) {
+    if (count == LANES) store(p, v);
+    else std::memcpy(p, &v, count * sizeof(float));
+}
 INLINE void store(int32_t *p, I v) { *reinterpret_cast<I *>(p) = v; }
 INLINE F floats(I v) { return __builtin_convertvector(v, F); }
 
@@ -288,6 +317,13 @@ INLINE F fused(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, 
 // total + code * radix, both below 2^15
 INLINE I scaled(I total, I code, int32_t radix) {
     return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)code, _mm512_set1_epi32(radix & 0xFFFF));
+}
+// The same, and from bit 16 on the radix's magnitude, below 2^13, where the place is clipped.
+INLINE I tallied(I total, F place, F limited, I code, int32_t radix) {
+    const __mmask16 out = _mm512_cmp_ps_mask((__m512)place, (__m512)limited, _CMP_NEQ_OQ);
+    const __m512i both = _mm512_mask_or_epi32((__m512i)code, out, (__m512i)code, _mm512_set1_epi32(1 << 30));
+    const int32_t weight = radix < 0 ? -radix : radix;
+    return (I)_mm512_dpwssd_epi32((__m512i)total, both, _mm512_set1_epi32((radix & 0xFFFF) | weight << 18));
 }
 INLINE F least(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE F largest(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -321,6 +357,10 @@ INLINE F fused(F a, F b, F c) {
     return a;
 }
 INLINE I scaled(I total, I code, int32_t radix) { return total + code * radix; }
+INLINE I tallied(I total, F place, F limited, I code, int32_t radix) {
+    const int32_t weight = radix < 0 ? -radix : radix;
+    return total + code * radix + ((place != limited) & (weight << 16));
+}
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F largest(F a, F b) { return a > b ? a : b; }
 INLINE I whole(F v) { return __builtin_convertvector(v, I); }
@@ -651,6 +691,7 @@ struct Work { // what one thread holds
     float *kept;       // [2][C][16][16] sums of slopes and of derivatives by the step
     const float *power;
     const uint64_t *keys; // [16] first counter of each position
+    bool tally;           // the share clipped is counted from bit 16 of the totals on
 };
 
 // Sums of 16 outputs in one row group and pass: to codes, and those to totals.
@@ -658,7 +699,8 @@ template <int WHAT>
 INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64_t column, int64_t t, int64_t c, int64_t p,
                     int64_t rows, int64_t g, int64_t vector, uint64_t *words, bool &any_clipped) {
     const int64_t at = column * job.reads + t, leg_jump = job.limbs * job.passes * 256;
-    const F top = splat((float)job.most + 0.5f), over = splat((float)job.most + 1.0f), zero = splat(0.0f);
+    const F zero = splat(0.0f), over = splat((float)job.most + 1.0f);
+    const F top = splat(std::nextafter((float)job.most + 1.0f, 0.0f)); // the highest place that is not clipped
     const int64_t *digit = job.radix + 2 * (job.passes + c);
     Slot slot;
     slot.factor = load(job.factor + at * LANES);
@@ -699,7 +741,12 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
         } else if (HAS(EDGES)) {
             code = counted(job, at, place);
         } else {
-            code = whole(least(largest(place, zero), top));
+            const F limited = least(largest(place, zero), top);
+            code = whole(limited);
+            if (HAS(INSIDE) && work.tally) {
+                store(work.total + m * LANES, tallied(load(work.total + m * LANES), place, limited, code, scale));
+                continue;
+            }
         }
         const I total = load(work.total + m * LANES);
         if (small) store(work.total + m * LANES, scaled(total, code, scale));
@@ -821,22 +868,40 @@ struct Place {
                 }
                 continue;
             }
-            if (add) {
-                F other = {};
-                if (each == LANES) other = load(add + start);
-                else std::memcpy(&other, add + start, each * sizeof(float));
-                v = v + other;
-            }
+            if (add) v = v + load(add + start, each);
             if (relu) v = largest(v, splat(0.0f));
-            if (each == LANES) store(base + start, v);
-            else std::memcpy(base + start, &v, each * sizeof(float));
+            store(base + start, v, each);
         }
     }
 };
 
+// Whether total and clipped share of an output fit 16 bits each, and are counted together.
+template <int WHAT> TARGET bool tallies(const Job &job) {
+    if (!HAS(INSIDE) || HAS(EDGES | LAW | SLOPE | STEP)) return false;
+    int64_t most = 0, all = 0;
+    for (int64_t p = 0; p < job.passes; p++)
+        for (int64_t c = 0; c < job.conversions; c++) {
+            const int64_t power = job.radix[2 * p] + job.radix[2 * (job.passes + c)];
+            most = std::max(most, power);
+            all += power < 15 ? job.reads << power : 1 << 15;
+        }
+    return most < 13 && all * std::max<int64_t>(job.most, 1) < 1 << 15;
+}
+
 // Sums of codes to counts, and what the backward pass wants of each output.
-template <int WHAT> TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int64_t blocks, const Place &to) {
+template <int WHAT>
+TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int64_t blocks, const Place &to, bool &any_clipped) {
     const int64_t at = (g * blocks + nb) * LANES;
+    if (HAS(INSIDE) && work.tally) {
+        I all = {};
+        for (int64_t m = 0; m < to.rows * LANES; m += LANES) {
+            const I both = load(work.total + m), total = (both << 16) >> 16, count = (both - total) >> 16;
+            store(work.total + m, total);
+            store(work.clipped + m, count);
+            all |= count;
+        }
+        any_clipped |= any(all != 0);
+    }
     const F gain = load(job.gain + at), constant = load(job.constant + at);
     F values[LANES] = {};
     for (int64_t m = 0; m < to.rows; m++) {
@@ -886,7 +951,7 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     Buffer<int32_t> u(2 * buffer), total(256), count(256);
     Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? powered : 1);
     uint64_t keys[LANES] = {}, words[LANES];
-    Work work{total.at, count.at, kept.at, job.cell_variance != 0 ? power.at : nullptr, keys};
+    Work work{total.at, count.at, kept.at, job.cell_variance != 0 ? power.at : nullptr, keys, tallies<WHAT>(job)};
     bool any_clipped = false;
     begin(job.strip);
     const int64_t items = job.groups * job.planes * pieces * job.split;
@@ -938,7 +1003,8 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                     }
                 finish<WHAT>(job, work, g, nb, blocks,
                              {row, here, positions, g * job.outputs + nb * LANES,
-                              std::min(LANES, job.outputs - nb * LANES), job.groups * job.outputs, job.planar != 0});
+                              std::min(LANES, job.outputs - nb * LANES), job.groups * job.outputs, job.planar != 0},
+                             any_clipped);
             }
     }
     end();
@@ -983,9 +1049,7 @@ template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, in
     I wrong = {};
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t here = std::min(LANES, n - i);
-        F v = {};
-        if (here == LANES) v = load(x + i);
-        else std::memcpy(&v, x + i, here * sizeof(float));
+        const F v = load(x + i, here);
         const W words = __builtin_convertvector(packed(p, v, wrong), W);
         if (every == 1 && here == LANES) {
             *reinterpret_cast<W *>(into + i) = words;
@@ -1011,12 +1075,7 @@ TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t lines, uint8_
         F four[4]; // lanes: positions, each with the bytes of four channels
         for (int64_t c = 0; c < LANES; c += 4) {
             I bytes = {};
-            for (int k = 0; k < 4; k++) {
-                F v = {};
-                if (here == LANES) v = load(x + (c + k) * p.jump[1] + i);
-                else std::memcpy(&v, x + (c + k) * p.jump[1] + i, here * sizeof(float));
-                bytes |= packed(p, v, wrong) << (8 * k);
-            }
+            for (int k = 0; k < 4; k++) bytes |= packed(p, load(x + (c + k) * p.jump[1] + i, here), wrong) << (8 * k);
             four[c / 4] = (F)bytes;
         }
         swap<1>(four[0], four[1]); // to 16 bytes a position
@@ -1156,14 +1215,10 @@ TARGET void unpack_planar(const Pack &p, int64_t b) {
             transpose(rows);
             for (int64_t k = 0; k < LANES; k++) {
                 const int64_t at = b * p.jump[0] + (c + k) * p.jump[1] + i;
-                F x = {};
-                if (here == LANES) x = load(p.x + at);
-                else std::memcpy(&x, p.x + at, here * sizeof(float));
-                const F v = x / p.scale + p.zero;
+                const F v = load(p.x + at, here) / p.scale + p.zero;
                 const I in = p.strict ? (v > low) & (v < top) : (v >= low) & (v <= top);
                 const F g = (F)((I)rows[k] & in), gx = g * inverse;
-                if (here == LANES) store(p.grad_x + at, gx);
-                else std::memcpy(p.grad_x + at, &gx, here * sizeof(float));
+                store(p.grad_x + at, gx, here);
                 scales = scales - gx * (p.rounded ? floored(v + 0.5f) - p.zero : v - p.zero);
                 zeros = zeros + g;
             }
@@ -1181,6 +1236,40 @@ TARGET inline void unpack(const Pack &p) {
         for (int64_t b; (b = next.fetch_add(1)) < p.batch;)
             if (planar && p.channels % LANES == 0) unpack_planar(p, b);
             else unpack_sample(p, b);
+    });
+}
+
+// 16 outputs of one sample, 16 positions at a time.
+TARGET inline void pass_sixteen(const Pass &p, int64_t b, int64_t first) {
+    const int64_t many = std::min(LANES, p.outputs - first), start = (b * p.outputs + first) * p.positions;
+    F sums[LANES] = {};
+    for (int64_t at = 0; at < p.positions; at += LANES) {
+        const int64_t here = std::min(LANES, p.positions - at);
+        F rows[LANES] = {};
+        for (int64_t n = 0; n < many; n++) {
+            const int64_t from = start + n * p.positions + at;
+            const F grad = load(p.grad + from, here);
+            if (p.y) sums[n] = sums[n] + grad * load(p.y + from, here);
+            rows[n] = grad * p.scale[first + n];
+            if (p.share) rows[n] = rows[n] * load(p.share + from, here);
+        }
+        transpose(rows);
+        for (int64_t m = 0; m < here; m++)
+            store(p.passed + (b * p.positions + at + m) * p.outputs + first, rows[m], many);
+    }
+    if (p.y)
+        for (int64_t n = 0; n < many; n++) {
+            double sum = 0;
+            for (int l = 0; l < LANES; l++) sum += sums[n][l];
+            p.sums[b * p.outputs + first + n] = sum;
+        }
+}
+
+TARGET inline void pass(const Pass &p) {
+    std::atomic<int64_t> next{0};
+    parallel(p.threads, [&] {
+        for (int64_t b; (b = next.fetch_add(1)) < p.batch;)
+            for (int64_t n = 0; n < p.outputs; n += LANES) pass_sixteen(p, b, n);
     });
 }
 

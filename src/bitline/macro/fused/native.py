@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SMALL = 1 << 16  # elements
-ABI = 3  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
+ABI = 4  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
 FOLDER = Path(__file__).parent
 NAMES = tuple(f"_kernel{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".dylib"))  # this Python's own build first
 
@@ -134,4 +134,13 @@ class Pack(ctypes.Structure):
         *((name, WHOLE) for name in ("word_bytes", "threads")),
         *((name, POINTER) for name in ("grad", "grad_x", "sums")),
         *((name, WHOLE) for name in ("strict", "rounded")),
+    )
+
+
+class Pass(ctypes.Structure):
+    """As ``Pass`` in kernel.cpp, which says what each is."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("grad", "share", "y", "scale", "passed", "sums")),
+        *((name, WHOLE) for name in ("batch", "outputs", "positions", "threads")),
     )
