@@ -47,6 +47,11 @@ class Output:
     slope: Tensor | None = None
     step: Tensor | None = None
 
+    @property
+    def keeps(self) -> Keep:
+        """What there is beside y."""
+        return Keep(self.inside is not None, self.slope is not None, self.step is not None)
+
 
 class Probe:
     """Looks at every conversion of a run, by the reference plan. This one looks at nothing."""

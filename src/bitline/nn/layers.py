@@ -42,6 +42,7 @@ from bitline.macro.program import check, sampled
 from bitline.macro.read import Keep
 from bitline.nn.quantizer import Affine, Quantizer
 from bitline.nn.ranges import ConverterRange
+from bitline.nn.repeat import forget, keep, repeated
 
 
 @dataclass
@@ -141,6 +142,7 @@ class CimLayer(nn.Module):
         """Forget what was programmed: the die, the weights or the macro changed."""
         self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
         self._sample: Tensor | None = None
+        forget(self)
         if self.macro.variation is not None and not self.macro.sliced:
             groups, (inputs, outputs) = self.groups_of, self.matrix_shape[:2]
             shape = torch.Size((groups * outputs, inputs))
@@ -207,6 +209,8 @@ class CimLayer(nn.Module):
 
     def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:
         """The layer's output, product read from the macro; ``tail``: what follows, done at once."""
+        if not torch.compiler.is_compiling() and (again := repeated(self, x, tail)) is not None:
+            return again
         digital = self.input_quantizer is not None or self.weight_quantizer is not None
         continuous = self.plan.name == "folded" and not digital and self.macro.cell is None
         if tail is not None and (self.observing or continuous):
@@ -296,8 +300,10 @@ class CimLayer(nn.Module):
         after = self._after(affine.scale * weight_scale, tail)
         if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
-            y = self.geometry.restore(out.y, self._extent)
-            return self._finished(y.to(x.dtype), lead)
+            y = self._finished(self.geometry.restore(out.y, self._extent).to(x.dtype), lead)
+            if shaped.data_ptr() == x.data_ptr():
+                keep(self, x, y, tail, fused.Prepared(inputs, column, self.geometry, converters, after))
+            return y
         if not asymmetric and self.added_noise is None:  # nothing comes between counts and their scale
             y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan, None, after.scale)
             return self._scaled(y.to(x.dtype), after, lead)

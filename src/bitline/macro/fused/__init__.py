@@ -8,6 +8,19 @@ from bitline.macro.fused.lower import After
 from bitline.macro.fused.native import missing as slow
 from bitline.macro.fused.passing import passed
 from bitline.macro.fused.plan import plain, refuses, refuses_cuda, run
+from bitline.macro.fused.prepared import Prepared
 from bitline.macro.fused.words import Quantised, Words, words_of
 
-__all__ = ["After", "Quantised", "Words", "passed", "plain", "refuses", "refuses_cuda", "run", "slow", "words_of"]
+__all__ = [
+    "After",
+    "Prepared",
+    "Quantised",
+    "Words",
+    "passed",
+    "plain",
+    "refuses",
+    "refuses_cuda",
+    "run",
+    "slow",
+    "words_of",
+]

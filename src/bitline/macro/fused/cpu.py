@@ -13,7 +13,7 @@ from bitline.macro.fused import native
 from bitline.macro.fused.lower import CHUNK, LANES, After, Chunk, Lowered
 from bitline.macro.fused.words import Words, extents, outer
 from bitline.macro.geometry import Conv, Geometry
-from bitline.macro.read import Converters, Output, noise_words, weight
+from bitline.macro.read import Converters, Keep, Output, noise_words, weight
 
 NOISE, LEGS, EDGES, LAW, INSIDE, SLOPE, STEP = (1 << bit for bit in range(7))  # as in kernel.cpp
 FIRST, CACHE = 24 << 10, 1 << 18  # bytes of digits that a piece of work keeps in the first, or second, level cache
@@ -29,18 +29,41 @@ def read(
     after: After | None = None,
 ) -> bool:
     """Fill ``out``; whether any conversion was clipped, as far as ``out.inside`` wants to know."""
+    job, _held = job_of(
+        words.data.shape, words.data.dtype, low, geometry, keys is not None, converters, out.keeps, after
+    )
+    job.words, job.keys = words.data.data_ptr(), None if keys is None else keys.data_ptr()
+    for name, tensor in (("y", out.y), ("inside", out.inside), ("mean_slope", out.slope), ("step", out.step)):
+        setattr(job, name, None if tensor is None else tensor.data_ptr())
+    if after is not None and after.add is not None:
+        job.add = after.add.data_ptr()
+    native.kernel().bitline_mac(ctypes.byref(job))
+    return bool(job.clipped)
+
+
+def job_of(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    low: Lowered,
+    geometry: Geometry,
+    noisy: bool,
+    converters: Converters | None,
+    keep: Keep,
+    after: After | None = None,
+) -> tuple[native.Job, list[Tensor]]:
+    """(a job for words of this shape, tensors it points to): all but where words, keys, outputs and sums are."""
     what = 0
     for bit, on in (
-        (NOISE, keys is not None and low.column.law is None),
+        (NOISE, noisy and low.column.law is None),
         (LEGS, low.by_legs),
         (EDGES, low.edges is not None),
         (LAW, low.column.law is not None),
-        (INSIDE, out.inside is not None),
-        (SLOPE, out.slope is not None),
-        (STEP, out.step is not None),
+        (INSIDE, keep.inside),
+        (SLOPE, keep.slope),
+        (STEP, keep.step),
     ):
         what |= bit if on else 0
-    job = native.Job.from_buffer_copy(_template(low, geometry, what, words.data.shape, words.data.dtype))
+    job = native.Job.from_buffer_copy(_template(low, geometry, what, shape, dtype))
     held = []
 
     def at(tensor: Tensor | None) -> int | None:
@@ -53,15 +76,11 @@ def read(
     job.threads = min(native.threads(job.threads), pieces)
     scale, factor, shift, gain, constant = low.constants(converters)
     job.factor, job.shift, job.gain, job.constant = map(at, (factor, shift, gain, constant))
-    job.words, job.keys = words.data.data_ptr(), at(keys)
-    job.y, job.inside, job.mean_slope, job.step = map(at, (out.y, out.inside, out.slope, out.step))
-    if out.step is not None:
+    if keep.step:
         job.low_over_step = at(low.flat((scale.low / scale.step).float()))
     if after is not None:
-        job.scale, job.bias = at(low.outputs(after.scale)), at(low.outputs(after.bias))
-        job.add, job.relu = at(after.add), after.relu
-    native.kernel().bitline_mac(ctypes.byref(job))
-    return bool(job.clipped)
+        job.scale, job.bias, job.relu = at(low.outputs(after.scale)), at(low.outputs(after.bias)), after.relu
+    return job, held
 
 
 def _template(low: Lowered, geometry: Geometry, what: int, shape: torch.Size, dtype: torch.dtype) -> native.Job:

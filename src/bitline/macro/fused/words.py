@@ -39,7 +39,7 @@ class Quantised:
             from bitline.macro.fused import gpu  # needs Triton
 
             return gpu.pack(self, word, geometry)
-        job, held, padded = self._job(word, geometry)
+        job, held, padded = self.job(word, geometry)
         dtype = torch.uint8 if word.bits <= 8 else torch.int16
         room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
         data = room[: len(room) - ROOM].view(padded)
@@ -56,7 +56,7 @@ class Quantised:
             from bitline.macro.fused import gpu
 
             return gpu.unpack(self, grad, geometry)
-        job, held, _ = self._job(word, geometry)
+        job, held, _ = self.job(word, geometry)
         grad = (grad.movedim(1, -1) if isinstance(geometry, Conv) else grad).float().contiguous()
         planar = held.is_contiguous()
         grad_x = memory.empty(*held.shape) if planar else torch.empty_strided(held.shape, held.stride())
@@ -68,7 +68,7 @@ class Quantised:
         scale, zero = sums.sum(0)
         return grad_x, scale.to(self.scale.dtype), zero.to(self.zero.dtype)
 
-    def _job(self, word: Word, geometry: Geometry) -> tuple[native.Pack, Tensor, tuple[int, ...]]:
+    def job(self, word: Word, geometry: Geometry) -> tuple[native.Pack, Tensor, tuple[int, ...]]:
         """(what the kernel needs, x in a layout it can walk, shape of the words)."""
         grown = [sum(pair) for pair in self.pads] or [0] * (self.x.dim() - 2)
         total = math.prod(self.x.shape[:2]) * math.prod(n + g for n, g in zip(self.x.shape[2:], grown, strict=True))
