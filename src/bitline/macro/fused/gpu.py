@@ -351,9 +351,9 @@ def _mac(
                     random = (word >> (lane % 2 * 32).to(tl.uint64)[None, :]).to(tl.uint32)
                     bin_of = (random >> (32 - LAW_BITS)).to(tl.int32) if LAW_BITS > 0 else table * 0
                     rest = random & ((1 << (32 - LAW_BITS)) - 1)
-                    entry = tl.load(law + (table.to(tl.int64) << LAW_BITS) + bin_of)
-                    own = rest.to(tl.int64) < (entry & 0xFFFFFFFF)
-                    code = tl.where(own, bin_of, (entry >> 32).to(tl.int32))
+                    entry = tl.load(law + (table.to(tl.int64) << LAW_BITS) + bin_of).to(tl.uint32, bitcast=True)
+                    alias = (entry & ((1 << LAW_BITS) - 1)).to(tl.int32)
+                    code = tl.where(rest < (entry >> LAW_BITS), bin_of, alias)
                 elif CODE_BITS > 0:
                     found = tl.zeros([BM, BN], tl.int32)
                     edges_of = edges + tl.zeros([BN], tl.int32)

@@ -71,7 +71,7 @@ struct Job {
     int64_t most, digit_low;
     const float *edges;          // thresholds (converters, most), or null
     const int64_t *which;        // [G][NB][C][T][16] converter (or table) of each conversion, or null
-    const uint64_t *law;         // (tables * ideal codes, 2^law_bits) cut and alias, or null
+    const uint32_t *law;         // (tables * ideal codes, 2^law_bits) cut, and in the last law_bits alias; or null
     int64_t law_bits, ideal_codes;
     // fresh noise: a key for each sample, words of noise for each position
     const int64_t *keys;
@@ -219,7 +219,7 @@ std::atomic<int> &level() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int bitline_abi() { return 4; }
+EXPORT int bitline_abi() { return 5; }
 
 EXPORT const char *bitline_cpu() {
     static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
@@ -335,9 +335,27 @@ INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is
     return (F)_mm512_castsi512_ps(_mm512_mask_xor_epi32(_mm512_castps_si512((__m512)v), (__mmask16)signs,
                                                         _mm512_castps_si512((__m512)v), _mm512_set1_epi32(INT32_MIN)));
 }
+INLINE __m512i scrambled(__m512i z) {
+    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 30)), _mm512_set1_epi64((int64_t)0xBF58476D1CE4E5B9ull));
+    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 27)), _mm512_set1_epi64((int64_t)0x94D049BB133111EBull));
+    return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
+}
+INLINE __m512i scrambled(uint64_t first) { // eight words that follow one another
+    const __m512i steps = _mm512_set_epi64(7 * GOLDEN, 6 * GOLDEN, 5 * GOLDEN, 4 * GOLDEN, 3 * GOLDEN, 2 * GOLDEN, GOLDEN, 0);
+    return scrambled(_mm512_add_epi64(_mm512_set1_epi64((int64_t)first), steps));
+}
+INLINE void words_of(const uint64_t *keys, uint64_t first, uint64_t *words) { // one for each position
+    for (int64_t m = 0; m < LANES; m += 8) {
+        const __m512i counters = _mm512_add_epi64(_mm512_loadu_si512(keys + m), _mm512_set1_epi64((int64_t)first));
+        _mm512_storeu_si512(words + m, scrambled(counters));
+    }
+}
 INLINE bool any(I mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
 INLINE F paired(F a, F b, I lanes) { return (F)_mm512_permutex2var_ps((__m512)a, (__m512i)lanes, (__m512)b); }
 #else
+INLINE void words_of(const uint64_t *keys, uint64_t first, uint64_t *words) {
+    for (int64_t m = 0; m < LANES; m++) words[m] = scramble(keys[m] + first);
+}
 INLINE F paired(F a, F b, I lanes) { // lane l: that lane of a, or from 16 on of b
     F v;
     for (int l = 0; l < LANES; l++) v[l] = lanes[l] < LANES ? a[lanes[l]] : b[lanes[l] - LANES];
@@ -655,26 +673,23 @@ INLINE I drawn(const Job &job, int64_t at, F place, uint64_t key, int64_t vector
     if (job.which)
         for (int l = 0; l < LANES; l++) row[l] += (int32_t)(job.which[at * LANES + l] * job.ideal_codes);
     const int rest = 32 - (int)job.law_bits;
-    alignas(64) uint64_t words[8];
-    for (int w = 0; w < 8; w++) words[w] = scramble(key + (uint64_t)(vector * 8 + w) * GOLDEN);
+    const uint64_t first = key + (uint64_t)(vector * 8) * GOLDEN;
 #if LEVEL >= 2
-    const __m512i random = _mm512_load_si512(words), bin = _mm512_srli_epi32(random, rest);
+    const __m512i random = scrambled(first), bin = _mm512_srli_epi32(random, rest);
     const __m512i left = _mm512_and_si512(random, _mm512_set1_epi32((int)((1u << rest) - 1)));
     const __m512i entry = _mm512_add_epi32(_mm512_slli_epi32((__m512i)row, (unsigned)job.law_bits), bin);
-    const __m512i low = _mm512_i32gather_epi64(_mm512_castsi512_si256(entry), job.law, 8);
-    const __m512i high = _mm512_i32gather_epi64(_mm512_extracti64x4_epi64(entry, 1), job.law, 8);
-    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i cut = _mm512_permutex2var_epi32(low, even, high);
-    const __m512i alias = _mm512_permutex2var_epi32(low, _mm512_or_si512(even, _mm512_set1_epi32(1)), high);
+    const __m512i found = _mm512_i32gather_epi32(entry, job.law, 4);
+    const __m512i cut = _mm512_srli_epi32(found, (unsigned)job.law_bits);
+    const __m512i alias = _mm512_and_si512(found, _mm512_set1_epi32((1 << job.law_bits) - 1));
     return (I)_mm512_mask_blend_epi32(_mm512_cmplt_epu32_mask(left, cut), alias, bin);
 #else
     I code;
     const int64_t width = 1 << job.law_bits;
     for (int l = 0; l < LANES; l++) {
-        const uint32_t random = (uint32_t)(words[l / 2] >> (l % 2 * 32));
+        const uint32_t random = (uint32_t)(scramble(first + (uint64_t)(l / 2) * GOLDEN) >> (l % 2 * 32));
         const uint32_t bin = random >> rest, left = random & ((1u << rest) - 1);
-        const uint64_t entry = job.law[row[l] * width + bin];
-        code[l] = left < (uint32_t)entry ? (int32_t)bin : (int32_t)(entry >> 32);
+        const uint32_t entry = job.law[row[l] * width + bin];
+        code[l] = (int32_t)(left < entry >> job.law_bits ? bin : entry & (width - 1));
     }
     return code;
 #endif
@@ -716,7 +731,7 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
     const int32_t scale = (negative ? -1 : 1) * (1 << std::min<int64_t>(30, radix[0] + digit[0]));
     const uint64_t first = (uint64_t)((t * job.groups + g) * job.group_words + (v >> 1)) * GOLDEN;
     if (HAS(NOISE) && (p == 0 || !(v & 1))) // a word holds the draws of two vectors
-        for (int64_t m = 0; m < LANES; m++) words[m] = scramble(work.keys[m] + first);
+        words_of(work.keys, first, words);
     const uint32_t *halves = reinterpret_cast<const uint32_t *>(words) + (v & 1);
     for (int64_t m = 0; m < rows; m++) {
         const int32_t *u = sums + p * 256 + m * LANES;

@@ -169,9 +169,16 @@ class Lowered:
 
     @cached_property
     def law(self) -> Tensor | None:
-        """Alias tables, cut in the low half of a word and alias in the high one."""
+        """Alias tables in words of 32 bits, cut above alias; a bin that is its own entirely is its own alias."""
         law = self.column.law
-        return None if law is None else (law.cut | law.alias << 32).contiguous()
+        if law is None:
+            return None
+        bits = law.cut.shape[1].bit_length() - 1
+        full = law.cut == 1 << (32 - bits)
+        own = torch.arange(law.cut.shape[1], device=law.cut.device).expand_as(law.cut)
+        cut, alias = torch.where(full, 0, law.cut), torch.where(full, own, law.alias)
+        word = cut << bits | alias
+        return torch.where(word >= 1 << 31, word - (1 << 32), word).to(torch.int32)
 
     @cached_property
     def slope(self) -> Tensor | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SMALL = 1 << 16  # elements
-ABI = 4  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
+ABI = 5  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
 FOLDER = Path(__file__).parent
 NAMES = tuple(f"_kernel{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".dylib"))  # this Python's own build first
 
