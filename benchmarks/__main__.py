@@ -15,8 +15,10 @@ NAMES = {
     "fused": "Fused plan against plain torch",
     "gpu": "Fused plan on a GPU",
     "peers": "Peers",
+    "spice": "Behavioural model against ngspice",
     "digits": "Handwritten digits, the longer setting",
     "memory": "Memory of an evaluation",
+    "crossbar": "Exact IR drop",
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

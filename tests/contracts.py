@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from bitline.circuits.crossbar import Wires
 from bitline.converters import Adc, CalibratedRange, Driver, FixedRange, FullRange
 from bitline.devices import (
     Cell,
@@ -55,7 +56,7 @@ from bitline.macro import (
 )
 from bitline.macro.curves import Compressive, Discharge, Points, Polynomial
 from bitline.macro.geometry import Geometry
-from bitline.macro.kinds import CurveColumn, TableColumn, Trim
+from bitline.macro.kinds import CurveColumn, Feature, TableColumn, Trim
 from bitline.macro.placement import Reload, Unbounded
 from bitline.nn.quantizers import Lsq, MinMax, Mse, Pact, Percentile, Xnor
 
@@ -176,6 +177,19 @@ CELLS = [
         fresh=True,
     ),
 ]
+OHMIC = Cell(g_min=0, g_max=40e-6)
+WIRES = [
+    Example(base("wires", cell=OHMIC, wires=Wires(word_line=2.0, bit_line=1.0, driver=100.0, sense=50.0)),
+            base("wires", cell=OHMIC, wires=Wires())),
+    Example(base("wires, both sides", weights=DifferentialWeight(bits=BITS, cell_bits=2), converter=Adc(bits=8),
+                 cell=Cell(g_min=1e-6, g_max=40e-6, errors=(GaussianCell(sigma=0.03),), drift=PowerLawDrift(nu=0.05)),
+                 wires=Wires(word_line=3.0, bit_line=2.0, driver=200.0, drive="both_sides", refresh=3)),
+            base("wires, both sides", weights=DifferentialWeight(bits=BITS, cell_bits=2), converter=LOSSLESS,
+                 cell=OHMIC, wires=Wires(drive="both_sides")), frozen=True),
+    Example(base("wires, reference column", weights=OffsetWeight(bits=BITS, cell_bits=2), cell=OHMIC,
+                 wires=Wires(bit_line=5.0, sense=20.0)),
+            base("wires, reference column", weights=OffsetWeight(bits=BITS, cell_bits=2), cell=OHMIC, wires=Wires())),
+]  # fmt: skip
 DRIFTS = [PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0)]
 SIGNED = TwosComplementWeight(bits=BITS)
 VARIATIONS = [
@@ -216,6 +230,11 @@ COLUMNS = [
     column("trimmed",
            CurveColumn(gain_sigma=0.05, offset_sigma=1.0, sigma=Polynomial(coefficients=(0.2,))), CurveColumn(),
            trim=Trim(reads=16, gain_bits=5, offset_bits=5, gain_range=0.2, offset_range=3.0), frozen=True, fresh=True),
+    column("pattern counts",
+           CurveColumn(mean=Compressive(compression=0.1), pattern=(
+               Feature(digits=(0.0, 1.0, 1.0, 1.0), levels=(-0.2, 0.3, 0.1, 0.2)),
+               Feature(digits=(0.0, 1.0, 2.0, 3.0), levels=(0.0, 0.1, 0.1, 0.1), rows=(0.0, 0.3) * (ACTIVE // 2)))),
+           CurveColumn(pattern=(Feature(digits=(0.0, 1.0, 2.0, 3.0), levels=(0.0, 0.0, 0.0, 0.0)),))),
     column("pooled table", TableColumn(probability=table(91, 2.0)), TableColumn(probability=table(91, 0)), fresh=True),
     column("coarse table", TableColumn(probability=table(24, 0.7), low=2.0, step=4.0),
            TableColumn(probability=table(91, 0)), fresh=True),
@@ -297,7 +316,7 @@ PLACEMENTS = [
 ]  # fmt: skip
 
 EXAMPLES = [
-    *CELL_ERRORS, *CELLS, *VARIATIONS, *CURVES, *COLUMNS, *ADCS, *DRIVERS, *INPUTS, *WEIGHTS, *PLACEMENTS,
+    *CELL_ERRORS, *CELLS, *WIRES, *VARIATIONS, *CURVES, *COLUMNS, *ADCS, *DRIVERS, *INPUTS, *WEIGHTS, *PLACEMENTS,
 ]  # fmt: skip
 
 QUANTIZERS = [Lsq(), Lsq(init=Mse()), Pact(), MinMax(), Percentile(p=99.0), Mse(), Xnor()]

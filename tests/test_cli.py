@@ -23,7 +23,18 @@ from bitline.evaluate import Result
 from bitline.macro import Macro
 from test_experiment import TINY
 
-COMMANDS = ["run", "demo", "convert", "train", "evaluate", "report", "presets", "schema"]
+COMMANDS = [
+    "run",
+    "demo",
+    "convert",
+    "train",
+    "evaluate",
+    "report",
+    "presets",
+    "schema",
+    "characterize",
+    "export-spice",
+]
 NAME = "generic-8t-sram"
 
 
@@ -65,7 +76,9 @@ def test_help_names_every_command() -> None:
     done = call("--help")
     assert all(command in done.stdout for command in COMMANDS)
     assert "bitline demo" in done.stdout  # where to start
-    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == set(COMMANDS)
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    } == set(COMMANDS)
     assert call("nonsense").exit_code == 2
 
 

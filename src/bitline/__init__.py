@@ -18,7 +18,7 @@ from typing import Any
 _FROM = {
     "macro": (
         *("Chip", "Macro", "Ste", "SteIdeal", "age", "choose", "components", "describe", "fit_curve", "fit_table"),
-        *("ideal", "mac", "nominal", "program", "simulate"),
+        *("behaviour_of", "error_model", "ideal", "mac", "model_circuit", "nominal", "program", "shipped", "simulate"),
     ),
     "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
     "samples": ("Samples",),

@@ -185,6 +185,12 @@ class Cell(Model):
             raise ValueError(f"cell: g_min = {self.g_min:g} S must be below g_max = {self.g_max:g} S")
         return self
 
+    def range_from_zero(self) -> dict[str, float | None]:
+        """Conductances of the same range that start at 0 S, as an update."""
+        if self.g_min is None or self.g_max is None:
+            return {"g_min": None, "g_max": None}
+        return {"g_min": 0.0, "g_max": self.g_max - self.g_min}
+
     def pedestal(self, level_high: int) -> float:
         """What level 0 conducts, in levels."""
         if self.g_min is None or self.g_max is None:

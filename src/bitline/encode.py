@@ -343,6 +343,17 @@ class Weight(Scheme):
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
         """Cell levels of integer-valued ``w``."""
 
+    def slopes(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
+        """How far the level of each cell moves with ``w``, straight through the cut into digits.
+
+        The regression of a digit on the weight, over all integers: radix / Σ radix². Cells of a reference column stay.
+        """
+        out = w.new_zeros(len(self.radix), len(self.signs), *w.shape)
+        total = sum(radix**2 for radix in self.radix)
+        for digit, radix in enumerate(self.radix):
+            out[digit, 0] = radix / total
+        return out
+
 
 class UnsignedWeight(Weight):
     """0 … 2^b - 1."""
@@ -419,6 +430,15 @@ class DifferentialWeight(Weight):
 
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
         positive, negative = (cut(part.clamp(min=0), self.bits - 1, self.cell_bits) for part in (w, -w))
+        if self.subtract == "analog":
+            return torch.stack([positive, negative], dim=1)
+        return torch.cat([positive, negative])[:, None]
+
+    def slopes(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
+        """As for all; the cell of the weight's sign moves, and half of each where it is 0."""
+        share = (w.sign() + 1) / 2
+        digits = w.new_tensor(self.slices).view(-1, *[1] * w.dim()) / sum(radix**2 for radix in self.slices)
+        positive, negative = digits * share, digits * (share - 1)
         if self.subtract == "analog":
             return torch.stack([positive, negative], dim=1)
         return torch.cat([positive, negative])[:, None]

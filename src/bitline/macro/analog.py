@@ -55,7 +55,7 @@ class Analog:
     def linear(self) -> bool:
         """Whether legs only subtract, so that they may be subtracted as cells."""
         c = self.column
-        return c.mean is None and c.noise is None and c.spread is None
+        return c.mean is None and c.noise is None and c.spread is None and c.pattern is None
 
     @property
     def whole(self) -> bool:
@@ -88,10 +88,13 @@ class Analog:
             return (value.double() * factor).add_(shift).to(value.dtype), factor.float()
         return (value * factor.float()).add_(shift.float()), factor.float()
 
-    def place(self, u: Tensor, t: int, driven: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
+    def place(
+        self, u: Tensor, t: int, driven: Tensor | None, pattern: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
 
-        ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy.
+        ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy. ``pattern``: what pattern counts
+        add to each sum, as ``u``.
         """
         column = self.column
         legs, variance = u, None
@@ -102,6 +105,8 @@ class Analog:
                 legs += column.spread.offset[:, t, None]
             if column.mean is not None:
                 legs = _read(column.mean, legs)
+            if pattern is not None:
+                legs = legs + pattern.float()
             if column.noise is not None:
                 variance = _read(column.noise, plain).square_().sum(3)
         value = legs[:, :, :, 0] - legs[:, :, :, 1] if u.shape[3] == 2 else legs[:, :, :, 0]
@@ -143,6 +148,7 @@ class Analog:
             or column.cell_variance is not None
             or entries > LARGEST_TABLE
             or not macro.sliced
+            or column.pattern is not None
         ):
             return None
         if layout.legs > 1:  # subtracted as cells: sums of both signs

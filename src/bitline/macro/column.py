@@ -81,7 +81,9 @@ class Column:
     drive_error: Tensor | None  # (G, T, R, digits) error of each driver
     code: Code | None
     law: Law | None
+    pattern: Tensor | None = None  # (R, levels, digits) counts a row adds, multiples of 2^-24, float64
     seconds: float | None = None  # age, where `age` made this column
+    held: Tensor | None = None  # levels held, shaped as `cells`, where wires stand between them and what is read
 
     @property
     def noisy(self) -> bool:

@@ -50,8 +50,11 @@ class Reader:
         self.tables = self.analog.tables() if column.law is None else None
         self.cells = cells.flatten(3).to(self.sums)  # G T R C·L·N
         self.legs = cells.shape[4]
-        self.needs_rows = column.cell_variance is not None or (probe is not None and probe.wants_codes)
-        self.ideal = _ideal_cells(column).to(self.sums) if probe is not None and probe.wants_codes else None
+        codes = probe is not None and probe.wants_codes
+        self.needs_rows = column.cell_variance is not None or column.pattern is not None or codes
+        wants = probe is not None and probe.wants_codes
+        self.ideal = _ideal_cells(column).to(self.sums) if wants or column.pattern is not None else None
+        self.shows = wants
 
     def read(self, found: Gathered | Convolved, m: int, keys: Tensor | None) -> Output:
         """Sums of ``m`` positions, all passes of them, through all row groups: (m, G·N)."""
@@ -78,7 +81,7 @@ class Reader:
                 if self.clips and (outside is not None or slope is not None or step is not None):
                     assert self.column.code is not None
                     clipped = (place < 0) | (place >= self.column.code.most + 1)
-            if self.ideal is not None and isinstance(found, Gathered):
+            if self.shows and isinstance(found, Gathered):
                 self._show(code, place, found.digits(t), t)
             if self.column.code is not None and self.column.code.values is not None:
                 code = self._valued(code)
@@ -122,11 +125,27 @@ class Reader:
             driven = None
             if self.column.cell_variance is not None and isinstance(found, Gathered):
                 driven = found.driven(t).square().sum(-1)
-            place, sigma = self.analog.place(u.mul_(self.column.unit) if self.column.unit != 1 else u, t, driven)
+            pattern = self._pattern(found.digits(t), t) if isinstance(found, Gathered) else None
+            u = u.mul_(self.column.unit) if self.column.unit != 1 else u
+            place, sigma = self.analog.place(u, t, driven, pattern)
         if sigma is not None:
             noise = self._by_conversion(draws.read_normals(self._counters(keys, t)))
             place = place + noise * sigma
         return place, slope
+
+    def _pattern(self, x: Tensor, t: int) -> Tensor | None:
+        """What pattern counts add to each sum (G, M, C, L, N) float64, for digits ``x`` (G, M, rows on)."""
+        table = self.column.pattern
+        if table is None:
+            return None
+        assert self.ideal is not None
+        layout, rows = self.column.layout, x.shape[2]
+        held = self.ideal[:, t, :rows].flatten(2)  # G R CLN
+        row, digit = torch.arange(rows, device=x.device), x.long()
+        total = torch.zeros(len(x), x.shape[1], held.shape[2], dtype=torch.float64, device=x.device)
+        for level in range(table.shape[1]):
+            total += torch.bmm(table[row, level, digit], (held == level).double())
+        return total.view(len(x), -1, layout.conversions, layout.legs, layout.outputs)
 
     def _slope(self, u: Tensor, t: int) -> Tensor:
         """Mean slope of the legs' curve at sums ``u`` (G, M, C, L, N): (G, M, C, N)."""

@@ -88,6 +88,11 @@ def _cells(macro: Macro) -> list[tuple[str, str]]:
         facts.append(("fresh noise of a driven cell", f"{cell.read_sigma:.3g} of its range"))
     if cell.drift is not None:
         facts.append(("drift of a cell", _error(cell.drift)))
+    if (wires := macro.wires) is not None:
+        segment = f"word line {si(wires.word_line, 'Ω')}, bit line {si(wires.bit_line, 'Ω')} a cell"
+        ends = f"driver {si(wires.driver, 'Ω')}, sense {si(wires.sense, 'Ω')}"
+        sides = "one side" if wires.drive == "one_side" else "both sides"
+        facts.append(("wires", f"{segment}; {ends}; rows driven from {sides}"))
     return facts
 
 
@@ -152,6 +157,8 @@ def _column(macro: Macro) -> list[tuple[str, str]]:
         kind = _words(column.mean.kind)
         facts.append(("mean of a column", f"{kind} curve, {100 * gain:.3g} % of the sum at full scale"))
         facts.append(("INL of a column", f"{_value(macro, inl)} from the end-point line, at {at:g} counts"))
+    if column.pattern is not None:
+        facts.append(("pattern of a column's rows", f"{_many(len(column.pattern), 'feature')} beside the sum"))
     parts = [f"gain {100 * column.gain_sigma:.3g} %"] if column.gain_sigma else []
     parts += [f"offset {_value(macro, column.offset_sigma)}"] if column.offset_sigma else []
     note = " before trimming" if macro.trim else ""

@@ -21,6 +21,8 @@ def refuses(macro: Macro) -> str | None:
     if isinstance(macro.column, CurveColumn):
         if macro.column.mean is not None:
             return "the column's mean curve is not linear"
+        if macro.column.pattern is not None:
+            return "the column answers to the pattern of its rows"
         if macro.column.sigma is not None:
             return "read noise depends on the sum"
     if macro.driver is not None and macro.driver.inl_sigma is not None:

@@ -21,8 +21,14 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
         "driver": ("inl_sigma",),
         "": ("trim",),
     },
+    "wires": {"": ("wires",)},
     "noise": {"cell": ("read_sigma",), "column": ("sigma",), "converter": ("noise",)},
-    "curve": {"cell": ("g_min", "g_max"), "column": ("mean",), "converter": ("inl",), "driver": ("levels", "inl")},
+    "curve": {
+        "cell": ("g_min", "g_max"),
+        "column": ("mean", "pattern"),
+        "converter": ("inl",),
+        "driver": ("levels", "inl"),
+    },
 }
 
 
@@ -32,6 +38,7 @@ def _without(macro: Macro, *causes: str) -> Macro:
         changes["cell"] = macro.cell.typical()
     if "curve" in causes and macro.cell is not None:
         changes["cell"] = changes.get("cell", macro.cell).centred()
+    kept = changes.get("cell", macro.cell)
     for cause in causes:
         for part, fields in CAUSES[cause].items():
             holder: BaseModel | None = changes.get(part, getattr(macro, part)) if part else macro
@@ -42,6 +49,8 @@ def _without(macro: Macro, *causes: str) -> Macro:
                 changes[part] = holder.model_copy(update=ideal)
             else:
                 changes |= ideal
+    if "curve" in causes and "wires" not in causes and macro.wires is not None and kept is not None:
+        changes["cell"] = changes["cell"].model_copy(update=kept.range_from_zero())  # wires need conductances
     if "variation" in causes and macro.variation is not None:
         changes["variation"] = LogNormalWeight(sigma=0.0)  # not None: the weights stay unsliced
     return macro.model_copy(update=changes)
@@ -97,6 +106,6 @@ def ideal(macro: Macro) -> Macro:
         if codes == 1 << bits:
             span["high"] = high
         return macro.model_copy(update={"column": None, "converter": Adc.model_validate({"bits": bits, "range": span})})
-    clean = _without(macro, "variation", "noise", "curve")
+    clean = _without(macro, "variation", "wires", "noise", "curve")
     converter = clean.converter and Adc(bits=clean.converter.bits, range=clean.converter.range)
     return clean.model_copy(update={"converter": converter, "driver": None, "cell": None, "column": None})

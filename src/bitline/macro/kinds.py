@@ -17,10 +17,29 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CurveColumn(Model):
-    """Value = mean(gain · u + offset) + sigma(u) · noise, gain and offset frozen per physical column.
+class Feature(Model):
+    """A pattern count, u_f = Σ_r digits[x_r] · levels[w_r] · rows[r]: how what rows hold and do moves a column beyond
+    its sum. In counts, its coefficient included; nothing where a row neither is on nor holds anything."""
 
-    An S0 behavioural column (Chang, Liu, Kuster, SMACD 2022, as far as published) in the library's canonical form.
+    digits: tuple[float, ...] = Field(min_length=2, description="factor of each input digit, 0, 1, …")
+    levels: tuple[float, ...] = Field(min_length=2, description="factor of each cell level, 0, 1, …; counts")
+    rows: tuple[float, ...] | None = Field(default=None, description="factor of each row; absent: 1")
+
+    @model_validator(mode="after")
+    def _silent(self) -> Feature:
+        if self.digits[0] and self.levels[0]:
+            raise ValueError(
+                f"a pattern feature counts rows that are off at level 0 (digits[0] = {self.digits[0]:g}, levels[0] = "
+                f"{self.levels[0]:g}): put what they give into the column's mean curve"
+            )
+        return self
+
+
+class CurveColumn(Model):
+    """Value = mean(gain · u + offset) + Σ_f u_f + sigma(u) · noise, gain and offset frozen per physical column.
+
+    An S0 behavioural column (Chang, Liu, Kuster, SMACD 2022, as far as published) in the library's canonical form; the
+    features u_f go by the levels that cells were meant to hold, and only the reference plan reads them.
     """
 
     kind: Literal["curve"] = "curve"
@@ -28,6 +47,9 @@ class CurveColumn(Model):
     sigma: AnyCurve | None = Field(default=None, description="fresh noise (counts rms) at sum u, a leg and read")
     gain_sigma: float | None = Field(default=None, gt=0, le=1, description="frozen relative gain spread of columns")
     offset_sigma: float | None = Field(default=None, gt=0, description="frozen offset spread of columns, counts")
+    pattern: tuple[Feature, ...] | None = Field(
+        default=None, min_length=1, description="pattern counts that add to the mean; absent: the sum says it all"
+    )
 
 
 def _matrix(value: Any) -> np.ndarray:

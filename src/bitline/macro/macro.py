@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bitline.circuits.crossbar.wires import Wires
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
-from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
+from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Trim
 from bitline.macro.placement import Layout, Placement, Unbounded
 from bitline.units import Volts
 
@@ -32,6 +33,7 @@ class Macro(BaseModel):
     weights: WeightScheme | None = Field(default=None, description="absent: weights stay continuous")
     cell: Cell | None = None
     variation: WeightVariation | None = Field(default=None, description="error of the weight itself, instead of cells")
+    wires: Wires | None = Field(default=None, description="absent: wires without resistance")
     driver: Driver | None = None
     column: AnyColumn | None = None
     trim: Trim | None = None
@@ -54,6 +56,10 @@ class Macro(BaseModel):
             )
         if self.cell is not None and self.weights is None:
             raise ValueError("cell needs weights with digits; for continuous weights describe `variation`")
+        if self.wires is not None and (not self.sliced or self.cell is None or self.cell.g_max is None):
+            raise ValueError("wires need weights in cells with conductances: give `weights`, cell.g_min and cell.g_max")
+        if self.wires is not None and isinstance(self.column, TableColumn):
+            raise ValueError("a measured table already contains the wires' resistance: remove `wires`")
         if isinstance(self.column, TableColumn):
             if self.converter is not None:
                 raise ValueError("a measured table already contains its converter: remove `converter`")
@@ -69,9 +75,26 @@ class Macro(BaseModel):
             raise ValueError("driver has levels for input digits: describe `inputs`")
         if self.column is not None and (self.inputs is None or (self.weights is None and self.variation is None)):
             raise ValueError("a column's curve or table is indexed by sums of digits: describe `inputs` and `weights`")
+        if isinstance(self.column, CurveColumn) and self.column.pattern is not None:
+            self._fits(self.column.pattern)
         for name in self.corners:
             self.at(name)
         return self
+
+    def _fits(self, pattern: tuple[Feature, ...]) -> None:
+        """Raise ValueError naming the first factor list of a pattern count that has another length than it should."""
+        if self.inputs is None or self.inputs.digit_low < 0 or not self.sliced:
+            raise ValueError(
+                "column.pattern counts digits from 0 on and cell levels: neither signed digits nor variation"
+            )
+        lengths = {"digits": self.digit_high + 1, "levels": self.level_high + 1, "rows": self.on}
+        for f, feature in enumerate(pattern):
+            for name, wanted in lengths.items():
+                given = getattr(feature, name)
+                if given is not None and len(given) != wanted:
+                    raise ValueError(
+                        f"column.pattern[{f}].{name} has {len(given)} factors, the macro's {name} are {wanted}"
+                    )
 
     @property
     def on(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitline.circuits.crossbar import Linearised
 from bitline.converters import Adc
 from bitline.devices import Draw, WeightVariation
 from bitline.macro.chip import Chip, Effect
@@ -18,8 +19,10 @@ from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.trim import trimmed
+from bitline.macro.wired import wired
 
 FIXED_POINT_HIGH = 8127  # cells off the integer grid: 14 bits, so that a pair's difference is two signed 8-bit limbs
+PATTERN_BITS = 24  # of a row's pattern counts, behind the point: likewise exact
 DRIVE_BITS = 20  # driven values likewise: times cells, over 2^16 rows, they add up exactly in float64
 
 
@@ -31,29 +34,28 @@ def program(
     n: int = 0,
     groups: int = 1,
     sample: Tensor | None = None,
+    around: Linearised | None = None,
 ) -> Column:
     """Write a layer's weights on a die, for the ``n``-th time.
 
     ``weights``: (G·N, K), integers of ``macro.weights``, or real numbers if that is absent; the result's ``weight`` is
-    differentiable in them. ``sample``: the draws of a weight variation, if already at hand. Raises ValueError naming
-    the first weight that is NaN or out of range.
+    differentiable in them. ``sample``: the draws of a weight variation, if already at hand. ``around``: the arrays
+    solved before (``wired.linearised``), from which the effect of wires follows to first order. Raises ValueError
+    naming the first weight that is NaN or out of range.
     """
     outputs, inputs = weights.shape[0] // groups, weights.shape[1]
     layout = macro.layout(inputs, outputs, groups)
     check(weights.detach(), macro, site.name)
     if macro.sliced:
-        effective, cells, unit = _sliced(weights, macro, layout, chip, site, n)
+        return _sliced(weights, macro, layout, chip, site, n, around)
+    if macro.variation is not None:
+        sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
+        effective = macro.variation.apply(weights, sample)
     else:
-        if macro.variation is not None:
-            sample = (
-                sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
-            )
-            effective = macro.variation.apply(weights, sample)
-        else:
-            effective = weights
-        cells, unit = None, 1.0
-        if macro.converter is not None or macro.column is not None:
-            cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]), macro)
+        effective = weights
+    cells, unit = None, 1.0
+    if macro.converter is not None or macro.column is not None:
+        cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]), macro)
     return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
 
 
@@ -83,13 +85,13 @@ def sampled(
 
 
 def _sliced(
-    weights: Tensor, macro: Macro, layout: Layout, chip: Chip, site: Site, n: int
-) -> tuple[Tensor, Tensor, float]:
-    """Weights as digits in cells: (effective weights, cells, unit of the cells)."""
+    weights: Tensor, macro: Macro, layout: Layout, chip: Chip, site: Site, n: int, around: Linearised | None
+) -> Column:
+    """Weights as digits in cells."""
     scheme = macro.weights
     assert scheme is not None
     cells = layout.scatter(scheme.levels(weights.detach()))
-    unit = 1.0
+    unit, held, soft = 1.0, None, weights
     if macro.cell is not None and (macro.cell.errors or macro.cell.pedestal(1)):
         address = layout.cells_of(site).to(cells.device)
         seen: dict[str, int] = {}
@@ -99,10 +101,25 @@ def _sliced(
             name = f"cell {error.kind} {seen[error.kind]}"
             again = f" write {n} of {site.name}" if error.clock == "programming" else ""
             effects.append(Effect(chip.stream(name + again, site.where), address))
-        held = macro.cell.held(cells.double(), effects, scheme.level_high)
-        cells, unit = fixed_point(held, macro)
+        stored = macro.cell.held(cells.double(), effects, scheme.level_high)
+        if macro.wires is None:
+            cells, unit = fixed_point(stored, macro)
+        else:
+            held = stored
+    elif macro.wires is not None:
+        held = cells.double()
+    if held is not None:
+        moving = held
+        if torch.is_grad_enabled() and weights.requires_grad:  # straight through digits, but not through the wires
+            move = scheme.slopes(weights.detach()) * (weights - weights.detach())
+            moving = held + layout.scatter(move.double())
+        left = wired(moving, macro, layout, around)
+        soft = combined(left, 1.0, macro, layout).to(weights.dtype)
+        cells, unit = fixed_point(left.detach(), macro)
     read = combined(cells, unit, macro, layout).to(weights.dtype)
-    return weights + (read - weights).detach(), cells, unit
+    effective = soft + (read - soft).detach()
+    column = _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+    return column if held is None else replace(column, held=held)
 
 
 def fixed_point(held: Tensor, macro: Macro) -> tuple[Tensor, float]:
@@ -174,7 +191,20 @@ def _assembled(
         drive_error=drive_error,
         code=_code(macro.converter, layout, chip, site, device) if macro.converter else None,
         law=_law(macro.column, layout, chip, site, device) if isinstance(macro.column, TableColumn) else None,
+        pattern=_pattern(curve, macro, device),
     )
+
+
+def _pattern(curve: CurveColumn, macro: Macro, device: torch.device) -> Tensor | None:
+    """What each row adds for what it holds and gets, (R, levels, digits) counts, in fixed point: sums are exact."""
+    if curve.pattern is None:
+        return None
+    total = torch.zeros(macro.on, macro.level_high + 1, macro.digit_high + 1, dtype=torch.float64)
+    for feature in curve.pattern:
+        rows = feature.rows if feature.rows is not None else (1.0,) * macro.on
+        row, level, digit = (torch.tensor(f, dtype=torch.float64) for f in (rows, feature.levels, feature.digits))
+        total += row[:, None, None] * level[:, None] * digit
+    return ((total * 2.0**PATTERN_BITS + 0.5).floor_() * 2.0**-PATTERN_BITS).to(device)
 
 
 def _spread(
@@ -263,8 +293,9 @@ def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
         raise ValueError(f"this column is {column.seconds:g} s old already: age the column as it was programmed")
     address = column.layout.cells_of(column.site).to(column.cells.device)
     exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
-    held = macro.cell.drift.apply(column.cells.double() * column.unit, exponents, seconds, kelvin)
-    cells, unit = fixed_point(held, macro)
+    levels = column.cells.double() * column.unit if column.held is None else column.held
+    held = macro.cell.drift.apply(levels, exponents, seconds, kelvin)
+    cells, unit = fixed_point(held if column.held is None else wired(held, macro, column.layout), macro)
     read = combined(cells, unit, macro, column.layout, column.spread).to(column.weight.dtype)
     weight = column.weight + (read - column.weight).detach()
     return replace(column, cells=cells, unit=unit, weight=weight, seconds=seconds)

@@ -3,7 +3,7 @@
 from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
 from bitline.nn.kept import kept
-from bitline.nn.layers import CimLayer, Silicon, layers, on_chip, silicon, use
+from bitline.nn.layers import CimLayer, Silicon, layers, on_chip, programmed, silicon, use
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 
@@ -25,6 +25,7 @@ __all__ = [
     "layers",
     "mapping",
     "on_chip",
+    "programmed",
     "restore",
     "silicon",
     "streamlined",

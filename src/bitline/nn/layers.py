@@ -43,6 +43,7 @@ from bitline.macro.read import Keep
 from bitline.nn.quantizer import Affine, Quantizer
 from bitline.nn.ranges import ConverterRange
 from bitline.nn.repeat import forget, keep, repeated
+from bitline.nn.wiring import Wiring
 
 
 @dataclass
@@ -105,6 +106,7 @@ class CimLayer(nn.Module):
     input_quantizer: Quantizer | None
     weight_quantizer: Quantizer | None
     converters: ConverterRange | None
+    wiring: Wiring | None
 
     def attach(
         self,
@@ -121,6 +123,8 @@ class CimLayer(nn.Module):
         self.input_quantizer, self.weight_quantizer = input_quantizer, weight_quantizer
         self.design = macro
         self.converters = ConverterRange(macro.converter, *macro.value_range) if macro.converter else None
+        inputs, outputs, groups = self.matrix_shape
+        self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
         self.geometry = self._geometry()
         self.probe: Probe | None = None
         self.added_noise: float | None = None
@@ -201,8 +205,12 @@ class CimLayer(nn.Module):
                 scale = self.weight.detach().abs().amax().clamp(min=1e-12)
                 codes = codes / scale
         matrix = self.geometry.matrix(codes)
-        silicon = self.silicon
-        column = program(matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample)
+        silicon, around = self.silicon, None
+        if grad and self.training and self.wiring is not None and self.macro.wires is not None:
+            around = self.wiring.around(matrix, self.macro, self.macro.layout(*self.matrix_shape))
+        column = program(
+            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample, around
+        )
         if not grad:
             self._column = (key, column, scale)
         return column, scale
@@ -508,6 +516,15 @@ def silicon(model: nn.Module) -> Silicon:
     for layer in layers(model).values():
         return layer.silicon
     raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+
+
+@torch.no_grad()
+def programmed(model: nn.Module, name: str) -> Column:
+    """The column of a layer as it is programmed now; raises ValueError naming the layers there are."""
+    found = layers(model)
+    if name not in found:
+        raise ValueError(f"no layer {name!r} on the macro; there are: {', '.join(found) or 'none'}")
+    return found[name].program()[0]
 
 
 def use(model: nn.Module, variant: Callable[[Macro], Macro] | None = None, cause: str | None = None) -> None:

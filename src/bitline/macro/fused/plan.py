@@ -13,7 +13,7 @@ from bitline.macro.fused import cpu, memory, native
 from bitline.macro.fused.lower import After, lowered
 from bitline.macro.fused.words import Quantised, Words, words_of
 from bitline.macro.geometry import Conv, Geometry
-from bitline.macro.kinds import TableColumn
+from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout
 from bitline.macro.read import EXACT, Converters, Keep, Output, corrected
@@ -32,6 +32,8 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
     table = isinstance(macro.column, TableColumn)
     if macro.converter is None and not table:
         return "values are read without a converter"
+    if isinstance(macro.column, CurveColumn) and macro.column.pattern is not None:
+        return "the column has pattern counts"
     if macro.converter is not None and macro.converter.levels is not None:
         return "the converter's levels are uneven"
     word = inputs.word

@@ -1,0 +1,1 @@
+"""Circuits: ngspice on column netlists, and exact solves of resistive arrays."""

@@ -1,0 +1,23 @@
+"""Column circuits in ngspice: netlists with placeholders, a runner that resumes, and samples."""
+
+from bitline.circuits.spice.characterize import SimulationError, Volts, characterize, measured, scale
+from bitline.circuits.spice.circuit import Card, Circuit, Measure, Relative, Scale, Transistor, names, standard
+from bitline.circuits.spice.runner import Outcome, Simulator
+
+__all__ = [
+    "Card",
+    "Circuit",
+    "Measure",
+    "Outcome",
+    "Relative",
+    "Scale",
+    "SimulationError",
+    "Simulator",
+    "Transistor",
+    "Volts",
+    "characterize",
+    "measured",
+    "names",
+    "scale",
+    "standard",
+]

@@ -1,0 +1,207 @@
+"""Circuits and samples of them as behavioural models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, characterize, scale, standard
+from bitline.macro.adaptive import Adapted, Tolerance, adapt
+from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
+from bitline.samples import Samples
+
+
+@dataclass(frozen=True)
+class Characterised:
+    """What characterising a circuit gave: the model and its goodness, and every simulated point."""
+
+    adapted: Adapted
+    samples: Samples
+    dice: Samples | None
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """The model."""
+        return self.adapted.behaviour
+
+
+def shape_of(circuit: Circuit) -> Shape:
+    """What a circuit's column takes."""
+    return Shape(
+        rows=circuit.rows,
+        digits=circuit.input_high + 1,
+        levels=circuit.weight_levels,
+        counts=circuit.scale.counts,
+        bits=circuit.scale.bits,
+    )
+
+
+def shape_in(samples: Samples) -> Shape:
+    """What the column of SPICE samples takes; raises ValueError where they come from elsewhere."""
+    circuit = _circuit(samples)
+    return Shape(
+        rows=circuit["rows"],
+        digits=2 ** circuit["input_bits"],
+        levels=circuit["weight_levels"],
+        counts=circuit["scale"]["counts"],
+        bits=circuit["scale"]["bits"],
+    )
+
+
+def _circuit(samples: Samples) -> dict[str, Any]:
+    told = samples.provenance
+    if told.get("source") != "SPICE":
+        raise ValueError(f"these samples are not of a circuit: their source is {told.get('source', 'not told')!r}")
+    described: dict[str, Any] = told["circuit"]
+    return described
+
+
+def values_of(samples: Samples) -> Values:
+    """Measured values of SPICE samples in counts: the swing's counts over the swing."""
+    told, name = samples.provenance, _circuit(samples)["measure"]["name"]
+    values: Values = (samples[name] - float(told["zero"])) / float(told["lsb"]) * shape_in(samples).step
+    return values
+
+
+def vectors_of(samples: Samples) -> tuple[Vectors, Vectors]:
+    """(x, w) of SPICE samples."""
+    return samples["x"], samples["w"]
+
+
+def behaviour_of(samples: Samples, dice: Samples | None = None) -> Behaviour:
+    """The model of SPICE samples without mismatch, and of the dice in ``dice`` with it. See ``fit_behaviour``."""
+    behaviour = fit_behaviour(shape_in(samples), *vectors_of(samples), values_of(samples))
+    return behaviour if dice is None else with_dice(behaviour, dice)
+
+
+def with_dice(behaviour: Behaviour, dice: Samples) -> Behaviour:
+    """The model with mismatch, fitted to samples of many dice; their deviations are drawn again from the provenance.
+
+    Raises ValueError where the samples tell no chips apart, or as ``fit_mismatch``.
+    """
+    if dice.chip is None:
+        raise ValueError("the samples tell no chips apart: characterise with mismatch")
+    rows, seed, devices = behaviour.shape.rows, int(dice.provenance["seed"]), sorted(_circuit(dice)["mismatch"])
+    chips, which = np.unique(dice.chip, return_inverse=True)
+    deviations = {name: np.stack([standard(seed, int(chip), name, rows) for chip in chips])[which] for name in devices}
+    return fit_mismatch(behaviour, *vectors_of(dice), values_of(dice), deviations)
+
+
+def sample_circuit(
+    circuit: Circuit,
+    x: Vectors,
+    w: Vectors,
+    simulator: Simulator | None = None,
+    *,
+    dice: int = 0,
+    seed: int = 0,
+    command: str = "",
+    axis: Volts | None = None,
+    done: Callable[[int, Outcome], None] | None = None,
+) -> tuple[Samples, Samples | None]:
+    """(samples of all points without mismatch, and of ``dice`` dies with it, on the points in turn). See
+    ``characterize``."""
+    simulator = simulator or Simulator()
+    axis = axis or scale(circuit, simulator)
+    samples = characterize(circuit, x, w, simulator, seed=seed, command=command, axis=axis, done=done)
+    if not dice:
+        return samples, None
+    rows, chips = np.arange(dice) % len(x), np.arange(dice)
+    many = characterize(
+        circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
+    )
+    return samples, many
+
+
+def model_circuit(
+    circuit: Circuit,
+    x: Vectors,
+    w: Vectors,
+    simulator: Simulator | None = None,
+    tolerance: Tolerance | None = None,
+    *,
+    dice: int = 0,
+    most: int = 256,
+    seed: int = 0,
+    command: str = "",
+    done: Callable[[int, Outcome], None] | None = None,
+) -> Characterised:
+    """Characterise a circuit on as few rows of the pool (x, w) as its behavioural model needs, then on ``dice`` dies.
+
+    Raises as ``characterize`` and ``adapt``. Points are remembered in the simulator's cache.
+    """
+    simulator = simulator or Simulator()
+    shape, axis = shape_of(circuit), scale(circuit, simulator)
+    tables: dict[int, Samples] = {}
+
+    def simulate(rows: np.ndarray) -> Values:
+        found = characterize(circuit, x[rows], w[rows], simulator, command=command, seed=seed, axis=axis, done=done)
+        tables[len(tables)] = found
+        return values_of(found)
+
+    adapted = adapt(shape, x, w, simulate, tolerance, most=most, seed=seed)
+    samples = Samples.concat(list(tables.values()))
+    if not dice:
+        return Characterised(adapted, samples, None)
+    rows, chips = np.resize(adapted.checked, dice), np.arange(dice)
+    many = characterize(
+        circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
+    )
+    behaviour = with_dice(adapted.behaviour, many)
+    return Characterised(replace(adapted, behaviour=behaviour), samples, many)
+
+
+def spread_pool(circuit: Circuit, n: int, seed: int = 0) -> tuple[Vectors, Vectors]:
+    """A pool of ``n`` random (x, w) whose sums fill the circuit's counts: rows on, levels and digits of many densities.
+
+    For circuits without a network at hand; vectors of a network's own activations serve it better.
+    """
+    rng = np.random.default_rng(seed)
+    x, w = np.zeros((n, circuit.rows), dtype=np.int8), np.zeros((n, circuit.rows), dtype=np.int8)
+    wanted = rng.integers(0, circuit.scale.counts + 1, n)
+    for i in range(n):
+        for least in np.linspace(0, 1, 16):  # denser, until the sum is reached
+            on, held = np.maximum(rng.random(2), least)
+            high = max(int(rng.integers(1, circuit.input_high + 1)), int(least * circuit.input_high))
+            low = 1 + int(least * (high - 1))
+            x[i] = rng.integers(low, high + 1, circuit.rows) * (rng.random(circuit.rows) < on)
+            top = circuit.weight_levels - 1
+            w[i] = rng.integers(1 + int(least * (top - 1)), top + 1, circuit.rows) * (rng.random(circuit.rows) < held)
+            over = np.cumsum(x[i].astype(np.int64) * w[i]) > wanted[i]
+            w[i][over] = 0  # rows that would pass the sum hold nothing
+            if (x[i].astype(np.int64) * w[i]).sum() >= wanted[i] - circuit.scale.counts // 16:
+                break
+    order = rng.permuted(np.tile(np.arange(circuit.rows), (n, 1)), axis=1)
+    return np.take_along_axis(x, order, 1), np.take_along_axis(w, order, 1)
+
+
+def shipped(name: str) -> Samples:
+    """Samples that come with Bitline: ``sram-8t-pwm`` (no mismatch), ``sram-8t-pwm-dice`` (8 sums, 1024 dice each).
+
+    Made by ``examples/sram_samples.py``. Raises ValueError naming those there are.
+    """
+    folder = files("bitline.circuits.spice") / "samples"
+    there = sorted(entry.name.removesuffix(".parquet") for entry in folder.iterdir() if entry.name.endswith(".parquet"))
+    if name not in there:
+        raise ValueError(f"no samples {name!r} come with Bitline; there are: {', '.join(there)}")
+    return Samples.load(str(folder / f"{name}.parquet"))
+
+
+__all__ = [
+    "Characterised",
+    "SimulationError",
+    "behaviour_of",
+    "model_circuit",
+    "sample_circuit",
+    "shape_in",
+    "shape_of",
+    "shipped",
+    "spread_pool",
+    "values_of",
+    "vectors_of",
+    "with_dice",
+]
