@@ -28,7 +28,7 @@ from bitline.encode import (
 )
 from bitline.macro import Conv, Converters, Dense, Macro, Reads, reference
 from bitline.macro.curves import Compressive, Polynomial
-from bitline.macro.fused import Quantised, native, plan
+from bitline.macro.fused import After, Quantised, native, plan
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import CurveColumn
 from bitline.macro.read import Keep
@@ -109,10 +109,15 @@ def differences(case: Layer, device: torch.device) -> list[str]:
                 found.append(f"{int((got.cpu() != wanted).sum())} of {got.numel()} {name}")
     if plan.plain(column):
         scale, bias = torch.rand(len(w)) + 0.5, torch.rand(len(w))
-        after = (scale.to(device), bias.to(device))
-        y = plan.run(words, there, geometry, keys.to(device), moved, NONE, after).y
-        if not torch.equal(y.cpu(), reference.run(x, column, geometry, keys, converters).y.float() * scale + bias):
-            found.append("y, scaled and moved")
+        expected = reference.run(x, column, geometry, keys, converters).y.float() * scale + bias
+        add = torch.randn(geometry.restore(expected, words.outer(geometry)).shape)
+        for after in (After(scale, bias), After(scale, bias, add, relu=True)):
+            there_after = After(*(each.to(device) if isinstance(each, torch.Tensor) else each for each in after))
+            y = plan.run(words, there, geometry, keys.to(device), moved, NONE, there_after).y
+            wanted = geometry.restore(expected, words.outer(geometry))
+            wanted = torch.relu(wanted + add) if after.relu else wanted
+            if not torch.equal(geometry.restore(y.cpu(), words.outer(geometry)), wanted):
+                found.append(f"y, scaled and moved{' and added to' * after.relu}")
     return found
 
 

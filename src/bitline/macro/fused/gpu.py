@@ -448,6 +448,10 @@ def read(
         enable_fp_fusion=False,  # products and sums are rounded apart, as everywhere
         **given,
     )  # fmt: skip
+    if after is not None and after.add is not None:
+        out.y += after.add.flatten(2).mT if isinstance(geometry, Conv) else after.add
+    if after is not None and after.relu:
+        out.y.relu_()
     return True
 
 
