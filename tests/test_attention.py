@@ -13,8 +13,10 @@ from bitline.macro import Macro
 from bitline.networks import Vit
 from bitline.nn.attention import MultiheadAttention
 from bitline.nn.calibrate import calibrate
+from bitline.nn.cim import CimLayer
 from bitline.nn.convert import convert, mapping, restore
-from bitline.nn.layers import CimLayer, Linear, layers, silicon
+from bitline.nn.layers import Linear
+from bitline.nn.model import layers, silicon
 from bitline.nn.quantizers import MinMax
 
 IDEAL = Macro(name="ideal", rows=64, columns=64)

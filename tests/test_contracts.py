@@ -20,7 +20,7 @@ from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
 from bitline.macro.placement import Placement
 from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
-from bitline.nn.layers import on_chip, silicon
+from bitline.nn.model import on_chip, silicon
 from bitline.nn.quantizers import AnyQuantizer, Observer
 from contracts import (
     ADCS,

@@ -12,8 +12,9 @@ from torch import nn
 
 from bitline.converters import Adc
 from bitline.macro import Chip, Conv, Converters, Dense, Macro, Plan, Site, choose, mac, program
+from bitline.nn.cim import CimLayer
 from bitline.nn.convert import convert
-from bitline.nn.layers import CimLayer, layers
+from bitline.nn.model import layers
 from bitline.nn.quantizers import MinMax
 
 INPUTS = ("unsigned", "twos_complement", "offset", "two_phase", "bipolar")

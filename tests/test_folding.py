@@ -11,7 +11,7 @@ from bitline.networks import Digits, LeNet5, Network, ResNet, Vgg, Vit, WideResN
 from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
 from bitline.nn.folding import NORMS, fold_batch_norm
-from bitline.nn.layers import layers
+from bitline.nn.model import layers
 
 
 def _trained(net: nn.Module, seed: int = 0) -> nn.Module:

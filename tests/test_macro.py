@@ -261,7 +261,7 @@ def test_layers_share_silicon_only_where_arrays_are_reloaded():
 
 def test_layers_of_a_network_share_silicon():
     from bitline.nn.convert import convert
-    from bitline.nn.layers import layers
+    from bitline.nn.model import layers
 
     net = torch.nn.Sequential(torch.nn.Linear(60, 16), torch.nn.Linear(16, 3), torch.nn.Linear(3, 2))
     sites = {name: layer.site for name, layer in layers(convert(net, simple(placement=Reload(arrays=2)))).items()}

@@ -20,7 +20,7 @@ from bitline.macro.kinds import CurveColumn
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Method, Plain, Qat, machine, training_chip
 from bitline.networks import Digits
 from bitline.nn import calibrate, convert, layers, on_chip, silicon
-from bitline.nn.layers import CimLayer
+from bitline.nn.cim import CimLayer
 from bitline.train import TrainConfig, train
 
 X = torch.rand(96, 20, generator=torch.Generator().manual_seed(0))

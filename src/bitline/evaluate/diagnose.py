@@ -13,7 +13,7 @@ from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, test
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
 from bitline.nn import kept, layers, on_chip, silicon, use
-from bitline.nn.layers import CimLayer
+from bitline.nn.cim import CimLayer
 
 ROUNDING = 1e-12  # error over signal of float32 arithmetic: what is below is no error of the macro
 

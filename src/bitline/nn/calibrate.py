@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitline.macro import Probe, nominal
 from bitline.nn.kept import kept
-from bitline.nn.layers import layers
+from bitline.nn.model import layers
 from bitline.nn.ranges import ConverterRange
 
 

@@ -13,8 +13,11 @@ from bitline import draws
 from bitline.macro import AnyGradient, Macro, Site, Ste
 from bitline.macro.placement import Reload
 from bitline.nn.attention import MultiheadAttention, padded_encoders
+from bitline.nn.cim import CimLayer
+from bitline.nn.die import Silicon
 from bitline.nn.folding import fold_batch_norm
-from bitline.nn.layers import LAYERS, CimLayer, Silicon, layers
+from bitline.nn.layers import LAYERS
+from bitline.nn.model import layers
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import AnyQuantizer, Lsq, Xnor
 from bitline.nn.ranges import ConverterRange

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from bitline.nn.layers import layers, on_chip, silicon
+from bitline.nn.model import layers, on_chip, silicon
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bitline.macro import fused
 
 if TYPE_CHECKING:
-    from bitline.nn.layers import CimLayer, Tail
+    from bitline.nn.cim import CimLayer
+    from bitline.nn.tail import Tail
 
 
 class Kept(NamedTuple):

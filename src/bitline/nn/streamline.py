@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bitline.nn.cim import CimLayer
 from bitline.nn.folding import NORMS, traced
-from bitline.nn.layers import CimLayer, Tail
+from bitline.nn.tail import Tail
 
 RELU = (torch.relu, F.relu, "relu")
 SUMS = (operator.add, torch.add, operator.iadd)
