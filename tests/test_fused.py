@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -384,6 +386,16 @@ def test_gradients_are_those_of_the_reference_plan(case: Case, gradient: Any, le
     for name, a, b in zip(names, *found.values(), strict=True):
         close = torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()) if b.numel() else 0)
         assert torch.equal(a, b) or (close and (name == "factor" or (single and name != "y"))), name
+
+
+def test_a_column_that_goes_leaves_nothing():
+    """Training programs a column a layer and step."""
+    column = programmed(NOISY)
+    case_of(NOISY, inputs_of(NOISY), column).fused()
+    watched = weakref.ref(column)
+    del column
+    gc.collect()
+    assert watched() is None
 
 
 def test_outputs_that_are_written_over():

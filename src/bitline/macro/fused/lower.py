@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -242,5 +242,5 @@ def lowered(column: Column) -> Lowered:
     """The column as kernels read it, made at its first read."""
     found = _lowered.get(column)
     if found is None:
-        found = _lowered[column] = Lowered(with_cells(column))
+        found = _lowered[column] = Lowered(replace(with_cells(column)))  # a copy: a value must not hold its key
     return found
