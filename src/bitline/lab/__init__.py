@@ -8,12 +8,12 @@ from typing import Any
 _FROM = {
     "board": ("Board",),
     "bundle": ("Bundle", "load", "save"),
-    "characterize": ("characterize",),
+    "sweep": ("characterize",),
     "errors": ("BoardReset", "BoardTimeout", "BundleError", "LinkError", "Refused"),
-    "export": ("export",),
+    "deploy": ("export",),
     "instrument": ("Identity", "Instrument", "connect"),
-    "reconcile": ("Reconciled", "reconcile"),
-    "replay": ("Replayed", "predict", "program", "replay"),
+    "agreement": ("Agreement", "reconcile"),
+    "running": ("Replayed", "predict", "program", "replay"),
     "transcript": ("Recorder", "Transcript"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

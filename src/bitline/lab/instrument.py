@@ -76,7 +76,7 @@ class Measured(Generic[T]):
 
     def __get__(self, instrument: Instrument, owner: type[Instrument]) -> T:
         value: Any = instrument.ask(self.command).values[self.name]
-        return value  # type: ignore[no-any-return]
+        return value
 
 
 class Instrument:
@@ -171,7 +171,7 @@ class Instrument:
         first: int = 0,
         lanes: int | None = None,
     ) -> Integer[np.ndarray, "vectors passes lanes"]:
-        """Codes of ``lanes`` lanes from ``first`` on, for each vector of inputs on the row group that begins at ``row``.
+        """Codes of ``lanes`` lanes from ``first`` on, for vectors of inputs on the row group that begins at ``row``.
 
         ``mode``: ``digits`` drives x as it is, in one pass; ``codes`` drives its digits pass by pass and returns the
         codes of each; ``sums`` adds the passes up on the board, by radix. Rows beyond those given stay off.

@@ -10,10 +10,11 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bitline.lab.commands import BUSY, CODES, NO_SESSION, OK, OPEN, OUT_OF_ORDER, Command, Reply, Request
 from bitline.lab.errors import BoardReset, BoardTimeout, LinkError, Refused
@@ -25,6 +26,7 @@ WINDOW = 64  # requests in flight at most, whatever a board grants
 JUNK = 1 << 24  # bytes that are no frame before a board is given up
 
 
+@runtime_checkable
 class Link(Protocol):
     """Whatever carries commands to a board and its answers back."""
 
@@ -118,10 +120,8 @@ class FrameLink:
         return frame
 
     def _send(self, frame: bytes) -> None:
-        try:
+        with suppress(ConnectionError):  # found again, and mended, when the answer is waited for
             self.port.send(frame)
-        except ConnectionError:
-            pass  # found again, and mended, when the answer is waited for
 
     def _await(self, pending: OrderedDict[int, _Sent], answered: dict[int, Frame]) -> None:
         """Wait until one more request is answered, sending again what is not."""

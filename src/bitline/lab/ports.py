@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import select
 import socket
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit
 
 CHUNK = 1 << 16
+WRITTEN = 1 << 12  # bytes written at once
 
 
+@runtime_checkable
 class Port(Protocol):
     """A stream of bytes; losing it raises ConnectionError, after which ``reopen`` may bring it back."""
 
@@ -28,43 +34,68 @@ class Port(Protocol):
         """Let go."""
 
 
+def _both(stream: Any, data: bytes, write: Callable[[memoryview], int], seconds: float) -> Iterator[None]:
+    """Write all of ``data`` to a stream that does not block; yields each time there is something to read first.
+
+    A board that waits for its answers to be taken takes no more questions: who only writes would wait forever.
+    """
+    view, end = memoryview(data), time.monotonic() + seconds
+    while view:
+        readable, writable, _ = select.select([stream], [stream], [], max(0.0, end - time.monotonic()))
+        if readable:
+            yield
+        if writable:
+            with suppress(BlockingIOError):
+                view = view[write(view[:WRITTEN]) :]
+                end = time.monotonic() + seconds
+        elif time.monotonic() >= end:
+            raise TimeoutError(f"nothing was taken for {seconds:g} s")
+
+
 class TcpPort:
-    """A TCP connection; ``seconds`` is how long connecting and sending may take."""
+    """A TCP connection; ``seconds`` is how long connecting, or sending without progress, may take."""
 
     def __init__(self, host: str, port: int, seconds: float = 5.0) -> None:
         self.address, self._where, self._seconds = f"tcp://{host}:{port}", (host, port), seconds
         self._socket: socket.socket | None = None
+        self._early: list[bytes] = []
         self.reopen()
 
     def send(self, data: bytes) -> None:
         held = self._held()
         try:
-            held.settimeout(self._seconds)
-            held.sendall(data)
+            for _ in _both(held, data, held.send, self._seconds):
+                self._early.append(self._taken(held))
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
 
     def receive(self, seconds: float) -> bytes:
+        if self._early:
+            return self._early.pop(0)
         held = self._held()
         try:
-            held.settimeout(max(seconds, 1e-3))
-            data = held.recv(CHUNK)
-        except TimeoutError:
-            return b""
+            if not select.select([held], [], [], max(seconds, 1e-3))[0]:
+                return b""
+            return self._taken(held)
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
+
+    def _taken(self, held: socket.socket) -> bytes:
+        data = held.recv(CHUNK)
         if not data:
-            raise ConnectionError(f"{self.address}: the board closed the connection")
+            raise ConnectionError("the board closed the connection")
         return data
 
     def reopen(self) -> None:
         self.close()
         self._socket = socket.create_connection(self._where, timeout=self._seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
 
     def close(self) -> None:
+        self._early.clear()
         if self._socket is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._socket.close()
             self._socket = None
 
@@ -75,27 +106,36 @@ class TcpPort:
 
 
 class SerialPort:
-    """A serial line by pySerial."""
+    """A serial line by pySerial; ``seconds`` is how long sending without progress may take."""
 
     def __init__(self, device: str, baud: int = 115200, seconds: float = 5.0) -> None:
         try:
             import serial
         except ImportError as error:
             raise ImportError("a board on a serial line needs pySerial: pip install 'bitline[lab]'") from error
-        self.address = f"serial:{device}"
+        self.address, self._seconds = f"serial:{device}", seconds
         self._open = lambda: serial.Serial(device, baud, timeout=0, write_timeout=seconds)
+        self._early: list[bytes] = []
         self._line: Any = self._open()
 
     def send(self, data: bytes) -> None:
+        line = self._line
         try:
-            self._line.write(data)
+            if not hasattr(line, "fileno"):  # Windows: the driver's own buffers
+                line.write(data)
+                return
+            for _ in _both(line, data, lambda part: os.write(line.fileno(), part), self._seconds):
+                self._early.append(line.read(max(1, line.in_waiting)))
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
 
     def receive(self, seconds: float) -> bytes:
+        if self._early:
+            return self._early.pop(0)
         try:
             self._line.timeout = max(seconds, 1e-3)
             first: bytes = self._line.read(1)
+            self._line.timeout = 0
             return first + self._line.read(self._line.in_waiting) if first else b""
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
@@ -106,7 +146,8 @@ class SerialPort:
         self._line.reset_input_buffer()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        self._early.clear()
+        with suppress(OSError):
             self._line.close()
 
 
@@ -156,7 +197,7 @@ class VisaPort:
 
     def close(self) -> None:
         if self._resource is not None:
-            with contextlib.suppress(self._pyvisa.errors.Error):
+            with suppress(self._pyvisa.errors.Error):
                 self._resource.close()
             self._resource = None
 

@@ -84,7 +84,9 @@ class Transcript:
 
     def _answer(self, request: Request) -> Reply:
         if self.finished:
-            raise LinkError(f"{self.path} has {len(self._lines)} lines; {request.command.name} was asked after the last")
+            raise LinkError(
+                f"{self.path} has {len(self._lines)} lines; {request.command.name} was asked after the last"
+            )
         self._next += 1
         line = json.loads(self._lines[self._next - 1])
         command = COMMANDS[line["ask"]]
