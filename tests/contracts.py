@@ -47,8 +47,10 @@ from bitline.macro import (
     Macro,
     Plan,
     Reads,
+    Sampled,
     Site,
     Slope,
+    SlopeExact,
     Ste,
     SteIdeal,
     mac,
@@ -242,6 +244,8 @@ COLUMNS = [
            TableColumn(probability=table(91, 0, 3), per="column"), frozen=True, fresh=True),
     column("tables by column", TableColumn(probability=table(91, 2.0, 3), per="column", assign="physical"),
            TableColumn(probability=table(91, 0, 3), per="column", assign="physical"), fresh=True),
+    column("table a bank", TableColumn(probability=table(91, 2.0, 3), per="bank", bank=5),
+           TableColumn(probability=table(91, 0, 3), per="bank", bank=5), frozen=True, fresh=True),
     column("table of differences", TableColumn(probability=table(91, 2.0), low=-45),
            TableColumn(probability=table(181, 0), low=-90), fresh=True,
            weights=DifferentialWeight(bits=BITS, cell_bits=2)),
@@ -320,7 +324,7 @@ EXAMPLES = [
 ]  # fmt: skip
 
 QUANTIZERS = [Lsq(), Lsq(init=Mse()), Pact(), MinMax(), Percentile(p=99.0), Mse(), Xnor()]
-GRADIENTS = [Ste(), SteIdeal(), Slope()]
+GRADIENTS = [Ste(), SteIdeal(), Slope(), Sampled(), SlopeExact()]
 
 
 def methods() -> list[BaseModel]:

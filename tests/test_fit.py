@@ -25,10 +25,11 @@ from bitline.encode import (
 from bitline.macro import Chip, Macro
 from bitline.macro.components import Components, components
 from bitline.macro.curves import Compressive, Polynomial
-from bitline.macro.fit import falls, fit_curve, fit_table
+from bitline.macro.fit import fit_curve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.placement import Reload
 from bitline.macro.simulate import simulate
+from bitline.macro.tables import falls, fit_table
 from bitline.samples import Samples
 from contracts import base, table
 

@@ -16,11 +16,13 @@ from bitline.macro.chip import Chip, Reads
 from bitline.macro.column import Column
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
-from bitline.macro.errors import Rates, error_model, error_rates
-from bitline.macro.fit import falls, fit_curve, fit_table
+from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_table
+from bitline.macro.enough import Learning, distance, learning_curve, reads_for
+from bitline.macro.errors import Expected, Rates, error_model, error_rates, expected_errors, ideal_codes
+from bitline.macro.fit import fit_curve
 from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
-from bitline.macro.gradients import AnyGradient, Slope, Ste, SteIdeal
+from bitline.macro.gradients import AnyGradient, Sampled, Slope, SlopeExact, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
@@ -28,6 +30,7 @@ from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
 from bitline.macro.program import age, program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
+from bitline.macro.tables import falls, fit_table
 
 __all__ = [
     "Adapted",
@@ -39,9 +42,12 @@ __all__ = [
     "Components",
     "Conv",
     "Converters",
+    "Coverage",
     "Dense",
+    "Expected",
     "Goodness",
     "Layout",
+    "Learning",
     "Macro",
     "Mismatch",
     "Plan",
@@ -49,9 +55,12 @@ __all__ = [
     "Quantised",
     "Rates",
     "Reads",
+    "Sampled",
     "Shape",
     "Site",
     "Slope",
+    "SlopeExact",
+    "Split",
     "Ste",
     "SteIdeal",
     "Tolerance",
@@ -62,27 +71,35 @@ __all__ = [
     "choose",
     "components",
     "converters_without",
+    "coverage",
     "curve_alone",
     "describe",
+    "distance",
     "error_model",
     "error_rates",
+    "expected_errors",
     "falls",
     "fit_behaviour",
     "fit_curve",
+    "fit_gaussian",
     "fit_mismatch",
     "fit_table",
     "ideal",
+    "ideal_codes",
     "judge",
+    "learning_curve",
     "mac",
     "model_circuit",
     "nominal",
     "program",
+    "reads_for",
     "runs_fused",
     "sample_circuit",
     "scaled",
     "shipped",
     "simulate",
     "slow",
+    "split_table",
     "spread_pool",
     "values_of",
     "with_dice",

@@ -59,6 +59,8 @@ class Law:
     alias: Tensor  # alike
     slope: Tensor  # (tables * ideal codes,) derivative of the mean code by the ideal code
     which: Tensor | None  # table of each conversion, (G, T, C, N); absent: table 0
+    mean: Tensor  # (tables * ideal codes,) mean code
+    stretch: Tensor  # alike: relative derivative of the deviation of the code by the ideal code
 
 
 @dataclass(frozen=True, eq=False)

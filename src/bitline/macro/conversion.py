@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -55,6 +56,7 @@ class Reader:
         wants = probe is not None and probe.wants_codes
         self.ideal = _ideal_cells(column).to(self.sums) if wants or column.pattern is not None else None
         self.shows = wants
+        self.each: Callable[[int, Tensor], None] | None = None  # is given the slopes (G, P, m, C, N) of row group t
 
     def read(self, found: Gathered | Convolved, m: int, keys: Tensor | None) -> Output:
         """Sums of ``m`` positions, all passes of them, through all row groups: (m, G·N)."""
@@ -96,6 +98,8 @@ class Reader:
             if slope is not None:
                 each = torch.ones_like(code, dtype=torch.float32) if rise is None else rise
                 each = each if clipped is None else torch.where(clipped, 0.0, each)
+                if self.each is not None:
+                    self.each(t, each.view(shape))
                 self._add(slope, each.view(shape), magnitude=True)
             self._add(total, code.view(shape))
         out = Output(self._flat(self._scaled(self._merged(total))))
@@ -226,15 +230,23 @@ class Reader:
         """Codes drawn from the measured table, and its slopes where wanted: (G, P·m, C, N)."""
         law = self.column.law
         assert law is not None
-        ideal = self._ideal_place(u).floor_().clamp_(0, law.ideal_codes - 1).long()
+        place = self._ideal_place(u).floor_()
+        ideal = place.clamp(0, law.ideal_codes - 1).long()
         row = ideal if law.which is None else ideal + law.which[:, t, None] * law.ideal_codes
         bins = law.cut.shape[1]
         rest = 33 - bins.bit_length()
         draw = self._by_conversion(draws.read_words(counters))
         entry = row * bins + (draw >> rest)
         own = (draw & ((1 << rest) - 1)) < torch.take(law.cut, entry)
-        code = torch.where(own, draw >> rest, torch.take(law.alias, entry))
-        return code.to(self.total), torch.take(law.slope, row) if self.keep.slope else None
+        code = torch.where(own, draw >> rest, torch.take(law.alias, entry)).to(self.total)
+        if not self.keep.slope:
+            return code, None
+        rise = torch.take(law.slope, row)
+        if self.keep.drawn:
+            rise = rise + torch.take(law.stretch, row) * (code - torch.take(law.mean, row))
+        if self.keep.drawn or self.each is not None:
+            rise = torch.where((place < 0) | (place >= law.ideal_codes), 0.0, rise)
+        return code, rise
 
     def _show(self, code: Tensor, place: Tensor | None, x: Tensor, t: int) -> None:
         """Hand the probe the codes beside those of ideal cells, column and converter."""
@@ -242,8 +254,9 @@ class Reader:
         assert self.probe is not None
         if self.scale is None:
             return
-        layout = self.column.layout
-        u = torch.bmm(x, self.ideal[:, t, : x.shape[2]].flatten(2))
+        layout, held = self.column.layout, self.ideal[:, t, : x.shape[2]]
+        self.probe.columns(x, held)
+        u = torch.bmm(x, held.flatten(2))
         place_of_ideal = self._ideal_place(u.view(len(x), -1, layout.conversions, layout.legs, layout.outputs))
         code_of, law = self.column.code, self.column.law
         most = code_of.most if code_of is not None else law.ideal_codes - 1 if law is not None else 0

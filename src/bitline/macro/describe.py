@@ -138,7 +138,7 @@ def _column(macro: Macro) -> list[tuple[str, str]]:
     if isinstance(column, TableColumn):
         tables = len(column.probability)
         text = "one table for all columns, no error frozen" if column.per == "pooled" else _many(tables, "table")
-        if column.per == "column":
+        if column.per != "pooled":
             text += ", drawn for each die" if column.assign == "drawn" else ", by physical column"
         codes = np.arange(column.codes)
         mean = column.probability @ codes

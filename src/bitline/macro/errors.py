@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
-from bitline.macro.behaviour import Behaviour, Vectors
+from bitline.macro.behaviour import Behaviour, Shape, Vectors
 from bitline.macro.kinds import TableColumn
 from bitline.samples import Samples
 
@@ -118,6 +118,37 @@ class Rates:
         return float(np.sqrt(max(self.model * (1 - self.model), 1e-12) / self.n))
 
 
+def ideal_codes(sums: Integer[np.ndarray, " n"], shape: Shape) -> Integer[np.ndarray, " n"]:
+    """Codes of sums on an ideal column: rounded half up, clipped."""
+    return np.clip(np.floor(sums / shape.step + 0.5), 0, 2**shape.bits - 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model says of each pattern, over dies: probability that its code is not that of its sum, and the mean of
+    code less ideal code, LSB."""
+
+    rate: Float[np.ndarray, " n"]
+    error: Float[np.ndarray, " n"]
+
+
+def expected_errors(x: Vectors, w: Vectors, behaviour: Behaviour, table: TableColumn) -> tuple[Expected, Expected]:
+    """Errors of patterns by the behavioural model and by the error model."""
+    shape, sums = behaviour.shape, np.einsum("nr,nr->n", x, w, dtype=np.int64)
+    right = ideal_codes(sums, shape)
+    power, offsets = ((x.astype(np.int64) * w) ** 2).sum(axis=1).astype(float), behaviour.patterns(x, w)
+    model = np.empty((len(x), 2**shape.bits))
+    for k in np.unique(sums):
+        of = np.flatnonzero(sums == k)
+        model[of] = law(behaviour, int(k), power[of], offsets[of])
+    place = np.minimum(np.round(sums / table.step).astype(np.int64), table.codes - 1)
+    coded = np.round(np.arange(2**shape.bits) * shape.step / table.step).astype(np.int64)
+    pooled = table.probability[0, place][:, coded]
+    every, codes = np.arange(len(x)), np.arange(2**shape.bits)
+    of_model, of_table = (Expected(1 - p[every, right], p @ codes - right) for p in (model, pooled))
+    return of_model, of_table
+
+
 def error_rates(samples: Samples, behaviour: Behaviour, table: TableColumn, bins: int = 8) -> tuple[Rates, ...]:
     """Error rates of simulated reads on dies beside those that both models give the same patterns, by sum: S0's
     verification, on conversions of a network or any others.
@@ -126,17 +157,9 @@ def error_rates(samples: Samples, behaviour: Behaviour, table: TableColumn, bins
     """
     if not len(samples):
         raise ValueError("the samples are empty: nothing to compare")
-    shape, x, w, sums = behaviour.shape, samples["x"], samples["w"], samples.ideal
-    right = np.clip(np.floor(sums / shape.step + 0.5), 0, 2**shape.bits - 1).astype(np.int64)
-    power, offsets = ((x.astype(np.int64) * w) ** 2).sum(axis=1).astype(float), behaviour.patterns(x, w)
-    model = np.empty(len(samples))
-    for k in np.unique(sums):
-        of = np.flatnonzero(sums == k)
-        model[of] = 1 - law(behaviour, int(k), power[of], offsets[of])[np.arange(len(of)), right[of]]
-    place = np.minimum(np.round(sums / table.step).astype(np.int64), table.codes - 1)
-    coded = np.round(right * shape.step / table.step).astype(np.int64)
-    pooled = 1 - table.probability[0, place, coded]
-    wrong = samples.code != right
+    shape, sums = behaviour.shape, samples.ideal
+    model, pooled = (each.rate for each in expected_errors(samples["x"], samples["w"], behaviour, table))
+    wrong = samples.code != ideal_codes(sums, shape)
     group = np.minimum(sums * bins // (shape.counts + 1), bins - 1)
     return tuple(
         Rates(

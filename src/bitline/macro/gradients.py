@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from bitline.macro.column import Column
+from bitline.macro.kinds import TableColumn
+from bitline.macro.macro import Macro
 from bitline.macro.read import Keep
 
 
@@ -16,6 +18,11 @@ class Gradient(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     of_chip: ClassVar[bool] = True  # whether the product differentiated is that of this die's weights
+    each: ClassVar[bool] = False  # whether every conversion has a slope of its own, read again in the backward pass
+
+    def refuses(self, plan: str, macro: Macro) -> str | None:
+        """Why a plan cannot give this gradient on a macro; None if it can."""
+        return None
 
     def keeps(self, column: Column) -> Keep:
         """What the forward must keep for each output, the gradient of the converter's step aside."""
@@ -47,7 +54,8 @@ class Ste(Gradient):
 
 
 class SteIdeal(Gradient):
-    """The gradient of the clean product, as if the machine were exact: a baseline."""
+    """The gradient of the clean product, as if the machine were exact: the extended STE, full forward and plain
+    backward, a baseline. On a measured table, whose cells are ideal and which clips nothing apart, it is ``Ste``."""
 
     kind: Literal["ste_ideal"] = "ste_ideal"
     of_chip: ClassVar[bool] = False
@@ -76,4 +84,46 @@ class Slope(Gradient):
         return column.driven(x)
 
 
-AnyGradient = Annotated[Ste | SteIdeal | Slope, Field(discriminator="kind")]
+class Sampled(Slope):
+    """As ``Slope``, with the slope of each code drawn from a measured table: y = m(i) + v(i) · ε, so that
+    dy/ds = m'(i) + v'(i) · ε with the ε = (j - m(i)) / v(i) of the code j that was drawn; 0 where the ideal sum is
+    outside the table. m and v: mean and standard deviation of the row, their derivatives as ``TableColumn.slope``.
+
+    A reconstruction of what Lin et al., JETCAS 2022, may mean. Only the reference plan knows single codes. On columns
+    without a table it is ``Slope``.
+    """
+
+    kind: Literal["sampled"] = "sampled"  # type: ignore[assignment]
+
+    def refuses(self, plan: str, macro: Macro) -> str | None:
+        if plan == "reference" or not isinstance(macro.column, TableColumn):
+            return None
+        return "the gradient 'sampled' needs every code drawn from the table, which only the reference plan keeps"
+
+    def keeps(self, column: Column) -> Keep:
+        kept = super().keeps(column)
+        return kept if column.law is None else Keep(slope=True, drawn=True)
+
+
+class SlopeExact(Gradient):
+    """The oracle of ``Slope``: each conversion, of every tile and digit, has its own slope, that of the mean curve or
+    of the table's mean code at its sum (0 where clipped), where ``Slope`` has one mean slope an output.
+
+    Reads again in the backward pass, by the reference plan; a folded read has no slopes to tell apart. The digits of an
+    input share what is passed to it by radix, and so do those of a weight.
+    """
+
+    kind: Literal["slope_exact"] = "slope_exact"
+    each: ClassVar[bool] = True
+
+    def refuses(self, plan: str, macro: Macro) -> str | None:
+        return "the gradient 'slope_exact' runs by the reference plan" if plan == "fused" else None
+
+    def weight(self, column: Column) -> Tensor:
+        return column.weight
+
+    def inputs(self, x: Tensor, column: Column) -> Tensor:
+        return column.driven(x)
+
+
+AnyGradient = Annotated[Ste | SteIdeal | Slope | Sampled | SlopeExact, Field(discriminator="kind")]

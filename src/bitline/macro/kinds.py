@@ -88,7 +88,8 @@ class TableColumn(Model):
     The ideal sum of the legs is first quantised: ideal code = (sum - low)/step, half up, clipped. A code stands for
     low + step · code. ``pooled``: one table for all columns, drawn anew at each read, so that no part of the error is
     frozen. ``column``: a table a column; a die takes its columns from the measured ones, ``drawn`` at random for each
-    die or by their ``physical`` number (the measured die itself).
+    die or by their ``physical`` number (the measured die itself). ``bank``: alike, a table for each ``bank`` columns
+    side by side, which share converters or drivers; what differs between the columns of a bank counts as fresh.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -96,11 +97,14 @@ class TableColumn(Model):
     probability: Probability
     low: float = 0.0
     step: float = Field(default=1.0, gt=0, description="counts a code")
-    per: Literal["pooled", "column"] = "pooled"
+    per: Literal["pooled", "bank", "column"] = "pooled"
     assign: Literal["drawn", "physical"] = "drawn"
+    bank: int | None = Field(default=None, ge=2, description="columns of a bank, where there is a table for each bank")
 
     @model_validator(mode="after")
     def _one_if_pooled(self) -> TableColumn:
+        if (self.per == "bank") != (self.bank is not None):
+            raise ValueError(f"bank = {self.bank}, per: {self.per}: say how many columns a bank has, and only there")
         if self.per == "pooled" and len(self.probability) != 1:
             raise ValueError(f"a pooled column has one table, not {len(self.probability)}; say per: column")
         return self
@@ -109,7 +113,7 @@ class TableColumn(Model):
         return isinstance(other, TableColumn) and self.model_dump() == other.model_dump()
 
     def __hash__(self) -> int:
-        return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign))
+        return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign, self.bank))
 
     @property
     def codes(self) -> int:
@@ -145,9 +149,28 @@ class TableColumn(Model):
     @cached_property
     def slope(self) -> np.ndarray:
         """Derivative of the mean code by the ideal code, (tables · ideal codes,): central, one-sided at the ends."""
-        mean = self.probability @ np.arange(self.codes)
+        mean = self.mean
         rise = np.asarray(np.gradient(mean, axis=1)) if mean.shape[1] > 1 else np.ones_like(mean)
         return rise.reshape(-1)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean code, (tables, ideal codes)."""
+        return np.asarray(self.probability @ np.arange(self.codes))
+
+    @cached_property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of the code, (tables, ideal codes)."""
+        away = np.arange(self.codes) - self.mean[:, :, None]
+        return np.sqrt((self.probability * away**2).sum(axis=2))
+
+    @cached_property
+    def stretch(self) -> np.ndarray:
+        """Derivative of the deviation by the ideal code over the deviation, (tables · ideal codes,): a code drawn moves
+        by this much a code of the mean it is away from. 0 where the code is certain."""
+        v = self.deviation
+        rise = np.asarray(np.gradient(v, axis=1)) if v.shape[1] > 1 else np.zeros_like(v)
+        return np.where(v > 1e-9, rise / np.maximum(v, 1e-9), 0.0).reshape(-1)
 
 
 AnyColumn = Annotated[CurveColumn | TableColumn, Field(discriminator="kind")]

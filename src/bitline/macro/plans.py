@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitline.macro import folded, fused, reference
+from bitline.macro import folded, fused, reference, slopes
 from bitline.macro.column import Column
 from bitline.macro.fused import Quantised
 from bitline.macro.geometry import Geometry
@@ -42,22 +42,29 @@ PLANS: tuple[tuple[str, Callable[[Macro, Layout | None], str | None]], ...] = (
 STE = Ste()
 
 
-def choose(macro: Macro, force: str | None = None, layout: Layout | None = None) -> Plan:
-    """The cheapest plan that computes this macro (a layer of this layout on it), or the one asked for.
+def choose(
+    macro: Macro, force: str | None = None, layout: Layout | None = None, gradient: Gradient | None = None
+) -> Plan:
+    """The cheapest plan that computes this macro (a layer of this layout on it), or the one asked for, in forward and,
+    where ``gradient`` is given, in backward.
 
     Raises ValueError if that one cannot.
     """
+
+    def why_not(name: str) -> str | None:
+        return dict(PLANS)[name](macro, layout) or (gradient.refuses(name, macro) if gradient is not None else None)
+
     names = [name for name, _ in PLANS]
     if force is not None:
         if force not in names:
             raise ValueError(f"no plan {force!r}; there are: {', '.join(names)}")
-        reason = dict(PLANS)[force](macro, layout)
+        reason = why_not(force)
         if reason:
             raise ValueError(f"plan {force} cannot run macro {macro.name}: {reason}")
         return Plan(force, "asked for")
     refused: list[str] = []
-    for name, refuses in PLANS:
-        reason = refuses(macro, layout)
+    for name in names:
+        reason = why_not(name)
         if reason is None:
             return Plan(name, "; ".join(refused) or "the read is linear and is not converted")
         refused.append(f"not {name}: {reason}")
@@ -86,8 +93,12 @@ def mac(
     if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
         with torch.autocast(device, enabled=False):
             return mac(x, column, geometry, keys, converters, gradient, plan, probe, factor)
-    plan = plan or choose(column.macro, layout=column.layout)
+    plan = plan or choose(column.macro, layout=column.layout, gradient=gradient)
     weight = gradient.weight(column)
+    if real.requires_grad or (weight.requires_grad and torch.is_grad_enabled()):
+        reason = gradient.refuses(plan.name, column.macro)
+        if reason is not None:
+            raise ValueError(f"plan {plan.name} cannot differentiate {column.site.name}: {reason}")
     if plan.name == "folded":
         assert isinstance(x, Tensor)
         y = folded.run(x, column, geometry, keys, column.weight)
@@ -213,7 +224,14 @@ class _Mac(torch.autograd.Function):
         passed = passed.to(ctx.x_dtype)
         grad_x = grad_w = grad_scale = grad_zero = None
         wanted = (needs[0] or needs[1] or needs[2], needs[3])
-        if any(wanted):
+        if any(wanted) and call.gradient.each:
+            assert isinstance(call.x, Tensor)
+            grad_x, grad_w = slopes.backward(
+                grad, call.x.detach(), call.column, geometry, call.keys, call.converters, wanted
+            )
+            grad_x = None if grad_x is None else grad_x.to(ctx.x_dtype)
+            grad_w = None if grad_w is None else grad_w.to(weight.dtype)
+        elif any(wanted):
             codes = ctx.packed.codes() if ctx.packed is not None else geometry.channels_last(kept)
             grad_x, grad_w = geometry.backward(passed, codes.to(passed.dtype), weight.to(passed.dtype), wanted)
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)

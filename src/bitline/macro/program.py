@@ -270,15 +270,19 @@ def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device
 def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Law:
     tables, ideal_codes, codes = table.probability.shape
     cut, alias = (torch.from_numpy(part).to(device) for part in table.alias)
-    slope = torch.from_numpy(table.slope).float().to(device)
+    slope, mean, stretch = (
+        torch.from_numpy(part.reshape(-1)).float().to(device) for part in (table.slope, table.mean, table.stretch)
+    )
     which = None
-    if table.per == "column":
+    if table.per != "pooled":
         address = layout.columns_of(site)[:, :, :, 0].to(device)
+        if table.bank is not None:
+            address = address // table.bank
         if table.assign == "drawn":
             which = (Effect(chip.stream("column table", site.where), address).uniform() * tables).long()
         else:
             which = address % tables
-    return Law(table.low, table.step, ideal_codes, codes, cut, alias, slope, which)
+    return Law(table.low, table.step, ideal_codes, codes, cut, alias, slope, which, mean, stretch)
 
 
 def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:

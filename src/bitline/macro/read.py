@@ -33,6 +33,7 @@ class Keep:
     inside: bool = False  # share of conversions (by radix) that were not clipped
     slope: bool = False  # mean read slope of the conversions (by radix), 0 where clipped
     step: bool = False  # derivative with respect to the converter's step
+    drawn: bool = False  # the slope is that of the codes drawn, not of their mean; reference plan
 
 
 @dataclass
@@ -57,6 +58,10 @@ class Probe:
     """Looks at every conversion of a run, by the reference plan. This one looks at nothing."""
 
     wants_codes = False
+
+    def columns(self, x: Tensor, held: Tensor) -> None:
+        """What meets in the conversions whose codes come next: digits of the rows on (G, P·m, R), and the levels that
+        their cells were asked to hold (G, R, C, L, N); where codes are wanted."""
 
     def values(self, v: Tensor) -> None:
         """What converters see: places (G, P·m, C, N) in LSB, counts where there is no converter."""

@@ -53,9 +53,9 @@ def run(
         out.step = torch.empty(out.y.shape, device=x.device)
     if keys is None and reader.draws:
         raise ValueError(f"{column.site.name}: the macro has fresh noise; say which samples are read")
-    for samples, part, sums in _chunks(x, reader, geometry, positions):
-        row_keys = None if keys is None or not reader.draws else _row_keys(keys[samples], part, positions, reader.words)
-        found = reader.read(sums, (samples.stop - samples.start) * (part.stop - part.start), row_keys)
+    for samples, part, sums in chunks(x, reader, geometry, positions):
+        first = None if keys is None or not reader.draws else row_keys(keys[samples], part, positions, reader.words)
+        found = reader.read(sums, (samples.stop - samples.start) * (part.stop - part.start), first)
         pairs = ((out.y, found.y), (out.inside, found.inside), (out.slope, found.slope), (out.step, found.step))
         for whole, piece in pairs:
             if whole is not None and piece is not None:
@@ -66,7 +66,7 @@ def run(
     return out
 
 
-def _chunks(
+def chunks(
     x: Tensor, reader: Reader, geometry: Geometry, positions: int
 ) -> Iterator[tuple[slice, slice, Gathered | Convolved]]:
     """(samples, positions, their columns' sums) in pieces of at most ``CHUNK`` conversions where one sample fits."""
@@ -94,7 +94,7 @@ def _chunks(
             yield samples, part, Gathered(column, some, reader.cells, reader.legs)
 
 
-def _row_keys(keys: Tensor, part: slice, positions: int, words: int) -> Tensor:
+def row_keys(keys: Tensor, part: slice, positions: int, words: int) -> Tensor:
     """First noise counter of each row (sample, position): (m,) int64."""
     place = torch.arange(part.start, part.stop, device=keys.device) * words
     return (keys[:, None] + place * draws.GOLDEN).flatten()

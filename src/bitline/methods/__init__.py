@@ -4,17 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
+from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
 from bitline.methods.machine import ErrorAware, OnMacro, Qat, training_chip
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method
 
-AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian, Field(discriminator="kind")]
+AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian | DNat, Field(discriminator="kind")]
 
 __all__ = [
     "AnyMethod",
     "Batches",
     "Criterion",
+    "DNat",
     "ErrorAware",
     "Gaussian",
     "Method",

@@ -5,9 +5,10 @@ from bitline.nn.cim import CimLayer
 from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
 from bitline.nn.die import Silicon
 from bitline.nn.kept import kept
-from bitline.nn.model import layers, on_chip, programmed, silicon, use
+from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
+from bitline.nn.tradeoff import Tradeoff, range_tradeoff
 
 __all__ = [
     "AnyQuantizer",
@@ -19,15 +20,19 @@ __all__ = [
     "Pact",
     "Percentile",
     "Silicon",
+    "Tradeoff",
     "Xnor",
     "calibrate",
     "convert",
+    "differentiate",
     "fingerprint",
     "kept",
     "layers",
     "mapping",
     "on_chip",
     "programmed",
+    "range_tradeoff",
+    "requantise",
     "restore",
     "silicon",
     "streamlined",

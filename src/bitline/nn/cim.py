@@ -49,7 +49,8 @@ class CimLayer(nn.Module):
     bias: Tensor | None
     site: Site
     silicon: Silicon
-    gradient: AnyGradient
+    gradient: AnyGradient  # in use: that asked for, or one a method trains by
+    asked: AnyGradient
     plan: Plan
     forced: str | None
     geometry: Geometry
@@ -72,7 +73,7 @@ class CimLayer(nn.Module):
         """Place this layer on a macro; raises ValueError where it does not fit."""
         self.site, self.silicon, self.gradient, self.forced = site, silicon, gradient, force
         self.input_quantizer, self.weight_quantizer = input_quantizer, weight_quantizer
-        self.design = macro
+        self.design, self.asked = macro, gradient
         self.converters = ConverterRange(macro.converter, *macro.value_range) if macro.converter else None
         inputs, outputs, groups = self.matrix_shape
         self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
@@ -89,9 +90,18 @@ class CimLayer(nn.Module):
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
         self.cause = cause
         self.macro = without(macro, cause) if cause else macro
-        kept = self.macro == self.design or self.forced == "reference"  # a variant may need another plan
-        self.plan = choose(self.macro, self.forced if kept else None, self.macro.layout(*self.matrix_shape))
+        self._plan()
         self.renew()
+
+    def differentiate(self, gradient: AnyGradient | None) -> None:
+        """Pass gradients by another rule, by a plan that can; None: by the one asked for."""
+        self.gradient = gradient or self.asked
+        self._plan()
+
+    def _plan(self) -> None:
+        kept = self.macro == self.design or self.forced == "reference"  # a variant may need another plan
+        layout = self.macro.layout(*self.matrix_shape)
+        self.plan = choose(self.macro, self.forced if kept else None, layout, self.gradient)
 
     def renew(self) -> None:
         """Forget what was programmed: the die, the weights or the macro changed."""

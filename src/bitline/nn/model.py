@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bitline.macro import Chip, Column, Macro, causes
+from bitline.macro import AnyGradient, Chip, Column, Macro, causes
 from bitline.nn.cim import CimLayer
 from bitline.nn.die import Silicon
+from bitline.nn.quantizers import AnyQuantizer
 
 
 def layers(model: nn.Module) -> dict[str, CimLayer]:
@@ -48,4 +49,39 @@ def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:
     shared = silicon(model)
     shared.chip, shared.write = chip, write
     for layer in layers(model).values():
+        layer.renew()
+
+
+def differentiate(model: nn.Module, gradient: AnyGradient | None = None) -> None:
+    """Pass gradients through every layer by another rule, by plans that can; None: as ``convert`` was asked."""
+    for layer in layers(model).values():
+        layer.differentiate(gradient)
+
+
+def requantise(model: nn.Module, inputs: AnyQuantizer) -> None:
+    """Give the layers' inputs another kind of quantizer, which starts with the range of the one it replaces.
+
+    Layers that have this one already keep it, trained or not. Raises ValueError, naming the layer, where its inputs are
+    not calibrated yet or the kind does not fit its codes; the model is then unchanged.
+    """
+    new = {}
+    for name, layer in layers(model).items():
+        old, scheme = layer.input_quantizer, layer.macro.inputs
+        if old is None or scheme is None or old.config == inputs:
+            continue
+        try:
+            quantizer = inputs.build(scheme.low, scheme.high, role="inputs", step=scheme.stride)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if not old.calibrated:
+            raise ValueError(f"{name}: its inputs are not calibrated: call bitline.calibrate(model, loader) first")
+        quantizer.name = old.name
+        with torch.no_grad():
+            _, scale, zero = old(layer.weight.new_zeros(1))
+        quantizer = quantizer.to(layer.weight.device)
+        quantizer.begin_at(scale.reshape(1), zero.reshape(1))
+        new[name] = quantizer
+    for name, quantizer in new.items():
+        layer = layers(model)[name]
+        layer.input_quantizer = quantizer.train(layer.training)
         layer.renew()

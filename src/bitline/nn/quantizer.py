@@ -102,6 +102,11 @@ class Quantizer(nn.Module, ABC):
         one_sided = self.grid.low == 0 and not self.asymmetric
         if one_sided and seen.share_negative > 1e-3 and bool((seen.low < -scale / 2).any()):
             raise ValueError(self._unsigned_message(seen))
+        self.begin_at(scale, zero)
+
+    @torch.no_grad()
+    def begin_at(self, scale: Tensor, zero: Tensor) -> None:
+        """Take over a range found elsewhere, scale and zero point of shape (C,); what was observed is forgotten."""
         self._start(scale, zero)
         self._seen = None
         value = self._positive()
@@ -177,9 +182,18 @@ class Quantizer(nn.Module, ABC):
         return nn.Parameter(torch.ones(() if self.channels is None else (self.channels,)))
 
     def _zero_point(self, beta: Tensor, scale: Tensor) -> Tensor:
-        """The integer code of zero for a lower bound beta, straight-through: ``low − beta/s``, kept on the grid."""
-        v = (self.grid.low - beta / scale).clamp(self.grid.low, self.grid.high)
-        return ste(torch.floor(v + 0.5), v)
+        """The integer code z of zero for a lower bound beta, ``low − beta/s`` rounded and kept on the grid.
+
+        Its gradient is that of ((low − z)·s − beta)/s with z and the divisor held, so that s·(low − z), the value of
+        the lowest code, has exactly the gradient of beta, and that of the highest exactly that of beta + n·s, wherever
+        between two codes beta lies.
+        """
+        v = self.grid.low - beta / scale
+        z = torch.floor(v + 0.5).clamp(self.grid.low, self.grid.high).detach()
+        if not torch.is_grad_enabled():
+            return z
+        held = torch.clamp(v, self.grid.low, self.grid.high).detach() != v.detach()  # zero stays at an end
+        return ste(z, torch.where(held, z, ((self.grid.low - z) * scale - beta) / scale.detach()))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -257,7 +271,12 @@ class LsqQuantizer(Quantizer):
 
 
 class PactQuantizer(Quantizer):
-    """Learned clipping bounds ``alpha`` and, where asymmetric, ``beta`` (in units of x)."""
+    """Learned clipping bounds ``alpha`` and, where asymmetric, ``beta`` (in units of x).
+
+    E-PACT's formulas (``Pact``): y = s·(q − z), s = (alpha − beta)/n, dy/dx = 1 between the bounds, dy/dalpha = 1
+    above, dy/dbeta = 1 below, and with ``residual`` ± (y − x)/(alpha − beta) between. What clips are the ends of the
+    snapped range, s·(low − z) and s·(high − z), up to half a step from beta and alpha.
+    """
 
     def __init__(
         self,
@@ -281,6 +300,13 @@ class PactQuantizer(Quantizer):
         self.alpha.copy_((scale * (self.grid.high - zero))[0])
         if self.beta is not None:
             self.beta.copy_((scale * (self.grid.low - zero))[0])
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """As for every quantizer; and a lower bound stays at or below zero, which has to be a code."""
+        super().constrain()
+        if self.beta is not None:
+            self.beta.clamp_(max=0)
 
     def penalty(self) -> Tensor:
         """The L2 term ``decay·(alpha² + beta²)`` to add to the loss, shape () (Choi et al. 2018, section 3)."""

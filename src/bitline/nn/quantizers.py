@@ -133,6 +133,9 @@ class Pact(QuantizerConfig):
     """Inputs clipped at a learned bound alpha (PACT, Choi et al. 2018); ``asymmetric`` learns the lower bound as well
     (E-PACT, Lin et al., JETCAS 2022). The bounds train by what they clip alone; ``residual`` adds the rounding
     residual of what lies inside (PACT+). ``decay`` is the factor of the L2 term on the bounds, see ``penalty``.
+
+    What a lower bound needs beside it, the layer does: z·Σw is taken off digitally, padding is the code z of zero. The
+    converters' range learns along where the macro says ``learn: true`` of it.
     """
 
     kind: Literal["pact"] = "pact"

@@ -52,6 +52,16 @@ class Quantised:
 
     def backward(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, scale and zero from that of the padded codes (the layer's layout)."""
+        grad_x, scale, zero = self._inside(grad, word, geometry)
+        if self.zero.requires_grad and any(map(any, self.pads)):  # padding is the code of zero
+            inner = grad
+            for axis, (before, _) in enumerate(self.pads, grad.dim() - len(self.pads)):
+                inner = inner.narrow(axis, before, self.x.shape[axis])
+            zero = zero + (grad.sum(dtype=torch.float64) - inner.sum(dtype=torch.float64)).to(zero.dtype)
+        return grad_x, scale, zero
+
+    def _inside(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients that come through the codes of x itself."""
         if self.x.is_cuda:
             from bitline.macro.fused import gpu
 
