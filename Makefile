@@ -1,6 +1,6 @@
 # Each target works alone on a machine with Python 3.11 or later and make.
 #
-# demo   the handwritten digits on an 8T SRAM macro          -> out/demo/report.html
+# demo   the handwritten digits on an 8T SRAM from ngspice   -> out/demo/report.html
 # test   lint, then every test
 # lint   ruff, mypy, the layers
 # bench  the published settings and the speed of the plans

@@ -17,6 +17,8 @@ NAMES = {
     "peers": "Peers",
     "spice": "Behavioural model against ngspice",
     "digits": "Handwritten digits, the longer setting",
+    "s0": "Error-aware against Gaussian training on a macro from ngspice",
+    "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }

@@ -1,6 +1,7 @@
-"""The preset generic-spice-sram, made again: the 8T SRAM column of the shipped samples as a macro, and its corners.
+"""The presets generic-spice-sram and generic-spice-sram-compact, made again: an 8T SRAM column and its corners.
 
     python examples/sram_macro.py FOLDER > src/bitline/macro/presets/generic-spice-sram.yaml
+    python examples/sram_macro.py FOLDER sram-8t-compact > src/bitline/macro/presets/generic-spice-sram-compact.yaml
 
 The typical corner is fitted to the shipped samples, the others to points that ngspice simulates now (a minute). The
 converter's zero follows the precharged line, its step is that of the typical corner.
@@ -17,7 +18,7 @@ from bitline.macro import Behaviour, behaviour_of, curve_alone, judge, shipped, 
 from bitline.macro.kinds import CurveColumn
 from bitline.samples import Samples
 
-NAME = "sram-8t-pwm"
+PRESETS = {"sram-8t-pwm": "generic-spice-sram", "sram-8t-compact": "generic-spice-sram-compact"}
 CORNERS = {
     "ff": ({"corner": "ff"}, "fast transistors"),
     "ss": ({"corner": "ss"}, "slow transistors"),
@@ -65,21 +66,21 @@ def cells(behaviour: Behaviour, indent: str) -> list[str]:
     return [indent + line for line in lines]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, name: str = "sram-8t-pwm") -> None:
     """Print the preset."""
-    still, dice = shipped(NAME), shipped(f"{NAME}-dice")
-    circuit, simulator = Circuit.load(NAME), Simulator(cache=folder / "cache")
+    still, dice = shipped(name), shipped(f"{name}-dice")
+    circuit, simulator = Circuit.load(name), Simulator(cache=folder / "cache")
     axis = scale(circuit, simulator)
     typical = with_dice(behaviour_of(still), dice)
     goodness, _, _ = judge(typical, still["x"], still["w"], values_of(still))
-    macro = typical.macro(NAME, columns=128, weights=TwosComplementWeight(bits=4, cell_bits=1))
+    macro = typical.macro(name, columns=128, weights=TwosComplementWeight(bits=4, cell_bits=1))
     rows = rows_of(still, POINTS + DICE)
     x, w = still["x"][rows], still["w"][rows]
     lines = [
         "# The 8T SRAM column of the shipped samples, from transistors: made by examples/sram_macro.py, not by hand.",
-        "name: generic-spice-sram",
+        f"name: {PRESETS[name]}",
         "source: >-",
-        f"  Generic; no chip. ngspice on the project's own 45 nm BSIM4 card ({NAME}), {len(still)} points without",
+        f"  Generic; no chip. ngspice on the project's own 45 nm BSIM4 card ({name}), {len(still)} points without",
         f"  mismatch, {len(dice)} with. A curve of the sum, patterns as noise ({goodness.rms_alone:.2f} LSB rms);",
         f"  with pattern counts the model is within {goodness.rms:.3f} LSB rms and {goodness.largest:.3f} at most.",
         f"rows: {circuit.rows}            # rows of an array, all on at once",
@@ -108,16 +109,16 @@ def main(folder: Path) -> None:
         f"volts_per_count: {abs(axis.lsb) / typical.shape.step * 1e3:.4g} mV  # ngspice",
         "corners:",
     ]
-    for name, (changes, told) in CORNERS.items():
+    for corner, (changes, told) in CORNERS.items():
         there = circuit.at(**changes)
         own = Volts(scale(there, simulator).zero, axis.lsb)
         some = characterize(there, x[::3], w[::3], simulator, axis=own)
         many = characterize(there, x, w, simulator, axis=own, chips=np.arange(len(x)))
         fitted = with_dice(behaviour_of(some), many)
-        lines += [f"  {name}:  # {told}", "    cell:", *cells(fitted, "      "), "    column:"]
+        lines += [f"  {corner}:  # {told}", "    cell:", *cells(fitted, "      "), "    column:"]
         lines += column(curve_alone(fitted, still["x"], still["w"]), "      ")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

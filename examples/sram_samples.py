@@ -1,14 +1,14 @@
-"""The shipped samples of the 8T SRAM column, made again: sram-8t-pwm.parquet and sram-8t-pwm-dice.parquet.
+"""The shipped samples of an 8T SRAM column, made again: CIRCUIT.parquet and CIRCUIT-dice.parquet.
 
-    BITLINE_DATA=… BITLINE_NETWORKS=… python examples/sram_samples.py FOLDER
+    BITLINE_DATA=… BITLINE_NETWORKS=… python examples/sram_samples.py FOLDER [CIRCUIT]
 
-Inputs are 4-bit activations of ResNet20 on CIFAR-10 in patches of 64 rows, weights the bits of its 4-bit weights,
-chosen so that their sums fill 0 … 192 counts evenly, as far as there are such. Some 12 minutes of two cores; what an
-interrupted run simulated is
-not simulated again.
+CIRCUIT is sram-8t-pwm or sram-8t-compact. Inputs are 4-bit activations of ResNet20 on CIFAR-10 in patches of 64 rows,
+weights the bits of its 4-bit weights, chosen so that their sums fill the range evenly, as far as there are such. Some
+12 minutes of two cores, or 2; what an interrupted run simulated is not simulated again.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,30 @@ from bitline.networks import ResNet
 from bitline.nn import calibrate, convert, layers
 from bitline.samples import Samples
 
-CIRCUIT = "sram-8t-pwm"
 COMMAND = "python examples/sram_samples.py FOLDER"
-BINS, EACH = 24, 512  # of the first table, without mismatch: 10 000 points and more
-SUMS, DICE = tuple(range(12, 192, 24)), 1024  # of the second: 8 sums, each on 1024 dice
 
 
-def vectors(images: int = 128, candidates: int = 80_000) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Tables:
+    """What is simulated: points without mismatch, ``each`` of every of ``bins`` of sums up to ``reach`` counts, and of
+    each of ``sums`` one pattern on ``dice`` dies."""
+
+    reach: int
+    bins: int
+    each: int
+    sums: tuple[int, ...]
+    dice: int
+
+
+CIRCUITS = {
+    "sram-8t-pwm": Tables(192, 24, 512, tuple(range(12, 192, 24)), 1024),  # 10 000 points and more
+    "sram-8t-compact": Tables(144, 18, 64, tuple(range(8, 128, 16)), 256),  # beyond the converter, where sums still go
+}
+
+
+def vectors(circuit: Circuit, images: int = 128, candidates: int = 80_000) -> tuple[np.ndarray, np.ndarray]:
     """(x, w), int8, (n, 64): patches of real activations against columns of weight bits, from all layers that fill
     64 rows."""
-    circuit = Circuit.load(CIRCUIT)
     macro = Macro.model_validate(
         {
             "name": "vectors",
@@ -79,12 +93,13 @@ def stratified(x: np.ndarray, w: np.ndarray, bins: int, each: int, counts: int) 
     return np.concatenate(found)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, name: str = "sram-8t-pwm") -> None:
     """Write both tables."""
-    circuit, simulator = Circuit.load(CIRCUIT), Simulator(cache=folder / "cache")
-    x, w = vectors()
+    circuit, simulator, asked = Circuit.load(name), Simulator(cache=folder / "cache"), CIRCUITS[name]
+    command = COMMAND if name == "sram-8t-pwm" else f"{COMMAND} {name}"
+    x, w = vectors(circuit)
     sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
-    picked = stratified(x, w, BINS, EACH, circuit.scale.counts)
+    picked = stratified(x, w, asked.bins, asked.each, asked.reach)
     np.random.default_rng(1).shuffle(picked)
     told = 0
 
@@ -94,14 +109,14 @@ def main(folder: Path) -> None:
         if told % 500 == 0:
             print(f"{told} points", flush=True)
 
-    print(f"{len(picked)} points without mismatch, {len(SUMS)} × {DICE} with", flush=True)
-    still = characterize(circuit, x[picked], w[picked], simulator, command=COMMAND, done=done)
-    save(still, folder / f"{CIRCUIT}.parquet")
+    print(f"{len(picked)} points without mismatch, {len(asked.sums)} × {asked.dice} with", flush=True)
+    still = characterize(circuit, x[picked], w[picked], simulator, command=command, done=done)
+    save(still, folder / f"{name}.parquet")
     left = np.setdiff1d(np.arange(len(x)), picked)
-    chosen = np.array([left[np.argmin(np.abs(sums[left] - total))] for total in SUMS])
-    pattern, chips = np.repeat(chosen, DICE), np.tile(np.arange(DICE), len(SUMS))
-    dice = characterize(circuit, x[pattern], w[pattern], simulator, chips=chips, command=COMMAND, done=done)
-    save(dice, folder / f"{CIRCUIT}-dice.parquet")
+    chosen = np.array([left[np.argmin(np.abs(sums[left] - total))] for total in asked.sums])
+    pattern, chips = np.repeat(chosen, asked.dice), np.tile(np.arange(asked.dice), len(asked.sums))
+    dice = characterize(circuit, x[pattern], w[pattern], simulator, chips=chips, command=command, done=done)
+    save(dice, folder / f"{name}-dice.parquet")
 
 
 def save(samples: Samples, path: Path) -> None:
@@ -124,4 +139,4 @@ def save(samples: Samples, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

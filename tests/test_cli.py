@@ -29,9 +29,11 @@ COMMANDS = [
     "convert",
     "train",
     "evaluate",
+    "verify",
     "report",
     "presets",
     "schema",
+    "export",
     "characterize",
     "export-spice",
 ]

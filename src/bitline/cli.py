@@ -13,6 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
+
+from bitline.lab.cli import lab
 
 app = typer.Typer(
     help="Make a neural network work on a compute-in-memory macro, and show the evidence.\n\n"
@@ -48,6 +51,18 @@ def _told() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("interrupted; run the same command again to go on")
         raise typer.Exit(130) from None
+
+
+class _Told(TyperGroup):
+    """A group of commands whose errors are told like those of all others."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command asked for."""
+        with _told():
+            return super().invoke(ctx)
+
+
+app.add_typer(lab, name="lab", cls=_Told)
 
 
 def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
@@ -96,9 +111,16 @@ def _clear(out: Path) -> None:
 
 
 def _loaded(file: Path, changes: list[str] | None, plan: str | None) -> Any:
+    """An experiment from its file; ``demo``, where no file is called so, is the embedded one."""
+    from importlib.resources import as_file, files
+
     from bitline.experiment import load
 
-    return load(file, [*(changes or ()), *([f"plan={plan}"] if plan else ())])
+    laid = [*(changes or ()), *([f"plan={plan}"] if plan else ())]
+    if file == Path("demo") and not file.exists():
+        with as_file(files("bitline.experiment") / "demo.yaml") as embedded:
+            return load(embedded, laid)
+    return load(file, laid)
 
 
 def _chosen(experiment: Any, kind: str) -> tuple[Any, ...]:
@@ -135,11 +157,9 @@ def demo(
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
-    """The embedded experiment: handwritten digits on an 8T SRAM macro, about a minute, no data to fetch."""
-    from importlib.resources import as_file, files
-
-    with _told(), as_file(files("bitline.experiment") / "demo.yaml") as file:
-        _run(_loaded(file, changes, None), out, True, as_json)
+    """The embedded experiment: digits on an 8T SRAM macro from ngspice, about a minute, no data to fetch."""
+    with _told():
+        _run(_loaded(Path("demo"), changes, None), out, True, as_json)
 
 
 @app.command()
@@ -207,6 +227,76 @@ def evaluate(
         one = experiment.model_copy(update={"methods": chosen})
         folder = out or Path("out") / file.stem
         _run(one, folder, False, as_json, folder / f"evaluate-{method}")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="an experiment in YAML, or `demo`")],
+    circuit: Annotated[str, typer.Option("--circuit", help="a circuit in YAML, or the name of one with samples")],
+    method: Annotated[
+        str, typer.Option("--method", help="kind of the method whose network is verified")
+    ] = "error_aware",
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", help="of the circuit, as `characterize --dice` wrote them; absent: shipped ones"),
+    ] = None,
+    out: Out = None,
+    chips: Annotated[int, typer.Option("--chips", min=1, help="fresh dies of the behavioural model")] = 5,
+    images: Annotated[int, typer.Option("--images", min=1, help="whose conversions are looked at")] = 64,
+    conversions: Annotated[int, typer.Option("--conversions", min=8, help="of them, simulated in ngspice")] = 256,
+    changes: Changes = None,
+    as_json: AsJson = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="simulations at once")] = None,
+    ngspice: Annotated[str, typer.Option("--ngspice", help="the simulator's program")] = "ngspice",
+) -> None:
+    """Verify a trained network on its circuit: on the behavioural model with dies it has never met, and its own
+    conversions in ngspice, error rates by sum side by side.
+
+    Takes the network trained in the folder, or trains it now. Writes `verify-METHOD.json` there.
+
+    Example: `bitline verify demo --circuit sram-8t-compact`
+    """
+    from bitline.circuits.spice import Circuit, Simulator
+    from bitline.experiment import Run
+    from bitline.flows import verify as verified
+    from bitline.macro import shipped
+    from bitline.report.tables import verification_tables
+    from bitline.samples import Samples
+
+    with _told():
+        experiment = _loaded(file, changes, None)
+        chosen, folder = _chosen(experiment, method)[0], out or Path("out") / file.stem
+        if len(experiment.macros) > 1:
+            raise ValueError("the experiment has several macros: choose one with --set macro=…")
+        at = Circuit.load(circuit)
+        if samples is None:
+            tables = [shipped(f"{at.name}{part}") for part in ("", "-dice")]
+        else:
+            tables = [Samples.load(samples), Samples.load(samples.with_name(f"{samples.stem}-dice{samples.suffix}"))]
+        voice = errors if as_json else console
+        walk = Run(experiment, folder, lambda line: voice.print(line, markup=False), progress=voice.is_terminal)
+        macro = experiment.macros[0]
+        model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
+        found = verified(
+            model,
+            walk.source,
+            at,
+            *tables,
+            method=chosen.title,
+            simulator=Simulator(executable=ngspice, workers=workers, cache=folder / "spice"),
+            chips=chips,
+            images=images,
+            conversions=conversions,
+            seed=experiment.seed,
+        )
+        found.write(folder / f"verify-{method}.json")
+        if as_json:
+            typer.echo(found.model_dump_json(indent=2, by_alias=True))
+            return
+        for table in verification_tables(found):
+            console.print(table)
+        console.print(f"ngspice: {found.simulator}", markup=False, soft_wrap=True)
+        console.print(f"figures: {folder / f'verify-{method}.json'}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -407,17 +497,71 @@ def export_spice(
 
 
 @app.command()
+def export(
+    file: File,
+    macro: Annotated[str | None, typer.Argument(help="name of one of its macros; absent: its only one")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="kind of the method whose network is exported")] = None,
+    out: Out = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="folder to write; default: `bundle` in --out")] = None,
+    arrays: Annotated[
+        int | None, typer.Option("--arrays", min=1, help="arrays of the board; absent: one a tile")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=0, help="test images that come with it, for replay")] = 600,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="characterisation of this very board, to compare codes with")
+    ] = None,
+    changes: Changes = None,
+) -> None:
+    """Write a trained network as a deploy bundle: cell levels, scales, ranges, all a board and `lab replay` need.
+
+    Trains what is not trained yet. Example: `bitline export examples/digits.yaml --method error_aware`
+    """
+    from bitline import lab as bench
+    from bitline.experiment import Run
+    from bitline.samples import Samples
+
+    with _told():
+        experiment = _loaded(file, changes, None)
+        names = [one.name for one in experiment.macros]
+        if (macro is None and len(names) > 1) or (macro is not None and macro not in names):
+            raise ValueError(f"macro {macro!r}: name one of the experiment's: {', '.join(names)}")
+        design = experiment.macros[names.index(macro) if macro else 0]
+        chosen = _chosen(experiment, method)[0] if method else experiment.methods[-1]
+        folder = out or Path("out") / file.stem
+        walk = Run(experiment, folder, lambda line: console.print(line, markup=False), progress=console.is_terminal)
+        model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)
+        some = walk.testing[:images]
+        made = bench.export(
+            model.cpu(),
+            name=experiment.title,
+            arrays=arrays,
+            images=(some.images, some.labels) if images else None,
+            samples=Samples.load(samples) if samples else None,
+            provenance={"experiment": str(file), "method": chosen.kind},
+        )
+        bench.save(made, bundle or folder / "bundle")
+        tiles = sum(len(layer.tiles) for layer in made.record.layers)
+        where = bundle or folder / "bundle"
+        console.print(f"{where}: {tiles} tiles on {made.record.arrays} arrays", markup=False, soft_wrap=True)
+
+
+@app.command()
 def schema(
-    what: Annotated[str, typer.Argument(help="`experiment` or `macro`")] = "experiment",
+    what: Annotated[str, typer.Argument(help="`experiment`, `macro` or `bundle`")] = "experiment",
     out: Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")] = None,
 ) -> None:
-    """Print the JSON schema of an experiment or a macro, for editors that complete and check YAML."""
+    """Print the JSON schema of an experiment, a macro or a deploy bundle, for editors that complete and check it."""
     from bitline.evaluate import write_atomic
     from bitline.experiment import Experiment
+    from bitline.lab.bundle import Record
     from bitline.macro import Macro
 
     with _told():
-        kinds: dict[str, type[Experiment] | type[Macro]] = {"experiment": Experiment, "macro": Macro}
+        kinds: dict[str, type[Experiment | Macro | Record]] = {
+            "experiment": Experiment,
+            "macro": Macro,
+            "bundle": Record,
+        }
         if what not in kinds:
             raise ValueError(f"no schema {what!r}; there are: {', '.join(kinds)}")
         text = json.dumps(kinds[what].model_json_schema(), indent=2)

@@ -7,18 +7,32 @@ from typing import Any
 from bitline.evaluate.batchnorm import norms, recalibrate, recalibrated
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
-from bitline.evaluate.result import Cause, Difference, LayerReport, Result, Row, Sensitivity, write_atomic
+from bitline.evaluate.result import (
+    Band,
+    Cause,
+    Difference,
+    LayerReport,
+    Result,
+    Row,
+    Seen,
+    Sensitivity,
+    Verification,
+    write_atomic,
+)
 from bitline.evaluate.simple import evaluate
 from bitline.evaluate.statistics import difference, interval, row
 
 __all__ = [
+    "Band",
     "Cause",
     "Difference",
     "LayerReport",
     "Result",
     "Row",
+    "Seen",
     "Sensitivity",
     "Trial",
+    "Verification",
     "answers",
     "difference",
     "evaluate",

@@ -84,6 +84,44 @@ class Cause(Frozen):
     gain: float = Field(description="points won by making this one ideal")
 
 
+class Seen(Frozen):
+    """Errors of conversions: how often, and which way."""
+
+    rate: float = Field(description="share whose code is not that of their sum")
+    error: float = Field(description="mean of code less ideal code, LSB")
+
+
+class Band(Frozen):
+    """Conversions of a trained network whose sums lie in a band."""
+
+    low: int = Field(description="smallest sum, counts")
+    high: int = Field(description="largest sum, counts")
+    share: float = Field(description="of the network's conversions, which the band holds")
+    network: Seen = Field(description="all of them, as the network ran on the behavioural model")
+    n: int = Field(description="of them, drawn at random, which the rest is of")
+    circuit: Seen | None = Field(description="in ngspice, each on a die of its own; null: not simulated")
+    simulated: int = Field(description="of the n, those that ngspice finished")
+    model: Seen = Field(description="expected over dies, behavioural model")
+    table: Seen = Field(description="expected over dies and patterns, error model P(code | sum)")
+
+
+class Verification(Frozen):
+    """A trained network on the behavioural model of its macro's circuit, on dies it has never met, and its conversions
+    in the circuit itself."""
+
+    method: str
+    circuit: str
+    rows: tuple[Row, ...] = Field(
+        description="ideal macro, macro it was trained for, behavioural model: the last two on the same fresh dies"
+    )
+    bands: tuple[Band, ...]
+    simulator: str = Field(description="version of ngspice, or why nothing was simulated")
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
 class Result(Frozen):
     """Everything one evaluation or experiment found."""
 

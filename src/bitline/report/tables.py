@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from bitline.evaluate.result import Result, write_atomic
+from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import Mapped
 
@@ -57,6 +57,41 @@ def summary_table(result: Result) -> Table:
             Text(str(row.chips)),
         )
     return table
+
+
+def verification_tables(found: Verification) -> tuple[Table, Table]:
+    """Accuracy on fresh dies, and error rates of the network's conversions by sum, side by side."""
+    rows = Table(title=Text(f"{found.method}, verified on {found.circuit}"), title_justify="left")
+    rows.add_column("on")
+    for name in ("mean", "interval", "worst", "dies"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    for row in found.rows:
+        low, high = row.ci95
+        rows.add_row(
+            Text(row.method),
+            _cell(row.mean, ".2f"),
+            Text(f"{low:.2f}–{high:.2f}"),
+            _cell(row.worst, ".2f"),
+            str(row.chips),
+        )
+    caption = "wrong: % of codes that are not those of their sums · error: mean of code less ideal code, LSB"
+    caption += " · network: as it ran on the behavioural model; the others: n conversions drawn from it"
+    bands = Table(title=Text("Its conversions"), title_justify="left", caption=Text(caption), caption_justify="left")
+    for name in ("sum", "share, %", "n"):
+        bands.add_column(name, justify="right")
+    for name in ("network", "ngspice", "model", "table"):
+        bands.add_column(f"{name}: wrong", justify="right")
+        bands.add_column("error", justify="right")
+    for band in found.bands:
+        seen = [band.network, band.circuit, band.model, band.table]
+        pairs = [(None, None) if each is None else (100 * each.rate, each.error) for each in seen]
+        bands.add_row(
+            f"{band.low}–{band.high}",
+            _cell(100 * band.share, ".1f"),
+            str(band.n),
+            *(cell for rate, error in pairs for cell in (_cell(rate, ".1f"), _cell(error, "+.2f"))),
+        )
+    return rows, bands
 
 
 def facts_table(macro: Macro) -> Table:

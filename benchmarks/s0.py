@@ -1,0 +1,99 @@
+"""S0's comparison: error-aware against Gaussian training on a macro from ngspice, and its falsifier, where both tie.
+
+The macro was fixed before methods were compared. Handwritten digits, the demo's setting, over three seeds; ResNet20 on
+CIFAR-10 is ``s0_resnet20``.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+
+from bitline import presets
+from bitline.evaluate import Difference, difference
+from bitline.experiment import Experiment, Run, load
+from bitline.macro import Macro
+from bitline.methods import ErrorAware, Gaussian, Qat
+
+SEEDS = (0, 1, 2)
+METHODS = (Qat(), Gaussian(), Gaussian(match="rms"), ErrorAware())
+T2 = 4.303  # Student's t, 95 %, three seeds
+
+
+def run() -> str:
+    """Both comparisons."""
+    circuit, random = presets.load("generic-spice-sram-compact"), falsifier()
+    parts = [
+        f"**A0.4, digits, {circuit.name}, 20 chips**\n\n{compared(circuit)}",
+        f"**A0.5, digits, zero-mean noise of {RANDOM:g} counts on each conversion and nothing else**\n\n"
+        + compared(random),
+    ]
+    return "\n\n".join(parts)
+
+
+RANDOM = 4.0  # counts rms
+
+
+def falsifier() -> Macro:
+    """The macro's digits and array with errors that are purely random, zero-mean and alike for all sums: no cell
+    variation, no curve, a step of one count, and a range that noise does not leave."""
+    design = presets.load("generic-spice-sram-compact").dump()
+    for part in ("cell", "corners", "volts_per_count"):
+        design.pop(part, None)
+    design |= {
+        "name": "random",
+        "source": "Zero-mean noise alone: a falsifier.",
+        "column": {"kind": "curve", "sigma": {"kind": "polynomial", "coefficients": [RANDOM]}},
+        "converter": {"kind": "adc", "bits": 9, "range": {"kind": "fixed", "low": -64, "high": 447}},
+    }
+    return Macro.model_validate(design)
+
+
+def demo(macro: Macro, seed: int) -> Experiment:
+    """The demo's experiment on a macro, with both Gaussian rows."""
+    with as_file(files("bitline.experiment") / "demo.yaml") as file:
+        experiment = load(file, ["test.details=false", f"seed={seed}"])
+    return experiment.model_copy(update={"macro": (macro,), "methods": METHODS})
+
+
+def compared(macro: Macro, seeds: tuple[int, ...] = SEEDS) -> str:
+    """Each method's mean by seed; error-aware less each other, by seed and over seeds."""
+    found = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            walk = Run(demo(macro, seed), Path(folder) / "run", lambda line: None, progress=False)
+            walk()
+        found.append(walk.found)
+    return table(found, seeds)
+
+
+def table(found: list[dict[str, torch.Tensor]], seeds: tuple[int, ...]) -> str:
+    """Rows of accuracy, and of paired differences."""
+    head = " | ".join(f"seed {seed}" for seed in seeds)
+    lines = [f"| network, % | {head} |", "|---|" + "---|" * len(seeds)]
+    for name in found[0]:
+        means = [f"{100 * float(f[name].double().mean()):.2f}" for f in found]
+        lines += [f"| {name} | {' | '.join(means)} |"]
+    lines += ["", f"| error-aware less …, points [95 %, paired] | {head} | over seeds | {T2:g} s/√n of the seeds |"]
+    lines.append("|---|" + "---|" * (len(seeds) + 2))
+    mine = "error-aware"
+    for name in found[0]:
+        if name in ("float", mine):
+            continue
+        pairs = [_less(f, mine, name) for f in found]
+        whole = _less({key: torch.cat([f[key].expand_as(f[mine]) for f in found]) for key in (mine, name)}, mine, name)
+        cells = [f"{p.mean:+.2f} [{p.ci95[0]:+.2f}, {p.ci95[1]:+.2f}]" for p in (*pairs, whole)]
+        spread = "–"
+        if len(pairs) > 1:
+            spread = f"±{T2 * statistics.stdev(p.mean for p in pairs) / math.sqrt(len(pairs)):.2f}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {spread} |")
+    return "\n".join(lines)
+
+
+def _less(found: dict[str, torch.Tensor], mine: str, other: str) -> Difference:
+    return difference(found[mine], found[other], (mine, other), 0)
