@@ -362,7 +362,7 @@ def test_a_circuit_that_does_not_respond(tmp_path):
 
 
 def test_each_netlist_has_a_circuit():
-    assert names() == ["charge", "rram-1t1r", "sram-8t-pwm", "sram-8t-serial"]
+    assert names() == ["charge", "rram-1t1r", "sram-8t-compact", "sram-8t-pwm", "sram-8t-serial"]
     with pytest.raises(ValueError, match="no circuit dram: neither a file nor shipped; shipped: charge, rram-1t1r"):
         Circuit.load("dram")
 
