@@ -1,6 +1,6 @@
 """Whole experiments: their YAML, and the walk that carries one out."""
 
 from bitline.experiment.config import Experiment, load, parse
-from bitline.experiment.run import Run
+from bitline.experiment.run import Run, clear
 
-__all__ = ["Experiment", "Run", "load", "parse"]
+__all__ = ["Experiment", "Run", "clear", "load", "parse"]

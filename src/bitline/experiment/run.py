@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -275,6 +277,15 @@ def finish(result: Result, out: Path, started: float) -> None:
     write_csv(result, out / "rows.csv")
     write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
     write_html(result, out / "report.html", run)
+
+
+def clear(out: Path) -> None:
+    """Remove what a run left in a folder, and nothing else."""
+    for name in ("train", "answers"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html"):
+        with suppress(OSError):
+            (out / name).unlink()
 
 
 def _version() -> str:

@@ -1,0 +1,43 @@
+"""The command ``bitline``: thin commands over the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from bitline.cli.catalogue import presets, schema
+from bitline.cli.circuits import characterize, export_spice
+from bitline.cli.experiments import demo, evaluate, report, run, train
+from bitline.cli.networks import convert, export, verify
+from bitline.cli.telling import Told
+from bitline.lab.cli import lab
+
+__all__ = ["app"]
+
+COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
+    "run": run,
+    "demo": demo,
+    "convert": convert,
+    "train": train,
+    "evaluate": evaluate,
+    "verify": verify,
+    "report": report,
+    "characterize": characterize,
+    "presets": presets,
+    "export-spice": export_spice,
+    "export": export,
+    "schema": schema,
+}
+
+app = typer.Typer(
+    help="Make a neural network work on a compute-in-memory macro, and show the evidence.\n\n"
+    "Start with `bitline demo`, then `bitline presets`, then write an experiment and `bitline run` it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(lab, name="lab", cls=Told)

@@ -1,0 +1,154 @@
+"""Circuits: columns characterised in ngspice, arrays written for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitline.cli.options import Changes, Ngspice, Written, loaded
+from bitline.cli.telling import errors, say, told, write
+
+
+def characterize(
+    circuit: Annotated[str, typer.Argument(help="a circuit in YAML, or the name of one that comes with Bitline")],
+    out: Annotated[Path, typer.Option("--out", help="samples to write: .parquet or .csv")],
+    points: Annotated[int, typer.Option("--points", min=1, help="points to simulate, or to choose from")] = 512,
+    vectors: Annotated[Path | None, typer.Option("--vectors", help="samples whose x and w to simulate")] = None,
+    dice: Annotated[int, typer.Option("--dice", min=0, help="points on dies of their own, with mismatch")] = 0,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="macro to write: fit a behavioural model to as few points as it needs"),
+    ] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="rms error held out, LSB; with --model")] = 0.2,
+    picture: Annotated[Path | None, typer.Option("--picture", help="SVG of the residuals; with --model")] = None,
+    corner: Annotated[str | None, typer.Option("--corner", help="tt, ff, ss, or what the card has")] = None,
+    temperature: Annotated[str | None, typer.Option("--temperature", help='such as "125 degC"')] = None,
+    supply: Annotated[str | None, typer.Option("--supply", help='such as "0.9 V"')] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="simulations at once; absent: one a core")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds a point may take")] = 120.0,
+    ngspice: Ngspice = "ngspice",
+    cache: Annotated[Path | None, typer.Option("--cache", help="finished points; default: beside --out")] = None,
+) -> None:
+    """Simulate a column circuit in ngspice: samples, and with `--model` a macro to train networks on.
+
+    Finished points are kept: the same command goes on where it was interrupted. See docs/circuits.md.
+
+    Example: `bitline characterize sram-8t-pwm --out samples.parquet --model macro.yaml --dice 128`
+    """
+    from bitline.circuits.spice import Circuit, Simulator
+
+    with told():
+        if picture is not None and model is None:
+            raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
+        asked = {"corner": corner, "temperature": temperature, "supply": supply}
+        changes = {key: value for key, value in asked.items() if value is not None}
+        at = Circuit.load(circuit).at(**changes)
+        kept = cache or out.with_suffix(".spice")
+        simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
+        given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
+        given += "".join(f" --{key} {value!r}" for key, value in changes.items())
+        command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
+        found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
+        if found is not None and model is not None:
+            _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
+            if not found.met:
+                raise typer.Exit(3)
+
+
+def _simulated(
+    circuit: Any, simulator: Any, out: Path, pool: Path | int, dice: int, seed: int, command: str, rms: float | None
+) -> Any:
+    """Simulate, with a progress bar, and save the samples; what a model was fitted with, where ``rms`` is to be met."""
+    from rich.progress import Progress
+
+    from bitline.circuits.spice import SimulationError
+    from bitline.macro import Tolerance, model_circuit, sample_circuit, spread_pool
+    from bitline.samples import Samples
+
+    if isinstance(pool, int):
+        x, w = spread_pool(circuit, pool, seed)
+    else:
+        x, w = (Samples.load(pool)[name] for name in ("x", "w"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("ngspice", total=None if rms is not None else len(x) + dice)
+        how: dict[str, Any] = {
+            "dice": dice,
+            "seed": seed,
+            "command": command,
+            "done": lambda *_: progress.advance(task),
+        }
+        try:
+            if rms is None:
+                found, (samples, many) = None, sample_circuit(circuit, x, w, simulator, **how)
+            else:
+                found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), **how)
+                samples, many = found.samples, found.dice
+        except SimulationError as error:
+            if error.samples is not None:
+                error.samples.save(out)
+                say(f"finished points: {out} and {simulator.cache}", errors)
+            raise
+    for table, path in ((samples, out), (many, dice_of(out))):
+        if table is not None:
+            table.save(path)
+            say(f"{path}: {table.summary()}")
+    return found.adapted if found is not None else None
+
+
+def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:
+    """Write a behavioural model as a macro, and the picture of what it misses."""
+    import yaml
+
+    from bitline.evaluate import write_atomic
+    from bitline.report.residuals import residual_picture
+
+    macro = adapted.behaviour.macro(name, columns=128, source=source)
+    write_atomic(file, yaml.safe_dump(macro.dump(), sort_keys=False, allow_unicode=True))
+    if picture is not None:
+        title, bound = f"{name}: {len(adapted.sums)} points held out", adapted.tolerance.largest
+        sums, model, alone = adapted.sums.tolist(), adapted.residual.tolist(), adapted.alone.tolist()
+        write_atomic(picture, residual_picture(sums, model, alone, bound, title))
+    say(f"{file}: {adapted.sentence}")
+
+
+def dice_of(samples: Path) -> Path:
+    """Where the samples of a circuit's dice are, beside those without mismatch."""
+    return samples.with_name(f"{samples.stem}-dice{samples.suffix}")
+
+
+def export_spice(
+    file: Annotated[str, typer.Argument(help="a macro (YAML file or preset), or with --layer an experiment")],
+    out: Written = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="a layer of the experiment's network, by name")] = None,
+    array: Annotated[int, typer.Option("--array", help="which of the layer's arrays")] = 0,
+    volts: Annotated[float, typer.Option("--volts", help="what every row is driven with")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="of the random weights that fill a macro's array")] = 0,
+    changes: Changes = None,
+) -> None:
+    """Write an array with its wires as a SPICE netlist that prints the sensed currents: `ngspice -b` checks the solver.
+
+    Example: `bitline export-spice macro.yaml --out tile.cir && ngspice -b tile.cir`
+    """
+    from bitline import nn
+    from bitline.macro.export import array_netlist, filled
+
+    with told():
+        if layer is None:
+            from bitline import presets as shipped
+            from bitline.macro import Macro
+
+            macro = Macro.load(file) if file.endswith((".yaml", ".yml")) else shipped.load(file)
+            column = filled(macro, seed)
+        else:
+            experiment = loaded(Path(file), changes)
+            network = experiment.network.build(experiment.seed).eval()
+            sample = experiment.data.set.test()[:8].images.float()  # weights are quantised without it
+            model = nn.calibrate(experiment.place(network, experiment.macros[0]), [sample], 1)
+            column = nn.programmed(model.eval(), layer)
+        write(array_netlist(column, array, volts), out)

@@ -1,0 +1,140 @@
+"""Experiments: carried out, a part of one carried out, and reported again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitline.cli.options import AsJson, Changes, File, Fresh, Out, Plan, folder_of, loaded, methods_of
+from bitline.cli.telling import console, errors, say, told
+
+
+def run(
+    file: File,
+    out: Out = None,
+    changes: Changes = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+    plan: Plan = None,
+) -> None:
+    """Carry out a whole experiment: train by each method, test on chips, report.
+
+    What an interrupted run had done is not done again. Writes `result.json`, `report.html`, `rows.csv`, `run.json`.
+
+    Example: `bitline run examples/digits.yaml --set test.chips=5`
+    """
+    with told():
+        _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for results")] = Path("out/demo"),
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """The embedded experiment: digits on an 8T SRAM macro from ngspice, about a minute, no data to fetch."""
+    with told():
+        _run(loaded(Path("demo"), changes), out, True, as_json)
+
+
+def train(
+    file: File,
+    method: Annotated[str, typer.Option("--method", help="kind of the method to train with, e.g. error_aware")],
+    out: Out = None,
+    changes: Changes = None,
+    plan: Plan = None,
+) -> None:
+    """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there."""
+    from bitline.experiment import Run
+
+    with told():
+        experiment = loaded(file, changes, plan)
+        chosen = methods_of(experiment, method)[0]
+        folder = folder_of(file, out)
+        walk = Run(experiment, folder, lambda line: console.print(line, markup=False), progress=console.is_terminal)
+        net = walk.float_network()
+        for macro in experiment.macros:
+            walk.trained(walk.converted(net, macro), macro, chosen)
+        say(f"saved under {folder / 'train'}")
+
+
+def evaluate(
+    file: File,
+    method: Annotated[str, typer.Option("--method", help="kind of the method whose trained network is tested")],
+    out: Out = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+    plan: Plan = None,
+) -> None:
+    """Test one method's network on chips, trained before in the same folder, or now.
+
+    Results go to `evaluate-METHOD` in that folder.
+    """
+    with told():
+        experiment = loaded(file, changes, plan)
+        chosen = methods_of(experiment, method)
+        one = experiment.model_copy(update={"methods": chosen})
+        folder = folder_of(file, out)
+        _run(one, folder, False, as_json, folder / f"evaluate-{method}")
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="a result.json")],
+    out: Annotated[Path | None, typer.Option("--out", help="the HTML file; default: report.html beside it")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="also write the rows as CSV")] = None,
+) -> None:
+    """Write the HTML report of a result again, and print its summary."""
+    from bitline.evaluate import Result
+    from bitline.report import write_csv, write_html
+    from bitline.report.tables import summary_table
+
+    with told():
+        result = Result.read(file)
+        beside = file.with_name("run.json")
+        run = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
+        page = out or file.with_name("report.html")
+        write_html(result, page, run)
+        if csv is not None:
+            write_csv(result, csv)
+        console.print(summary_table(result))
+        say(str(page))
+
+
+def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
+    from bitline.experiment import Run, clear
+    from bitline.macro import slow
+    from bitline.report.tables import facts_table, summary_table
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if fresh:
+        clear(out)
+    voice = errors if as_json else console
+
+    def tell(line: str) -> None:
+        say(line, voice)
+
+    def chip(place: str, number: int, accuracy: float) -> None:
+        """One line a row of the table, chip after chip."""
+        start = f"{place}, % on each chip:" if number == 0 else ""
+        last = number + 1 == experiment.test.chips
+        voice.print(f"{start} {accuracy:.1f}", end="\n" if last else "", markup=False, soft_wrap=True)
+        voice.file.flush()
+
+    if (reason := slow()) is not None:
+        tell(f"slower, with the same results: {reason}")
+    walk = Run(experiment, out, tell, chip, progress=voice.is_terminal, into=into)
+    for macro in experiment.macros:
+        voice.print(facts_table(macro))
+    result = walk()
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2, by_alias=True))
+        return
+    console.print()
+    console.print(summary_table(result))
+    console.print(result.sentence, markup=False)
+    into = into or out
+    say(f"report: {into / 'report.html'}   figures: {into / 'result.json'}")

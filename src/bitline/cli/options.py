@@ -1,0 +1,44 @@
+"""Options that several commands share, and what they stand for: an experiment, its folder, its methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+File = Annotated[Path, typer.Argument(help="an experiment in YAML; `bitline schema` prints its JSON schema")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder for results; default: out/<name of the experiment>")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="lay key=value over the YAML: --set test.chips=5")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="start over: remove what an earlier run left in the folder")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON on standard output, and nothing else there")]
+Plan = Annotated[str | None, typer.Option("--plan", help="force a plan: `reference` is the slow oracle")]
+Written = Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")]
+Ngspice = Annotated[str, typer.Option("--ngspice", help="the simulator's program")]
+
+
+def loaded(file: Path, changes: list[str] | None, plan: str | None = None) -> Any:
+    """An experiment from its file; ``demo``, where no file is called so, is the embedded one."""
+    from importlib.resources import as_file, files
+
+    from bitline.experiment import load
+
+    laid = [*(changes or ()), *([f"plan={plan}"] if plan else ())]
+    if file == Path("demo") and not file.exists():
+        with as_file(files("bitline.experiment") / "demo.yaml") as embedded:
+            return load(embedded, laid)
+    return load(file, laid)
+
+
+def folder_of(file: Path, out: Path | None) -> Path:
+    """The folder of an experiment's results."""
+    return out or Path("out") / file.stem
+
+
+def methods_of(experiment: Any, kind: str) -> tuple[Any, ...]:
+    """The methods of a kind, at least one; raises ValueError naming those there are."""
+    chosen = tuple(m for m in experiment.methods if m.kind == kind)
+    if not chosen:
+        there = ", ".join(m.kind for m in experiment.methods)
+        raise ValueError(f"--method {kind}: the experiment has no such method; it has: {there}")
+    return chosen
