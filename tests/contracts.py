@@ -18,10 +18,12 @@ from bitline.circuits.crossbar import Wires
 from bitline.converters import Adc, CalibratedRange, Driver, FixedRange, FullRange
 from bitline.devices import (
     Cell,
+    Conductances,
     GaussianCell,
     LevelTable,
     LogNormalCell,
     LogNormalWeight,
+    MeasuredCell,
     PowerLawDrift,
     RangeWeight,
     StuckAt,
@@ -139,6 +141,13 @@ def converter(name: str, adc: Adc, limit: Adc = LOSSLESS, **marks: bool) -> Exam
     return Example(base(name, converter=adc), base(name, converter=limit), **marks)
 
 
+EXACT = Conductances(  # every cell at its aim
+    name="exact",
+    low=2.0**-20,
+    step=2.0**-17,
+    seconds=(0.0,),
+    quantiles=np.tile((2.0**-20 + np.arange(4) * 2.0**-17)[None, :, None], (1, 1, 25)),
+)
 CELL_ERRORS = [
     cells("gaussian cell", GaussianCell(sigma=0.05, mu=0.01), GaussianCell(sigma=0)),
     cells("mismatched cell", GaussianCell(sigma=0.05, clock="fabrication"), GaussianCell(sigma=0, clock="fabrication")),
@@ -147,6 +156,11 @@ CELL_ERRORS = [
         "table of levels",
         LevelTable(mean=(0.1, 1.0, 1.9, 3.1), sigma=(0.01, 0.05, 0.1, 0.2)),
         LevelTable(mean=(0, 1, 2, 3), sigma=(0, 0, 0, 0)),
+    ),
+    cells(
+        "measured cell",
+        MeasuredCell(table="rram-b", g_min=6e-6, g_max=122e-6, seconds=10.0, kelvin=300.0),
+        MeasuredCell(table=EXACT),
     ),
     cells("stuck cells", StuckAt(low=0.05, high=0.02), StuckAt()),
     cells("stuck, differential", StuckAt(low=0.1), StuckAt(), weights=DifferentialWeight(bits=BITS, cell_bits=3)),
@@ -244,6 +258,10 @@ COLUMNS = [
            TableColumn(probability=table(91, 0, 3), per="column"), frozen=True, fresh=True),
     column("tables by column", TableColumn(probability=table(91, 2.0, 3), per="column", assign="physical"),
            TableColumn(probability=table(91, 0, 3), per="column", assign="physical"), fresh=True),
+    column("table an array",
+           TableColumn(probability=table(91, 2.0, 2), per="bank", bank=37, assign="physical", places=(0, 1),
+                       reads=((9,) * 91,) * 2),
+           TableColumn(probability=table(91, 0, 2), per="bank", bank=37, assign="physical", places=(0, 1)), fresh=True),
     column("table a bank", TableColumn(probability=table(91, 2.0, 3), per="bank", bank=5),
            TableColumn(probability=table(91, 0, 3), per="bank", bank=5), frozen=True, fresh=True),
     column("table of differences", TableColumn(probability=table(91, 2.0), low=-45),
@@ -261,6 +279,8 @@ ADCS = [
     converter("learned range", Adc(bits=6, range=RANGES[2])),
     converter("gain and offset", Adc(bits=6, gain_sigma=0.02, offset_sigma=0.7), Adc(bits=10, gain_sigma=1e-12),
               frozen=True),
+    converter("one die's converters", Adc(bits=6, gains=(0.9, 1.1, 1.0), offsets=(0.5, -1.0), gain_about="zero"),
+              Adc(bits=10, gains=(1.0, 1.0), offsets=(0.0,))),
     converter("random steps", Adc(bits=6, dnl_sigma=0.2), Adc(bits=10, dnl_sigma=NEAR), frozen=True),
     converter("bent converter", Adc(bits=6, inl=(0.0, 1.3, -0.4, 0.2)), Adc(bits=10, inl=(0.0, 0.0))),
     converter("stepped converter", Adc(bits=5, levels=STEPPED),

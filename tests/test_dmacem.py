@@ -176,8 +176,12 @@ def test_a_table_a_bank() -> None:
     assert len({tuple(np.round(mean[:, 0])) for mean in means}) > 1  # and dies differ
     with pytest.raises(ValueError, match="bank = None"):
         fit_table(samples, "bank", codes=16)
-    with pytest.raises(ValueError, match="bank 1 was never read"):
-        fit_table(samples.select(column=[0, 1, 8, 9]), "bank", bank=4, codes=16, assign="physical")
+    some = fit_table(samples.select(column=[0, 1, 8, 9]), "bank", bank=4, codes=16, assign="physical")
+    assert some.places == (0, 2)
+    with pytest.raises(ValueError, match="bank 1 was never read, and the macro has a conversion there"):
+        simulate(macro.model_copy(update={"column": some}), Chip(1, 0), 12, 4, (8,))
+    with pytest.raises(ValueError, match=r"column.bank = 5 does not divide columns = 12"):
+        Macro.model_validate(macro.dump() | {"column": {**fitted.model_dump(), "bank": 5}})
 
 
 def test_what_is_not_covered_is_named() -> None:

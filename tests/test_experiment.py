@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,9 @@ import yaml
 from safetensors.torch import save_file
 
 from bitline import presets
+from bitline.encode import DifferentialWeight
 from bitline.experiment import Run, answers, load, parse
-from bitline.macro import Chip, Site, program
+from bitline.macro import Chip, Macro, Site, program
 from bitline.methods import ErrorAware, Gaussian, Qat
 from bitline.networks import Digits
 from bitline.train import CheckpointError
@@ -115,6 +117,55 @@ def test_a_change_reaches_into_a_preset(tmp_path: Path) -> None:
     assert macro.converter is not None
     assert macro.converter.bits == 5
     assert macro.column == presets.load(NAME).column
+
+
+def test_a_macro_stands_on_another(tmp_path: Path) -> None:
+    base = presets.load(NAME)
+    weights = {"kind": "differential", "bits": 5, "cell_bits": 1}
+    file = written(
+        tmp_path, macro={"base": NAME, "weights": weights, "converter": {"bits": 5}, "volts_per_count": None}
+    )
+    (macro,) = load(file).macros
+    assert macro.name == f"{NAME} (converter, volts_per_count, weights)"
+    assert macro.source.startswith(f"{NAME} with other converter, volts_per_count, weights. ")
+    assert macro.weights == DifferentialWeight(**weights)  # of another kind: nothing of the base's is left
+    assert base.converter is not None
+    assert base.volts_per_count is not None
+    assert macro.converter == base.converter.model_copy(update={"bits": 5})
+    assert macro.volts_per_count is None
+    assert macro.column == base.column
+    (deeper,) = load(file, ["macro.converter.bits=6"]).macros
+    assert deeper.converter is not None
+    assert deeper.converter.bits == 6
+    assert deeper.weights == macro.weights
+
+
+def test_a_macro_file_stands_on_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.yaml").write_text(yaml.safe_dump({"base": NAME, "name": "a", "rows": 32}))
+    (tmp_path / "sub" / "b.yaml").write_text(yaml.safe_dump({"base": "a.yaml"}))
+    assert Macro.load(tmp_path / "sub" / "b.yaml") == presets.load(NAME).model_copy(
+        update={"name": "a", "rows": 32, "source": f"{NAME} with other rows. {presets.load(NAME).source}"}
+    )
+    file = written(tmp_path, macro=[{"base": "sub/a.yaml", "columns": 64, "name": "narrow"}, NAME])
+    assert [(macro.name, macro.rows) for macro in load(file).macros] == [
+        ("narrow", 32),
+        (NAME, presets.load(NAME).rows),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("macro", "says"),
+    [
+        ({"base": "generic-9t"}, "no preset 'generic-9t'; there are:"),
+        ({"base": 3}, "macro.base is 3: give a preset's name, or the path of a .yaml file"),
+        ({"base": NAME, "row": 3}, "row"),
+        ({"base": "none.yaml"}, "none.yaml: No such file"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_told(tmp_path: Path, macro: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        load(written(tmp_path, macro=macro))
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 from bitline import lab
 from bitline.cli import app
-from bitline.lab.agreement import Counts, holm, survival
+from bitline.lab.counts import Counts
 from bitline.lab.faults import Faults
 from bitline.lab.running import wilson
 from bitline.lab.serve import Served
+from bitline.lab.significance import f_survival, holm, survival
 from bitline.lab.sweep import VECTORS
 from bitline.macro import Chip, Macro, fit_curve, fit_table
 from bitline.methods import ErrorAware
@@ -98,15 +99,15 @@ class Walk:
 
 
 @contextmanager
-def emulated(folder: Path, *options: str) -> Iterator[dict[str, str]]:
+def emulated(folder: Path, *options: str, macro: str = "hidden.yaml", arrays: int = ARRAYS) -> Iterator[dict[str, str]]:
     """The addresses of a virtual board in a process of its own."""
     from yaml import safe_dump
 
     (folder / "hidden.yaml").write_text(safe_dump(HIDDEN))
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
-    die = ["--seed", str(DIE.seed), "--chip", str(DIE.number), "--arrays", str(ARRAYS), "--pty", "--ready", str(ready)]
-    command = [sys.executable, "-m", "bitline", "lab", "emulate", str(folder / "hidden.yaml"), *die, *options]
+    die = ["--seed", str(DIE.seed), "--chip", str(DIE.number), "--arrays", str(arrays), "--pty", "--ready", str(ready)]
+    command = [sys.executable, "-m", "bitline", "lab", "emulate", str(folder / macro), *die, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -323,6 +324,9 @@ def test_survival_and_holm_are_those_of_the_books() -> None:
     for chi2, freedom in ((3.84, 1), (100.0, 80), (2500.0, 2300), (0.1, 7)):
         assert survival(chi2, freedom) == pytest.approx(stats.chi2.sf(chi2, freedom), rel=1e-6)
     assert survival(0.0, 0) == 1
+    for ratio, above, below in ((30.0, 1, 3), (1.4, 48, 144), (0.2, 7, 2), (3.0, 2000, 40)):
+        assert f_survival(ratio, above, below) == pytest.approx(stats.f.sf(ratio, above, below), rel=1e-9)
+    assert f_survival(9.0, 3, 0) == 1
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     assert wilson(10, 10)[1] == pytest.approx(100)
     assert wilson(45, 50) == pytest.approx((78.64, 95.65), abs=0.01)  # Newcombe, Stat. Med. 1998, method 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from importlib.resources import files
@@ -104,35 +105,75 @@ def tables(folder: Path) -> int:
     return len(identity)
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory, transcript: Tap) -> bytes:
-    """What the simulated hardware sends for the host's bytes of the transcript."""
-    return simulate(tmp_path_factory.mktemp("rtl"), bytes(transcript.sent))
+RTL = Path(str(files("bitline.lab") / "rtl"))
+SOURCES = [RTL / f"{name}.sv" for name in ("host_link", "sequencer", "board")]  # what an FPGA gets
+BENCH = [*SOURCES, RTL / "analog_columns.sv", RTL / "bench.sv"]
+
+
+def prepared(folder: Path, sent: bytes) -> dict[str, int]:
+    """The simulation's files; its parameters."""
+    if shutil.which("iverilog") is None:
+        pytest.skip("Icarus Verilog (iverilog) is not installed: the SystemVerilog was not simulated")
+    (folder / "host.bin").write_bytes(sent)
+    sizes = {"ROWS": ROWS, "COLUMNS": COLUMNS, "LANES": COLUMNS, "PASSES": PASSES, "MOST": MOST}
+    return sizes | {"IDENTITY_BYTES": tables(folder)}
 
 
 def simulate(folder: Path, sent: bytes) -> bytes:
-    if shutil.which("iverilog") is None:
-        pytest.skip("Icarus Verilog (iverilog) is not installed: the SystemVerilog was not simulated")
-    identity = tables(folder)
-    (folder / "host.bin").write_bytes(sent)
-    sizes = {"ROWS": ROWS, "COLUMNS": COLUMNS, "LANES": COLUMNS, "PASSES": PASSES, "MOST": MOST}
-    parameters = [f"-Ptestbench.{name}={n}" for name, n in (sizes | {"IDENTITY_BYTES": identity}).items()]
-    sources = sorted(str(file) for file in Path(str(files("bitline.lab") / "rtl")).glob("*.sv"))
-    subprocess.run(
-        ["iverilog", "-g2012", "-s", "testbench", "-o", "bench", *parameters, *sources],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+    """What the simulated hardware sends for the host's bytes."""
+    parameters = [f"-Ptestbench.{name}={n}" for name, n in prepared(folder, sent).items()]
+    build = ["iverilog", "-g2012", f"-I{RTL}", "-s", "testbench", "-o", "bench", *parameters]
+    subprocess.run([*build, *BENCH, RTL / "testbench.sv"], cwd=folder, check=True, capture_output=True)
     run = ["vvp", "bench", "+host=host.bin", "+board=board.hex"]
     done = subprocess.run(run, cwd=folder, check=True, timeout=120, capture_output=True, text=True)
     assert "ERROR" not in done.stdout
     return bytes.fromhex((folder / "board.hex").read_text())
 
 
-def test_the_hardware_answers_byte_for_byte_as_the_virtual_board(transcript: Tap, simulated: bytes) -> None:
+def test_the_hardware_answers_byte_for_byte_as_the_virtual_board(transcript: Tap, tmp_path: Path) -> None:
     assert len(transcript.received) > 5000
-    assert simulated == bytes(transcript.received)
+    assert simulate(tmp_path, bytes(transcript.sent)) == bytes(transcript.received)
+
+
+def test_cocotb_hears_the_same_answers(transcript: Tap, tmp_path: Path) -> None:
+    """Another host, with other pauses: ``cocotb_board.py`` compares every byte when it comes."""
+    pytest.importorskip("cocotb", reason="cocotb is not installed: the SystemVerilog was not simulated with it")
+    from cocotb_tools.check_results import get_results
+    from cocotb_tools.runner import get_runner
+    from find_libpython import find_libpython
+
+    if find_libpython() is None:
+        pytest.skip("this Python has no shared library: cocotb cannot start it inside the simulator")
+    parameters = prepared(tmp_path, bytes(transcript.sent))
+    (tmp_path / "board.bin").write_bytes(transcript.received)
+    runner, here = get_runner("icarus"), {"build_dir": tmp_path, "hdl_toplevel": "bench"}
+    build = {"sources": BENCH, "includes": [RTL], "parameters": parameters, "timescale": ("1ns", "1ps")}
+    runner.build(**here, **build, always=True, log_file=tmp_path / "build.log")
+    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    log = tmp_path / "run.log"
+    try:
+        results = runner.test("cocotb_board", **here, test_dir=tmp_path, extra_env=environment, log_file=log)
+    except SystemExit:
+        pytest.fail(log.read_text())
+    assert get_results(results) == (1, 0), log.read_text()
+
+
+def test_the_hardware_can_be_synthesized(tmp_path: Path) -> None:
+    """Without latches and without drivers that fight; payload, codes and identity fit block RAM: one port to write, and
+    one clocked port to read."""
+    if shutil.which("yosys") is None:
+        pytest.skip("Yosys (yosys) is not installed: the SystemVerilog was not synthesized")
+    tables(tmp_path)
+    read = f"read_verilog -sv -I{RTL} {' '.join(map(str, SOURCES))}; hierarchy -check -top board; proc"
+    steps = f"{read}; select -assert-none t:$dlatch; opt; check -assert; memory -nomap; tee -o found dump t:$mem_v2"
+    done = subprocess.run(["yosys", "-p", steps], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    ports = {}
+    for cell in (tmp_path / "found").read_text().split("cell $mem_v2")[1:]:
+        held = dict(re.findall(r'parameter \\(\w+) "?([^"\n]*)', cell))
+        ports[held["MEMID"].strip("\\")] = held["WR_PORTS"], held["RD_PORTS"], held["RD_CLK_ENABLE"]
+    for memory, writes in {"bytes": "1", "codes": "1", "identity": "0"}.items():
+        assert ports[memory] == (writes, "1", "1'1")
 
 
 def test_the_hardware_refuses_what_it_cannot_do_and_goes_on(tmp_path: Path) -> None:
@@ -142,6 +183,9 @@ def test_the_hardware_refuses_what_it_cannot_do_and_goes_on(tmp_path: Path) -> N
     for wrong in (
         lambda: instrument.program(1, np.ones((2, 2), int)),
         lambda: instrument.program(0, np.ones((2, 2), int), 15),
+        lambda: instrument.program(0, np.ones((2, 2), int), (1 << 32) - 1),  # 32 bits would wrap
+        lambda: instrument.program(0, np.ones((2, 2), int), 0, (1 << 32) - 2),
+        lambda: instrument.read(0, 1, np.ones((2, 3), int)),
         lambda: instrument.read(0, 0, np.ones((2, ROWS), int), "codes", 20, 5),
     ):
         with pytest.raises(Refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -427,6 +428,36 @@ def test_trim_refuses_a_curve_that_falls():
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
+
+
+def test_a_table_is_written_a_line_a_row() -> None:
+    p = table(91, 2.0, 3)[..., :90]
+    p /= p.sum(-1, keepdims=True)
+    column = TableColumn(probability=np.concatenate([p, np.zeros((*p.shape[:2], 2))], 2), per="column")
+    written = column.model_dump(mode="json")["probability"]
+    assert (written["codes"], len(written["rows"])) == (92, 3)
+    assert all(isinstance(row, str) for row in written["rows"][0])
+    again = TableColumn.model_validate({"per": "column", "probability": written})
+    assert np.array_equal(again.probability, column.probability)
+    assert np.array_equal(TableColumn(probability={"codes": 2, "rows": ["0: 1", "1: 1"]}).probability[0], np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (
+            {"codes": 4, "rows": ["0: 1", "3: 0.5 0.5"]},
+            "ideal code 1: codes 3 … 4 of '3: 0.5 0.5' are not all in 0 … 3",
+        ),
+        ({"codes": 4, "rows": ["0 1"]}, "'0 1' is no row; write the first code read, a colon"),
+        ({"codes": 4, "rows": [["0: 1"], ["0: 1", "1: 1"]]}, "tables differ in ideal codes"),
+        ({"codes": 4}, "has `codes`, a number, and `rows`"),
+        ({"codes": 4, "rows": ["0: 0.5"]}, "probabilities of ideal code 0 sum to 0.5, not 1"),
+    ],
+)
+def test_a_wrongly_written_table_is_told(written: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        TableColumn(probability=written)
 
 
 def drawn(probability: np.ndarray, reads: int = 20_000) -> np.ndarray:

@@ -292,7 +292,14 @@ def test_the_comparison_has_all_rows(name):
     titles = [method.title for method in experiment.methods]
     assert titles == ["untrained on chips", "gaussian-trained", "gaussian-trained (rms)", "error-aware"]
     assert experiment.test.recalibrate
-    assert experiment.macros[0] == presets.load(PRESET)
+    (pairs,), single = experiment.macros, presets.load(PRESET)
+    assert (pairs.cell, pairs.column, pairs.rows, pairs.inputs) == (
+        single.cell,
+        single.column,
+        single.rows,
+        single.inputs,
+    )
+    assert pairs.leg_signs == (1, -1)
 
 
 # ------------------------------------------------------------------------------------------------------------ command

@@ -24,7 +24,7 @@ _FROM = {
     "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),
-    "evaluate": ("evaluate", "recalibrate"),
+    "evaluate": ("accuracy_curve", "evaluate", "recalibrate"),
     "report": ("write_html",),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

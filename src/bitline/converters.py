@@ -73,6 +73,15 @@ class Adc(Model):
     range: Range = FullRange()
     gain_sigma: float | None = Field(default=None, gt=0, le=0.5, description="frozen relative gain error, a converter")
     offset_sigma: float | None = Field(default=None, gt=0, le=64, description="frozen offset, LSB, a converter")
+    gains: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="gain of each converter of this die, by physical number, 1: none off"
+    )
+    offsets: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="offset of each converter of this die, by physical number, LSB"
+    )
+    gain_about: Literal["first", "zero"] = Field(
+        default="first", description="what a gain error leaves alone: the first code, or the value 0"
+    )
     dnl_sigma: float | None = Field(
         default=None, gt=0, le=0.5, description="frozen random step error, LSB, a code and converter"
     )
@@ -97,6 +106,15 @@ class Adc(Model):
                 raise ValueError(
                     f"converter.levels must run from 0 to 1, not {self.levels[0]:g} to {self.levels[-1]:g}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _own(self) -> Adc:
+        for name, own in (("gain", self.gains), ("offset", self.offsets)):
+            if own is not None and getattr(self, f"{name}_sigma") is not None:
+                raise ValueError(f"converter.{name}s tell this die's converters, {name}_sigma draws others: give one")
+        if any(gain <= 0 for gain in self.gains or ()):
+            raise ValueError(f"converter.gains must be above 0, not {min(self.gains or ()):g}")
         return self
 
     @property

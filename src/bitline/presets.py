@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from bitline.macro.macro import Macro
-
-FOLDER = Path(__file__).parent / "macro" / "presets"
+from bitline.macro.macro import PRESETS as FOLDER
+from bitline.macro.macro import Macro, find
 
 
 def names() -> list[str]:
@@ -21,10 +19,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Macro:
-    """The preset of that name; raises ValueError listing the names there are."""
-    if name not in names():
-        raise ValueError(f"no preset {name!r}; there are: {', '.join(names())}; or give the path of a .yaml file")
-    return Macro.load(FOLDER / f"{name}.yaml")
+    """The preset of that name, or the macro in a .yaml file; raises ValueError listing the names there are."""
+    return Macro.load(find(name))
 
 
 def __getattr__(name: str) -> Callable[[], Macro]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bitline.evaluate.batchnorm import norms, recalibrate, recalibrated
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
+from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
 from bitline.evaluate.result import (
     Band,
@@ -23,6 +24,7 @@ from bitline.evaluate.simple import evaluate
 from bitline.evaluate.statistics import difference, interval, row
 
 __all__ = [
+    "AccuracyCurve",
     "Band",
     "Cause",
     "Difference",
@@ -33,6 +35,7 @@ __all__ = [
     "Sensitivity",
     "Trial",
     "Verification",
+    "accuracy_curve",
     "answers",
     "difference",
     "evaluate",

@@ -25,14 +25,23 @@ def accuracies(right: Tensor) -> tuple[float, ...]:
 
 def interval(value: Tensor, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``value`` (chips, images), in its own unit."""
+    return percentiles(means(value, seed))
+
+
+def means(value: Tensor, seed: int = 0, replicates: int = REPLICATES) -> Tensor:
+    """Means of ``value`` (chips, images) over resampled chips and images, (replicates,) float64."""
     chips, images = value.shape
-    means = torch.cat(
+    return torch.cat(
         [
             (_resampled(chips, seed, "chips", part) @ value.double() * _resampled(images, seed, "images", part)).sum(1)
-            for part in torch.arange(REPLICATES).split(AT_ONCE)
+            for part in torch.arange(replicates).split(AT_ONCE)
         ]
     ) / (chips * images)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def percentiles(value: Tensor) -> tuple[float, float]:
+    """2.5th and 97.5th percentile."""
+    low, high = torch.quantile(value, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return round(low, 4), round(high, 4)
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from bitline import presets
 from bitline.data import AnyDataset, CropFlip
 from bitline.macro import AnyGradient, Macro, Ste
-from bitline.macro.macro import explain
+from bitline.macro.macro import based, explain
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
 from bitline.networks import AnyNetwork, weight_file
 from bitline.nn import AnyQuantizer, convert
@@ -38,12 +38,8 @@ class Part(BaseModel):
 
 
 def _macro(value: Any) -> Any:
-    """A preset's name, the path of a YAML file, or the macro itself."""
-    if not isinstance(value, str):
-        return value
-    if value.endswith((".yaml", ".yml")):
-        return Macro.load(value)
-    return presets.load(value)
+    """A preset's name, the path of a YAML file, or the macro itself, which may name its base."""
+    return presets.load(value) if isinstance(value, str) else based(value)
 
 
 class _OrName:
@@ -51,7 +47,8 @@ class _OrName:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         name = {"type": "string", "description": "a preset, or the path of a YAML file"}
-        return {"anyOf": [name, handler(schema)]}
+        changed = {"type": "object", "required": ["base"], "properties": {"base": name}}
+        return {"anyOf": [name, handler(schema), changed]}
 
 
 class _OneOrMany:
@@ -179,8 +176,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
         raise ValueError(
             f"{path} holds no experiment: a mapping with title, data, network, macro, training is expected"
         )
-    if any(change.startswith("macro.") for change in changes) and isinstance(data.get("macro"), str):
-        data["macro"] = _macro(_beside(data["macro"], path.parent)).dump()
+    if any(change.startswith("macro.") for change in changes) and not isinstance(data.get("macro"), list):
+        found = _macro(_beside(data.get("macro"), path.parent))  # whole, for changes deep inside
+        data["macro"] = found.dump() if isinstance(found, Macro) else found
     for change in changes:
         _set(data, change)
     data["macro"] = _beside(data.get("macro"), path.parent)
@@ -225,6 +223,8 @@ def _accepted(place: tuple[int | str, ...]) -> str:
 def _beside(macro: Any, folder: Path) -> Any:
     if isinstance(macro, list):
         return [_beside(one, folder) for one in macro]
+    if isinstance(macro, dict) and "base" in macro:
+        return macro | {"base": _beside(macro["base"], folder)}
     if isinstance(macro, str) and macro.endswith((".yaml", ".yml")) and not Path(macro).is_absolute():
         return str(folder / macro)
     return macro

@@ -4,80 +4,41 @@ Both the prediction and the replay are counts of codes, for each physical column
 samples of one distribution, so that a prediction from few reads is not taken for the truth. Codes counted too seldom
 are put together with their neighbours until five are expected of each sample (Cochran, Biometrics 1954). Valid where a
 column's code depends on the ideal sum and the column alone, read by read independently.
+
+A table of a bank, or of the whole macro, says nothing of one column: its columns differ, and a replay that uses some
+more than others sees another mixture with nothing amiss. There columns, not reads, are independent. How much more the
+columns of a table differ than reads do is found from χ² between them, over all tables (its moment estimate, as that of
+variance components in ``macro.components``), χ² is divided by what it comes to then, and held against F. A table with
+one column in use cannot be tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Float, Integer
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitline.lab.counts import Counts, counted
+from bitline.lab.significance import f_survival, holm, survival
+from bitline.macro.tables import Per
+
 LEAST = 5.0  # expected counts of a class of codes
-DENSE = 1 << 24  # (column, sum, code) up to which counts are kept in one table while they are added up
-
-
-class Counts:
-    """How often each code was read for each ideal sum on each physical column; grows as reads come."""
-
-    def __init__(self, rows: Integer[np.ndarray, "n 3"] | None = None, counts: np.ndarray | None = None) -> None:
-        self.rows = np.zeros((0, 3), dtype=np.int64) if rows is None else rows.astype(np.int64)
-        self.counts = np.zeros(len(self.rows), dtype=np.int64) if counts is None else counts.astype(np.int64)
-        self._late: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, column: np.ndarray, ideal: np.ndarray, code: np.ndarray) -> None:
-        """Count reads, one an entry."""
-        rows = np.stack([column.reshape(-1), ideal.reshape(-1), code.reshape(-1)], axis=1).astype(np.int64)
-        self._late.append(_counted(rows, np.ones(len(rows), dtype=np.int64)))
-        if len(self._late) > 64:
-            self.settle()
-
-    def merge(self, other: Counts) -> None:
-        """Add the counts of another."""
-        other.settle()
-        self._late.append((other.rows, other.counts))
-        if len(self._late) > 64:
-            self.settle()
-
-    def settle(self) -> Counts:
-        """Put together what was added."""
-        if self._late:
-            rows = np.concatenate([self.rows, *(rows for rows, _ in self._late)])
-            counts = np.concatenate([self.counts, *(counts for _, counts in self._late)])
-            self.rows, self.counts = _counted(rows, counts)
-            self._late = []
-        return self
-
-
-def _counted(rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Different rows in order, and the sum of the counts of each."""
-    if not len(rows):
-        return rows, counts
-    low = rows.min(0)
-    span = rows.max(0) - low + 1
-    key = ((rows[:, 0] - low[0]) * span[1] + rows[:, 1] - low[1]) * span[2] + rows[:, 2] - low[2]
-    if span.prod() <= DENSE:
-        each = np.bincount(key, counts, minlength=0).astype(np.int64)
-        there = np.flatnonzero(each)
-        code, above = there % span[2], there // span[2]
-        return np.stack([above // span[1], above % span[1], code], axis=1) + low, each[there]
-    _, first, which = np.unique(key, return_index=True, return_inverse=True)
-    return rows[first], np.bincount(which, counts).astype(np.int64)
 
 
 class Line(BaseModel):
-    """The comparison of a layer, or of a physical column."""
+    """The comparison of a layer, or of a physical column, a bank, or all columns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     conversions: int = Field(description="replayed")
-    covered: float = Field(description="share of them at ideal sums that the prediction has, 0 … 1")
+    covered: float = Field(description="share of them compared: the prediction has their ideal sum, 0 … 1")
     chi2: float
     freedom: int = Field(description="degrees of freedom")
+    dispersion: float = Field(default=1.0, description="χ² a degree that columns of one table differ by; 1: by chance")
     p: float = Field(description="probability of so large a χ² if the prediction holds")
     adjusted: float = Field(description="p by Holm's correction over all layers, or over all columns")
     shift: float = Field(description="mean code replayed less predicted, at equal sums, LSB")
@@ -85,14 +46,15 @@ class Line(BaseModel):
 
 
 class Agreement(BaseModel):
-    """Layers, and the columns that drifted."""
+    """Layers, and the columns (banks) that drifted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float
     layers: tuple[Line, ...]
-    drifted: tuple[Line, ...] = Field(description="columns that do not agree, the worst first")
-    columns: int = Field(description="columns compared")
+    per: Per = Field(default="column", description="what the prediction tells apart")
+    drifted: tuple[Line, ...] = Field(description="columns (banks) that do not agree, the worst first")
+    columns: int = Field(description="columns (banks) compared")
 
     @property
     def agrees(self) -> bool:
@@ -107,6 +69,10 @@ class _Sum:
     chi2: float = 0.0
     freedom: int = 0
     shifted: float = 0.0
+    apart: float = 0.0  # excess of χ² between the columns of a table
+    apart_weight: float = 0.0  # what that comes to where columns differ by one unit of variance
+    weight: dict[int, float] = field(default_factory=dict)  # table: what χ² comes to then; none where columns are told
+    members: set[tuple[int, int]] = field(default_factory=set)  # (table, column) compared
 
     def add(self, other: _Sum) -> None:
         self.conversions += other.conversions
@@ -114,52 +80,117 @@ class _Sum:
         self.chi2 += other.chi2
         self.freedom += other.freedom
         self.shifted += other.shifted
+        self.apart += other.apart
+        self.apart_weight += other.apart_weight
+        self.members |= other.members
+        for table, weight in other.weight.items():
+            self.weight[table] = self.weight.get(table, 0.0) + weight
 
-    def line(self, name: str, p: float, adjusted: float, alpha: float) -> Line:
+
+@dataclass(frozen=True)
+class _Spread:
+    """How columns of one table differ: variance in units of a read's, and the degrees of freedom of its estimate."""
+
+    variance: float
+    freedom: int
+
+    @staticmethod
+    def of(whole: _Sum) -> _Spread:
+        variance = max(0.0, whole.apart / whole.apart_weight) if whole.apart_weight else 0.0
+        return _Spread(variance, len(whole.members) - len({table for table, _ in whole.members}))
+
+    def dispersion(self, total: _Sum) -> float:
+        """What χ² a degree comes to where all is as predicted."""
+        return 1 + self.variance * sum(total.weight.values()) / max(1, total.freedom)
+
+    def p(self, total: _Sum) -> float:
+        """Probability of so large a χ² if the prediction holds."""
+        if not total.weight:
+            return survival(total.chi2, total.freedom)
+        weights = np.array(list(total.weight.values()))
+        tables = float(weights.sum() ** 2 / (weights**2).sum())  # as many of equal weight (Satterthwaite)
+        return f_survival(total.chi2 / max(1, total.freedom) / self.dispersion(total), tables, self.freedom)
+
+    def line(self, name: str, total: _Sum, adjusted: float, alpha: float) -> Line:
         """As a row of the result."""
         return Line(
             name=name,
-            conversions=self.conversions,
-            covered=self.covered / max(1, self.conversions),
-            chi2=self.chi2,
-            freedom=self.freedom,
-            p=p,
+            conversions=total.conversions,
+            covered=total.covered / max(1, total.conversions),
+            chi2=total.chi2,
+            freedom=total.freedom,
+            dispersion=self.dispersion(total),
+            p=self.p(total),
             adjusted=adjusted,
-            shift=self.shifted / max(1, self.covered),
+            shift=total.shifted / max(1, total.covered),
             agrees=adjusted >= alpha,
         )
 
 
-def reconcile(predicted: Counts, seen: Mapping[str, Counts], width: int, alpha: float = 0.01) -> Agreement:
+def reconcile(
+    predicted: Counts,
+    seen: Mapping[str, Counts],
+    width: int,
+    alpha: float = 0.01,
+    per: Per = "column",
+    bank: int | None = None,
+) -> Agreement:
     """Compare what was ``seen`` in each layer with what was ``predicted``.
 
     ``width``: columns of an array, to name a column by its array and number. ``alpha``: probability of naming anything
-    at all, layers and columns each, where all is as predicted. Sums that the prediction lacks are not compared.
+    at all, layers and columns each, where all is as predicted. ``per``: what the prediction tells apart, each column,
+    every ``bank`` columns, or nothing. Sums that the prediction lacks are not compared.
     """
-    expected = _groups(predicted.settle())
+
+    def table(column: np.ndarray) -> np.ndarray:
+        return column if per == "column" else np.zeros_like(column) if bank is None else column // bank
+
+    expected = _groups(_by_table(predicted, table))
     layers: dict[str, _Sum] = {}
-    columns: dict[int, _Sum] = {}
+    tables: dict[int, _Sum] = {}
     for name, counts in seen.items():
         whole = layers.setdefault(name, _Sum())
-        for (column, ideal), found in _groups(counts.settle()).items():
-            part = _compared(expected.get((column, ideal)), found)
+        columns: dict[tuple[int, int], list[tuple[int, Group]]] = {}
+        if per != "column":
+            for (column, ideal), found in _groups(counts.settle()).items():
+                number = 0 if bank is None else column // bank
+                columns.setdefault((number, ideal), []).append((column, found))
+        for key, found in _groups(_by_table(counts, table)).items():
+            alike = columns.get(key, [])
+            part = _compared(None if len(alike) == 1 else expected.get(key), found, [each for _, each in alike])
+            if part.weight:
+                part.weight = {key[0]: part.weight[0]}
+                part.members = {(key[0], column) for column, _ in alike}
             whole.add(part)
-            columns.setdefault(column, _Sum()).add(part)
+            tables.setdefault(key[0], _Sum()).add(part)
 
-    def named(address: int) -> str:
-        return f"array {address // width} column {address % width}"
+    def named(number: int) -> str:
+        if per == "pooled":
+            return "all columns"
+        first = number * (bank or 1)
+        last = f"s {first % width}–{first % width + bank - 1}" if bank else f" {first % width}"
+        return f"array {first // width} column{last}"
 
-    lines = _lines(layers, alpha)
-    each = _lines({named(address): total for address, total in sorted(columns.items())}, alpha)
+    together = _Sum()
+    for total in layers.values():
+        together.add(total)
+    spread = _Spread.of(together)
+    lines = _lines(layers, spread, alpha)
+    each = _lines({named(number): total for number, total in sorted(tables.items())}, spread, alpha)
     drifted = sorted((line for line in each if not line.agrees), key=lambda line: (line.p, -abs(line.shift)))
-    return Agreement(alpha=alpha, layers=lines, drifted=tuple(drifted), columns=len(each))
+    return Agreement(alpha=alpha, layers=lines, per=per, drifted=tuple(drifted), columns=len(each))
 
 
-def _lines(sums: Mapping[str, _Sum], alpha: float) -> tuple[Line, ...]:
-    p = np.array([survival(total.chi2, total.freedom) for total in sums.values()])
+def _by_table(counts: Counts, table: Callable[[np.ndarray], np.ndarray]) -> Counts:
+    rows = counts.settle().rows.copy()
+    rows[:, 0] = table(rows[:, 0])
+    return Counts(*counted(rows, counts.counts))
+
+
+def _lines(sums: Mapping[str, _Sum], spread: _Spread, alpha: float) -> tuple[Line, ...]:
+    adjusted = holm(np.array([spread.p(total) for total in sums.values()]))
     return tuple(
-        total.line(name, float(p[i]), float(adjusted), alpha)
-        for i, ((name, total), adjusted) in enumerate(zip(sums.items(), holm(p), strict=True))
+        spread.line(name, total, float(p), alpha) for (name, total), p in zip(sums.items(), adjusted, strict=True)
     )
 
 
@@ -175,8 +206,9 @@ def _groups(counts: Counts) -> dict[tuple[int, int], Group]:
     return {(int(rows[a, 0]), int(rows[a, 1])): (rows[a:b, 2], numbers[a:b]) for a, b in zip(starts, ends, strict=True)}
 
 
-def _compared(expected: Group | None, found: Group) -> _Sum:
-    """χ² of two samples of codes (Press et al., Numerical Recipes, 14.3), classes of codes put together."""
+def _compared(expected: Group | None, found: Group, columns: Sequence[Group] = ()) -> _Sum:
+    """χ² of two samples of codes (Press et al., Numerical Recipes, 14.3), classes of codes put together; and how far
+    ``columns``, which make up ``found``, differ among themselves."""
     n = int(found[1].sum())
     if expected is None:
         return _Sum(conversions=n)
@@ -192,7 +224,23 @@ def _compared(expected: Group | None, found: Group) -> _Sum:
         pooled = np.stack([np.bincount(classes, row) for row in pair])
         difference = np.sqrt(n / m) * pooled[0] - np.sqrt(m / n) * pooled[1]
         total.chi2, total.freedom = float((difference**2 / pooled.sum(0)).sum()), int(classes[-1])
+        if columns:
+            _apart(total, [(classes[np.searchsorted(codes, some)], c) for some, c in columns], pooled[1], m)
     return total
+
+
+def _apart(total: _Sum, columns: Sequence[Group], pooled: np.ndarray, m: int) -> None:
+    """Add to ``total`` how the classes of codes of ``columns`` differ among themselves, and what follows for χ²."""
+    n, there = pooled.sum(), pooled > 0
+    reads = np.array([counts.sum() for _, counts in columns])
+    for (classes, counts), own in zip(columns, reads, strict=True):
+        wanted = pooled[there] * own / n
+        each = np.bincount(classes, counts, len(pooled))[there]
+        total.apart += float(((each - wanted) ** 2 / wanted).sum())
+    total.apart -= (len(columns) - 1) * (there.sum() - 1)
+    crowded = float((reads**2).sum() / n)  # reads of a column, were all read alike
+    total.apart_weight = float(n - crowded)
+    total.weight = {0: crowded * m / (n + m)}
 
 
 def _classes(expected: Float[np.ndarray, " codes"]) -> Integer[np.ndarray, " codes"]:
@@ -206,20 +254,3 @@ def _classes(expected: Float[np.ndarray, " codes"]) -> Integer[np.ndarray, " cod
     if held or number > classes[-1]:
         classes[classes >= max(number - 1, 0)] = max(number - 1, 0)
     return classes
-
-
-def survival(chi2: float, freedom: int) -> float:
-    """Probability that χ² with ``freedom`` degrees exceeds ``chi2``; 1 without any."""
-    if freedom == 0:
-        return 1.0
-    half = torch.tensor([freedom / 2, chi2 / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
-
-
-def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """Adjusted probabilities (Holm, Scand. J. Statist. 1979): those below α are significant together at level α."""
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)) if len(p) else p
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(raised, 1.0)
-    return adjusted

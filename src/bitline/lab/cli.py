@@ -239,7 +239,8 @@ def _told(found: Any) -> None:
             f"drifted: {line.name}, mean code {line.shift:+.3f} LSB, p = {line.p:.3g} (Holm {line.adjusted:.3g})"
             for line in found.agreement.drifted
         ]
-        lines.append(f"{len(found.agreement.drifted)} of {found.agreement.columns} columns drifted")
+        what = {"column": "columns", "bank": "banks", "pooled": "tables of all columns"}[found.agreement.per]
+        lines.append(f"{len(found.agreement.drifted)} of {found.agreement.columns} {what} drifted")
     for text in lines:
         console.print(text, markup=False, soft_wrap=True)
 

@@ -12,15 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitline.lab.agreement import Agreement, Counts, reconcile
+from bitline.lab.agreement import Agreement
 from bitline.lab.board import Board
 from bitline.lab.bundle import Bundle, ConvShape, Layer, Tile
+from bitline.lab.counts import Counts
 from bitline.lab.errors import BoardReset, BundleError
+from bitline.lab.expected import compared
 from bitline.lab.graph import evaluate
 from bitline.lab.instrument import Instrument
 from bitline.lab.sweep import weights
-from bitline.macro import Chip, causes
-from bitline.macro.kinds import TableColumn
+from bitline.macro import Chip
 
 AT_ONCE = 1 << 21  # conversions held at once
 BATCH = 1024  # images run through the layers together
@@ -220,18 +221,6 @@ def predict(
     return scores
 
 
-def knows_die(bundle: Bundle) -> str | None:
-    """Why the bundle's macro cannot predict the codes of one die; None where it can."""
-    macro = bundle.macro
-    if isinstance(macro.column, TableColumn):
-        if macro.column.per == "column" and macro.column.assign == "physical":
-            return None
-        return "the macro's table is not that of each physical column; fit it with per column, assign physical"
-    if "variation" in causes(macro):
-        return "the macro says how dies differ, not how this one is: export with the samples of its characterisation"
-    return None
-
-
 def replay(
     bundle: Bundle,
     instrument: Instrument,
@@ -245,8 +234,10 @@ def replay(
     """Run images through the board and say whether it behaves as predicted.
 
     ``images`` and ``labels``: absent: those of the bundle. Codes are compared with the characterised ones in the
-    bundle, else with what its macro gives, where that describes each physical column; ``agreement`` is None where
-    neither is there, and ``why`` says so. Raises BundleError as ``fits`` does, and what the link raises.
+    bundle, column by column, else with what its macro gives, where that describes this die: column by column, bank by
+    bank or all together, as its table is. ``agreement`` is None where neither is there, and ``why`` says so.
+
+    Raises BundleError as ``fits`` does, and what the link raises.
     """
     if images is None or labels is None:
         if not bundle.record.images:
@@ -256,10 +247,7 @@ def replay(
     right = runner(images).argmax(1) == labels
     simulated: dict[str, Counts] = {}
     predicted = predict(bundle, images, counts=simulated).argmax(1) == labels
-    expected, why = _expected(bundle, simulated)
-    found = None
-    if expected is not None:
-        found = reconcile(expected, runner.counts, instrument.identity.columns, alpha)
+    found, why = compared(bundle, runner.counts, simulated, instrument.identity.columns, alpha)
     return Replayed(
         board=instrument.identity.name,
         serial=instrument.identity.serial,
@@ -271,18 +259,6 @@ def replay(
         agreement=found,
         why=why,
     )
-
-
-def _expected(bundle: Bundle, simulated: dict[str, Counts]) -> tuple[Counts | None, str]:
-    if bundle.record.reference:
-        parts = [bundle.tensors[f"reference/{name}"].numpy() for name in ("column", "ideal", "code")]
-        return Counts(np.stack(parts, axis=1), bundle.tensors["reference/count"].numpy()), ""
-    if (why := knows_die(bundle)) is not None:
-        return None, why
-    whole = Counts()
-    for counts in simulated.values():
-        whole.merge(counts)
-    return whole.settle(), ""
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:

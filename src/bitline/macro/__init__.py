@@ -1,6 +1,7 @@
 """The macro: exact digital bookkeeping around one inexact read."""
 
 from bitline.macro.adaptive import Adapted, Goodness, Tolerance, adapt, judge
+from bitline.macro.ageing import age
 from bitline.macro.behaviour import Behaviour, Mismatch, Shape, curve_alone, fit_behaviour, fit_mismatch
 from bitline.macro.characterised import (
     Characterised,
@@ -27,7 +28,7 @@ from bitline.macro.ideals import causes, converters_without, ideal, nominal, wit
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
-from bitline.macro.program import age, program
+from bitline.macro.program import program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
 from bitline.macro.tables import falls, fit_table

@@ -71,7 +71,7 @@ class Analog:
         low, step = self.scale.low.double(), self.scale.step.double()
         factor, shift = 1 / step, -low / step
         if code is not None and code.gain is not None:
-            factor, shift = factor * code.gain, shift * code.gain
+            factor, shift = factor * code.gain, shift if code.about_zero else shift * code.gain
         if code is not None and code.offset is not None:
             shift = shift + code.offset
         shape = torch.broadcast_shapes(factor.shape, shift.shape, (1, 1, 1, 1))

@@ -42,6 +42,7 @@ class Code:
     thresholds: Tensor | None  # (converters, codes - 1) LSB; absent: uniform, half up
     which: Tensor | None  # row of `thresholds` for each conversion, (G, T, C, N); absent: row 0
     values: Tensor | None  # LSB for each code; absent: the code
+    about_zero: bool = False  # whether a gain leaves the value 0 alone, not the first code
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Column:
     law: Law | None
     pattern: Tensor | None = None  # (R, levels, digits) counts a row adds, multiples of 2^-24, float64
     seconds: float | None = None  # age, where `age` made this column
+    n: int = 0  # how often the arrays had been written before
     held: Tensor | None = None  # levels held, shaped as `cells`, where wires stand between them and what is read
 
     @property

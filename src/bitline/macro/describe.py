@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from bitline.converters import Adc, CalibratedRange
-from bitline.devices import Cell
+from bitline.devices import Cell, MeasuredCell
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
@@ -84,6 +84,8 @@ def _cells(macro: Macro) -> list[tuple[str, str]]:
     if cell.g_min is not None and cell.g_max is not None:
         facts.append(("conductance", f"{si(cell.g_min, 'S')} … {si(cell.g_max, 'S')}, {macro.level_high + 1} levels"))
     facts += [("frozen error of a cell", f"{_error(error)}, drawn at {error.clock}") for error in cell.errors]
+    measured = [error for error in cell.errors if isinstance(error, MeasuredCell)]
+    facts += [("measured cells", f"{error.table.name}: {error.table.source}") for error in measured]
     if cell.read_sigma is not None:
         facts.append(("fresh noise of a driven cell", f"{cell.read_sigma:.3g} of its range"))
     if cell.drift is not None:
@@ -124,6 +126,9 @@ def _inl(adc: Adc) -> list[tuple[str, str]]:
         facts.append(("INL of the converters", f"{max(map(abs, adc.inl)):.3g} LSB"))
     if adc.levels is not None:
         facts.append(("levels of the converters", f"{len(adc.levels)}, unevenly spaced"))
+    own = {"gain": adc.gains, "offset": adc.offsets}
+    told = [f"{name} {min(values):.3g} … {max(values):.3g}" for name, values in own.items() if values is not None]
+    facts += [("converters of this die", ", ".join(told))] if told else []
     spread = {"gain": adc.gain_sigma, "offset": adc.offset_sigma, "steps": adc.dnl_sigma}
     parts = [
         f"{name} {100 * sigma:.3g} %" if name == "gain" else f"{name} {sigma:.3g} LSB"

@@ -17,7 +17,7 @@ from bitline.macro.read import Converters
 CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
     "variation": {
         "column": ("gain_sigma", "offset_sigma"),
-        "converter": ("gain_sigma", "offset_sigma", "dnl_sigma"),
+        "converter": ("gain_sigma", "offset_sigma", "gain_about", "gains", "offsets", "dnl_sigma"),
         "driver": ("inl_sigma",),
         "": ("trim",),
     },

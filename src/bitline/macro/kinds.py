@@ -52,8 +52,48 @@ class CurveColumn(Model):
     )
 
 
+def _written(value: dict[str, Any]) -> np.ndarray:
+    """A table from its written form, {codes, rows: [tables] × ideal codes of "first code: P P P"}."""
+    if set(value) != {"codes", "rows"} or not isinstance(value["codes"], int) or not value["rows"]:
+        raise ValueError(
+            f"a written probability table has `codes`, a number, and `rows`, not {sorted(value)}; or give it as numbers"
+        )
+    codes, rows = value["codes"], value["rows"]
+    tables = [rows] if isinstance(rows[0], str) else rows
+    if len({len(table) for table in tables}) > 1:
+        raise ValueError(f"tables differ in ideal codes: {sorted({len(table) for table in tables})}")
+    array = np.zeros((len(tables), len(tables[0]), codes))
+    for table, ideal in np.ndindex(*array.shape[:2]):
+        row = tables[table][ideal]
+        try:
+            first, shares = row.split(":")
+            begin, found = int(first), [float(share) for share in shares.split()]
+        except (AttributeError, ValueError):
+            raise ValueError(
+                f"table {table}, ideal code {ideal}: {row!r} is no row; write the first code read, a colon and the "
+                f'probabilities from there on: "12: 0.25 0.5 0.25"'
+            ) from None
+        if begin < 0 or begin + len(found) > codes:
+            raise ValueError(
+                f"table {table}, ideal code {ideal}: codes {begin} … {begin + len(found) - 1} of {row!r} are not all "
+                f"in 0 … {codes - 1}"
+            )
+        array[table, ideal, begin : begin + len(found)] = found
+    return array
+
+
+def _rows(array: np.ndarray) -> dict[str, Any]:
+    """The written form: a row is a line, from its first code to its last with a probability."""
+
+    def row(shares: np.ndarray) -> str:
+        seen = np.flatnonzero(shares)
+        return f"{seen[0]}: " + " ".join(repr(float(share)) for share in shares[seen[0] : seen[-1] + 1])
+
+    return {"codes": array.shape[2], "rows": [[row(shares) for shares in table] for table in array]}
+
+
 def _matrix(value: Any) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
+    array = _written(value) if isinstance(value, dict) else np.asarray(value, dtype=np.float64)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or not np.isfinite(array).all() or (array < 0).any():
@@ -77,8 +117,30 @@ def _matrix(value: Any) -> np.ndarray:
 Probability = Annotated[
     np.ndarray,
     BeforeValidator(_matrix),
-    PlainSerializer(lambda array: array.tolist(), return_type=list),
-    WithJsonSchema({"type": "array", "description": "P(code | ideal): [tables] × ideal codes × codes, rows sum to 1"}),
+    PlainSerializer(_rows, return_type=dict),
+    WithJsonSchema(
+        {
+            "description": "P(code | ideal): [tables] × ideal codes × codes, rows sum to 1; or rows written as lines, "
+            '"first code: P P P"',
+            "anyOf": [
+                {"type": "array"},
+                {
+                    "type": "object",
+                    "properties": {"codes": {"type": "integer"}, "rows": {"type": "array"}},
+                    "required": ["codes", "rows"],
+                    "additionalProperties": False,
+                },
+            ],
+        }
+    ),
+]
+
+
+RowReads = Annotated[
+    tuple[tuple[Annotated[int, Field(ge=0)], ...], ...],
+    BeforeValidator(lambda value: [row.split() if isinstance(row, str) else row for row in value]),
+    PlainSerializer(lambda reads: [" ".join(map(str, row)) for row in reads], return_type=list),
+    WithJsonSchema({"type": "array", "description": '[tables] × ideal codes; or a table written "12 0 7"'}),
 ]
 
 
@@ -89,7 +151,8 @@ class TableColumn(Model):
     low + step · code. ``pooled``: one table for all columns, drawn anew at each read, so that no part of the error is
     frozen. ``column``: a table a column; a die takes its columns from the measured ones, ``drawn`` at random for each
     die or by their ``physical`` number (the measured die itself). ``bank``: alike, a table for each ``bank`` columns
-    side by side, which share converters or drivers; what differs between the columns of a bank counts as fresh.
+    side by side, which share converters or drivers; what differs between the columns of a bank counts as fresh. Where
+    columns of the measured die lack a table (those that no conversion begins at), ``places`` numbers the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -100,6 +163,10 @@ class TableColumn(Model):
     per: Literal["pooled", "bank", "column"] = "pooled"
     assign: Literal["drawn", "physical"] = "drawn"
     bank: int | None = Field(default=None, ge=2, description="columns of a bank, where there is a table for each bank")
+    places: tuple[int, ...] | None = Field(
+        default=None, description="physical columns (banks) that the tables are of, in order; absent: 0, 1, 2, …"
+    )
+    reads: RowReads | None = Field(default=None, description="reads that each row was counted from; absent: not known")
 
     @model_validator(mode="after")
     def _one_if_pooled(self) -> TableColumn:
@@ -107,13 +174,40 @@ class TableColumn(Model):
             raise ValueError(f"bank = {self.bank}, per: {self.per}: say how many columns a bank has, and only there")
         if self.per == "pooled" and len(self.probability) != 1:
             raise ValueError(f"a pooled column has one table, not {len(self.probability)}; say per: column")
+        if self.reads is not None and np.shape(self.reads) != self.probability.shape[:2]:
+            raise ValueError(f"reads are one a row, {self.probability.shape[:2]}, not of shape {np.shape(self.reads)}")
+        if self.places is not None:
+            if self.assign != "physical" or len(self.places) != len(self.probability):
+                raise ValueError(
+                    f"places numbers the tables of a die, assign: physical: {len(self.places)} places for "
+                    f"{len(self.probability)} tables, assign: {self.assign}"
+                )
+            if min(self.places) < 0 or list(self.places) != sorted(set(self.places)):
+                raise ValueError(f"places must rise from 0 or more, not {self.places}")
         return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableColumn) and self.model_dump() == other.model_dump()
 
     def __hash__(self) -> int:
-        return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign, self.bank))
+        return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign, self.bank, self.places))
+
+    def table_of(self, column: np.ndarray, columns: int) -> np.ndarray:
+        """The table of each physical column of the measured die, in arrays of ``columns``; arrays beyond those measured
+        are those measured over again. Raises ValueError naming the first column, or bank, that has none."""
+        number, each = (column, columns) if self.bank is None else (column // self.bank, columns // self.bank)
+        if self.places is None:
+            return np.asarray(number % len(self.probability))
+        places = np.array(self.places)
+        number = number % ((places[-1] // each + 1) * each)
+        found = np.minimum(np.searchsorted(places, number), len(places) - 1)
+        if (places[found] != number).any():
+            missing = int(number[places[found] != number].min())
+            raise ValueError(
+                f"{self.per} {missing} was never read, and the macro has a conversion there: measure it, or use "
+                f"assign: drawn; {len(places)} have tables, from {places[0]} to {places[-1]}"
+            )
+        return np.asarray(found)
 
     @property
     def codes(self) -> int:

@@ -17,6 +17,8 @@ from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Tr
 from bitline.macro.placement import Layout, Placement, Unbounded
 from bitline.units import Volts
 
+PRESETS = Path(__file__).parent / "presets"
+
 
 class Macro(BaseModel):
     """Rows, columns, digits, and one inexact read. What is absent is ideal."""
@@ -67,6 +69,8 @@ class Macro(BaseModel):
                 raise ValueError("a measured table already contains the cells' errors: remove `cell`")
             if self.variation is not None or self.trim is not None:
                 raise ValueError("a measured table contains variation and trim: remove `variation` and `trim`")
+            if self.column.bank and self.column.assign == "physical" and self.columns % self.column.bank:
+                raise ValueError(f"column.bank = {self.column.bank} does not divide columns = {self.columns}")
         if self.trim is not None and not (
             isinstance(self.column, CurveColumn) and (self.column.gain_sigma or self.column.offset_sigma)
         ):
@@ -174,18 +178,49 @@ class Macro(BaseModel):
 
     @staticmethod
     def load(path: str | Path) -> Macro:
-        """Read a YAML file; raises ValueError naming the file, the key and what would be accepted."""
+        """Read a YAML file; raises ValueError naming the file, the key and what would be accepted.
+
+        ``base``, a preset or a path beside the file, is another macro that the file's keys are laid over; null takes
+        a part away.
+        """
         path = Path(path)
         try:
-            data = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ValueError(f"macro file {path}: {error.strerror or error}") from None
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"macro file {path}: {getattr(error, 'strerror', None) or error}") from None
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not YAML: {error}") from None
         try:
-            return Macro.model_validate(data)
+            return Macro.model_validate(based(data, path.parent))
         except ValidationError as error:
             raise ValueError(f"{path}: {explain(error)}") from None
+
+
+def find(name: str, folder: Path = Path()) -> Path:
+    """The YAML file of a macro, by a preset's name or by its path in ``folder``; raises ValueError for no preset."""
+    if name.endswith((".yaml", ".yml")):
+        return folder / name
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"no preset {name!r}; there are: {', '.join(names)}; or give the path of a .yaml file")
+    return PRESETS / f"{name}.yaml"
+
+
+def based(data: Any, folder: Path = Path()) -> Any:
+    """A macro's data laid over those of its ``base``; as given where there is none.
+
+    A part of another ``kind`` takes the place of the base's, else it changes the keys it names. A name and a source of
+    its own are made where none is given.
+    """
+    if not isinstance(data, dict) or "base" not in data:
+        return data
+    change = {key: value for key, value in data.items() if key != "base"}
+    if not isinstance(data["base"], str):
+        raise ValueError(f"macro.base is {data['base']!r}: give a preset's name, or the path of a .yaml file")
+    base = Macro.load(find(data["base"], folder))
+    parts = ", ".join(key for key in change if key not in ("name", "source"))
+    own = {"name": f"{base.name} ({parts})", "source": f"{base.name} with other {parts}. {base.source}"}
+    return _merge(base.dump(), (own if parts else {}) | change)
 
 
 def explain(error: ValidationError) -> str:
@@ -201,7 +236,9 @@ def explain(error: ValidationError) -> str:
 
 
 def _merge(config: Any, change: Any) -> Any:
-    """``change`` laid over ``config``, dictionary by dictionary."""
+    """``change`` laid over ``config``, dictionary by dictionary; one of another kind takes its place."""
     if not (isinstance(config, dict) and isinstance(change, dict)):
+        return change
+    if change.get("kind", config.get("kind")) != config.get("kind"):
         return change
     return config | {name: _merge(config.get(name), value) for name, value in change.items()}

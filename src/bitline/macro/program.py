@@ -1,4 +1,4 @@
-"""From a macro, a die and weights to a programmed column; and that column later in its life."""
+"""From a macro, a die and weights to a programmed column."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def program(
     layout = macro.layout(inputs, outputs, groups)
     check(weights.detach(), macro, site.name)
     if macro.sliced:
-        return _sliced(weights, macro, layout, chip, site, n, around)
+        return replace(_sliced(weights, macro, layout, chip, site, n, around), n=n)
     if macro.variation is not None:
         sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
         effective = macro.variation.apply(weights, sample)
@@ -242,7 +242,9 @@ def _drive(
 def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Code:
     which = layout.converters_of(site).to(device)
 
-    def frozen(name: str, sigma: float | None, centre: float) -> Tensor | None:
+    def frozen(name: str, sigma: float | None, centre: float, own: tuple[float, ...] | None) -> Tensor | None:
+        if own is not None:
+            return torch.tensor(own, device=device)[which % len(own)]
         if sigma is None:
             return None
         return (centre + sigma * Effect(chip.stream(f"converter {name}", site.where), which).normal()).float()
@@ -258,12 +260,13 @@ def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device
         thresholds = adc.thresholds(walks, device)
     return Code(
         most=adc.codes - 1,
-        gain=frozen("gain", adc.gain_sigma, 1.0),
-        offset=frozen("offset", adc.offset_sigma, 0.0),
+        gain=frozen("gain", adc.gain_sigma, 1.0, adc.gains),
+        offset=frozen("offset", adc.offset_sigma, 0.0, adc.offsets),
         noise=adc.noise,
         thresholds=thresholds,
         which=index,
         values=adc.values(device),
+        about_zero=adc.gain_about == "zero",
     )
 
 
@@ -275,31 +278,10 @@ def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: tor
     )
     which = None
     if table.per != "pooled":
-        address = layout.columns_of(site)[:, :, :, 0].to(device)
-        if table.bank is not None:
-            address = address // table.bank
+        address = layout.columns_of(site)[:, :, :, 0]
         if table.assign == "drawn":
-            which = (Effect(chip.stream("column table", site.where), address).uniform() * tables).long()
+            number = (address if table.bank is None else address // table.bank).to(device)
+            which = (Effect(chip.stream("column table", site.where), number).uniform() * tables).long()
         else:
-            which = address % tables
+            which = torch.from_numpy(table.table_of(address.numpy(), layout.columns)).to(device)
     return Law(table.low, table.step, ideal_codes, codes, cut, alias, slope, which, mean, stretch)
-
-
-def age(column: Column, seconds: float, kelvin: float = 300.0) -> Column:
-    """The column ``seconds`` after it was programmed, kept at ``kelvin``; the one given is not changed.
-
-    Raises ValueError where the macro's cells have no drift law, or before the law starts.
-    """
-    macro = column.macro
-    if macro.cell is None or macro.cell.drift is None or column.cells is None:
-        raise ValueError(f"macro {macro.name}: its cells have no drift law; describe cell.drift to age them")
-    if column.seconds is not None:
-        raise ValueError(f"this column is {column.seconds:g} s old already: age the column as it was programmed")
-    address = column.layout.cells_of(column.site).to(column.cells.device)
-    exponents = Effect(column.chip.stream("cell drift", column.site.where), address)
-    levels = column.cells.double() * column.unit if column.held is None else column.held
-    held = macro.cell.drift.apply(levels, exponents, seconds, kelvin)
-    cells, unit = fixed_point(held if column.held is None else wired(held, macro, column.layout), macro)
-    read = combined(cells, unit, macro, column.layout, column.spread).to(column.weight.dtype)
-    weight = column.weight + (read - column.weight).detach()
-    return replace(column, cells=cells, unit=unit, weight=weight, seconds=seconds)

@@ -104,8 +104,8 @@ def fit_table(
     converter; absent: the largest one seen, plus one.
     ``smoothing`` is added to the counts of codes at most ``band`` from the ideal one. Ideal codes read fewer than
     ``least`` times borrow the row of the nearest code that was, shifted by their distance, up to ``reach`` codes
-    away. ``assign: physical`` is the measured die itself: one chip, whose columns (banks) are numbered from 0 without
-    a gap.
+    away. ``assign: physical`` is the measured die itself: one chip; a macro that converts in a column (bank) that was
+    not read is refused when it is programmed.
 
     Raises ValueError naming the first code, or the column and code, that was not read and has no neighbour in reach;
     ``coverage`` names them all. ``falls`` tells where the mean code of the result is not monotone. Valid for the sums'
@@ -116,14 +116,21 @@ def fit_table(
             f"least = {least} must be at least 1; reach = {reach}, band = {band}, smoothing = {smoothing:g} at least 0"
         )
     found = count_codes(samples, per, low=low, step=step, codes=codes, bank=bank)
-    if per != "pooled" and assign == "physical":
-        _physical(found.labels, per)
+    places = _places(found.labels) if per != "pooled" and assign == "physical" else None
     counts = _borrowed(found, least, reach)
     if smoothing:
         away = np.abs(np.arange(counts.shape[1])[:, None] - np.arange(counts.shape[2]))
         counts += smoothing * (away <= band)
+    probability = counts / counts.sum(axis=2, keepdims=True)
     return TableColumn(
-        probability=counts / counts.sum(axis=2, keepdims=True), low=low, step=step, per=per, assign=assign, bank=bank
+        probability=probability,
+        low=low,
+        step=step,
+        per=per,
+        assign=assign,
+        bank=bank,
+        places=places,
+        reads=tuple(tuple(int(n) for n in row) for row in found.reads),
     )
 
 
@@ -151,16 +158,13 @@ def code_count(samples: Samples, codes: int | None) -> int:
     return most
 
 
-def _physical(labels: np.ndarray, per: Per) -> None:
+def _places(labels: np.ndarray) -> tuple[int, ...] | None:
+    """Numbers of one die's columns or banks; None where they are 0, 1, 2, …"""
     chips = np.unique(labels[:, 0])
     if len(chips) > 1:
         raise ValueError(f"assign: physical describes one die; the samples have {len(chips)} chips, select one")
-    missing = np.setdiff1d(np.arange(labels[:, 1].max() + 1), labels[:, 1])
-    if len(missing):
-        raise ValueError(
-            f"{per} {missing[0]} was never read: assign: physical needs every {per} from 0 to {labels[-1, 1]}; "
-            "use assign: drawn"
-        )
+    places = tuple(int(place) for place in labels[:, 1])
+    return None if places == tuple(range(len(places))) else places
 
 
 def _borrowed(found: Counts, least: int, reach: int) -> np.ndarray:

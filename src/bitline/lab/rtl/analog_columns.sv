@@ -1,5 +1,7 @@
 // Behavioural model of the analog side: binary cells, and for each lane a table of the code for each sum.
 // Not for synthesis: on a board this is the macro.
+`include "records.svh"
+
 module analog_columns #(
     parameter int ROWS = 16,
     parameter int COLUMNS = 24,
@@ -7,12 +9,9 @@ module analog_columns #(
     parameter TABLE = "table.hex"  // LANES · (ROWS + 1) codes: lane after lane, sum 0 first
 ) (
     input  logic            clk,
-    input  logic            cell_write,
-    input  logic [31:0]     cell_row,
-    input  logic [31:0]     cell_column,
-    input  logic            cell_level,
+    input  cell_t   cell_port,
     input  logic [ROWS-1:0] word_lines,
-    input  logic [31:0]     lane,
+    input  logic [15:0]     lane,
     output logic [15:0]     code
 );
     logic [COLUMNS-1:0] cells [ROWS];
@@ -24,7 +23,7 @@ module analog_columns #(
         $readmemh(TABLE, codes);
     end
 
-    always_ff @(posedge clk) if (cell_write) cells[cell_row][cell_column] <= cell_level;
+    always_ff @(posedge clk) if (cell_port.write) cells[cell_port.row][cell_port.column] <= cell_port.level;
 
     always_comb begin
         sum = 0;

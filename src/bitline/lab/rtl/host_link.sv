@@ -2,32 +2,25 @@
 //
 // Frames are those of docs/lab-protocol.md, version 1. A frame whose magic, version, length or checks are wrong is
 // dropped without a word: the host asks again. One request is handled at a time; rx_ready is low meanwhile.
+`include "records.svh"
+
 module host_link #(
     parameter int MOST = 4096  // bytes of a payload
 ) (
-    input  logic        clk,
-    input  logic        reset,
-    input  logic [7:0]  rx_data,
-    input  logic        rx_valid,
-    output logic        rx_ready,
-    output logic [7:0]  tx_data,
-    output logic        tx_valid,
-    input  logic        tx_ready,
-    // a checked request, valid until `answer` or `drop`
-    output logic        request,
-    output logic [7:0]  kind,
-    output logic [31:0] session,
-    output logic [31:0] sequence_number,
-    output logic [31:0] length,
-    output logic        payload_write,
-    output logic [31:0] payload_address,
-    output logic [7:0]  payload_data,
-    // its answer: `reply_length` bytes of payload, fetched as little-endian words
-    input  logic        answer,
-    input  logic        drop,
-    input  logic [31:0] reply_length,
-    output logic [31:0] reply_word,
-    input  logic [31:0] reply_data
+    input  logic             clk,
+    input  logic             reset,
+    input  logic [7:0]       rx_data,
+    input  logic             rx_valid,
+    output logic             rx_ready,
+    output logic [7:0]       tx_data,
+    output logic             tx_valid,
+    input  logic             tx_ready,
+    output request_t request,
+    output payload_t payload,
+    input  answer_t  answer,
+    // the reply's payload as little-endian words, each given a clock after it is asked for
+    output logic [31:0]      reply_word,
+    input  logic [31:0]      reply_data
 );
     typedef enum logic [2:0] {HEAD, PAYLOAD, CHECK, WAIT, SEND_HEAD, SEND_PAYLOAD, SEND_CHECK} state_t;
     state_t state;
@@ -36,34 +29,29 @@ module host_link #(
     logic [23:0] check;  // the first three bytes of a check
 
     function automatic logic [31:0] next_crc(input logic [31:0] held, input logic [7:0] data);
-        logic [31:0] value;
-        value = held ^ {24'b0, data};
-        for (int i = 0; i < 8; i++) value = value[0] ? (value >> 1) ^ 32'hEDB88320 : value >> 1;
-        return value;
+        next_crc = held ^ {24'b0, data};
+        for (int i = 0; i < 8; i++) next_crc = next_crc[0] ? (next_crc >> 1) ^ 32'hEDB88320 : next_crc >> 1;
     endfunction
 
-    assign kind = head[31:24];
-    assign session = head[63:32];
-    assign sequence_number = head[95:64];
+    logic [31:0] length;
     assign length = head[127:96];
+    assign request = {state == WAIT, head[31:24], head[63:32], head[95:64], length};
+    assign payload = {state == PAYLOAD && rx_valid, count, rx_data};
     assign rx_ready = state == HEAD || state == PAYLOAD || state == CHECK;
-    assign request = state == WAIT;
-    assign payload_write = state == PAYLOAD && rx_valid;
-    assign payload_address = count;
-    assign payload_data = rx_data;
     assign tx_valid = state == SEND_HEAD || state == SEND_PAYLOAD || state == SEND_CHECK;
-    assign reply_word = count >> 2;
+
+    logic [31:0] next_count;  // place in the reply's payload after this clock
+    assign next_count = state == SEND_PAYLOAD ? count + {31'b0, tx_ready} : 0;
+    assign reply_word = next_count >> 2;
 
     logic [127:0] out_head;
-    assign out_head = {reply_length, sequence_number, session, kind | 8'h80, 8'h01, 16'h7EB1};
-
+    logic [31:0] out_check;
+    assign out_head = {answer.length, head[95:32], head[31:24] | 8'h80, 8'h01, 16'h7EB1};
+    assign out_check = ~crc;
     always_comb begin
-        tx_data = 8'h00;
-        if (state == SEND_HEAD) begin
-            if (count < 16) tx_data = out_head[8 * count[3:0] +: 8];
-            else tx_data = ~crc[8 * count[1:0] +: 8];
-        end else if (state == SEND_PAYLOAD) tx_data = reply_data[8 * count[1:0] +: 8];
-        else if (state == SEND_CHECK) tx_data = ~crc[8 * count[1:0] +: 8];
+        if (state == SEND_PAYLOAD) tx_data = reply_data[8 * count[1:0] +: 8];
+        else if (state == SEND_HEAD && count < 16) tx_data = out_head[8 * count[3:0] +: 8];
+        else tx_data = out_check[8 * count[1:0] +: 8];
     end
 
     always_ff @(posedge clk) begin
@@ -109,8 +97,8 @@ module host_link #(
             WAIT: begin
                 count <= 0;
                 crc <= 32'hFFFFFFFF;
-                if (drop) state <= HEAD;
-                else if (answer) state <= SEND_HEAD;
+                if (answer.drop) state <= HEAD;
+                else if (answer.done) state <= SEND_HEAD;
             end
             SEND_HEAD: if (tx_ready) begin
                 count <= count + 1;
@@ -123,8 +111,8 @@ module host_link #(
             end
             SEND_PAYLOAD: if (tx_ready) begin
                 crc <= next_crc(crc, tx_data);
-                count <= count + 1;
-                if (count == reply_length - 1) begin
+                count <= next_count;
+                if (count == answer.length - 1) begin
                     count <= 0;
                     state <= SEND_CHECK;
                 end

@@ -12,23 +12,25 @@ module sequencer #(
     input  logic            reset,
     input  logic            clear,
     input  logic            load,
-    input  logic [31:0]     load_row,
+    input  logic [15:0]     load_row,
     input  logic [15:0]     load_value,
     input  logic            start,
     input  logic [1:0]      mode,  // 0 digits, 1 codes, 2 sums
-    input  logic [31:0]     first,
-    input  logic [31:0]     lanes,
+    input  logic [15:0]     first,
+    input  logic [15:0]     lanes,
     output logic            busy,
     output logic            valid,
     output logic [31:0]     value,
     // the analog side
     output logic [ROWS-1:0] word_lines,
-    output logic [31:0]     lane,
+    output logic [15:0]     lane,
     input  logic [15:0]     code
 );
     logic [15:0] inputs [ROWS];
     logic [31:0] sums [LANES];
-    logic [31:0] pass, place, passes, added;
+    logic [15:0] place;
+    logic [4:0] pass, passes;
+    logic [31:0] added;
 
     assign passes = mode == 0 ? 1 : PASSES;
     assign lane = first + place;

@@ -13,14 +13,9 @@ module testbench #(
 
     logic [7:0] rx_data = 0, tx_data;
     logic rx_valid = 0, rx_ready, tx_valid, tx_ready = 0;
-    logic cell_write, cell_level;
-    logic [31:0] cell_row, cell_column, lane;
-    logic [ROWS-1:0] word_lines;
-    logic [15:0] code;
-    board #(
+    bench #(
         .ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(LANES), .PASSES(PASSES), .MOST(MOST), .IDENTITY_BYTES(IDENTITY_BYTES)
     ) dut (.*);
-    analog_columns #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(LANES)) columns (.*);
 
     integer host, answers, value, idle = 0;
     logic ended = 0;

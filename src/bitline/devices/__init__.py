@@ -1,0 +1,47 @@
+"""Cells: what a memory cell does to the level it should hold.
+
+Levels are counted in steps of a cell: 0 … ``level_high``, the range G_max - G_min. An error is frozen by the clock it
+belongs to: ``fabrication`` (mismatch: the same whatever is stored, and after every rewrite) or ``programming`` (drawn
+anew each time the array is written). ``WeightVariation`` is the other kind of model, in which the error falls on the
+float weight and no cells exist; the two are never mixed.
+"""
+
+from bitline.devices.cell import AnyCellError, Cell
+from bitline.devices.conductances import Conductances, join, shipped
+from bitline.devices.confusion import confusion, fit_confusions, read_confusions, read_errors
+from bitline.devices.drift import BOLTZMANN_EV, AnyDrift, PowerLawDrift
+from bitline.devices.errors import CellError, GaussianCell, LevelTable, LogNormalCell, StuckAt
+from bitline.devices.measured import MeasuredCell
+from bitline.devices.model import Draw, Model
+from bitline.devices.reads import CellReads, fit_conductances, read_bake, read_relaxation
+from bitline.devices.weights import LogNormalWeight, RangeWeight, WeightVariation
+
+__all__ = [
+    "BOLTZMANN_EV",
+    "AnyCellError",
+    "AnyDrift",
+    "Cell",
+    "CellError",
+    "CellReads",
+    "Conductances",
+    "Draw",
+    "GaussianCell",
+    "LevelTable",
+    "LogNormalCell",
+    "LogNormalWeight",
+    "MeasuredCell",
+    "Model",
+    "PowerLawDrift",
+    "RangeWeight",
+    "StuckAt",
+    "WeightVariation",
+    "confusion",
+    "fit_conductances",
+    "fit_confusions",
+    "join",
+    "read_bake",
+    "read_confusions",
+    "read_errors",
+    "read_relaxation",
+    "shipped",
+]
