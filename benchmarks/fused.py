@@ -57,16 +57,16 @@ def _images(count: int = BATCH) -> Tensor:
     return torch.rand(count, 3, 32, 32)
 
 
-def _on_macro(
+def on_macro(
     plain: nn.Module,
     config: dict[str, Any],
-    x: Tensor,
+    x: Tensor | None = None,
     skip: Sequence[str] = RESNET,
     gradient: AnyGradient | None = None,
 ) -> nn.Module:
     """The network on a macro, its ranges from the first 8 samples, in eval mode."""
     model = convert(plain, Macro.model_validate(config), skip=skip, gradient=gradient or Ste())
-    return calibrate(model, [x[:8]]).eval()
+    return calibrate(model, [(_images(8) if x is None else x)[:8]]).eval()
 
 
 def _forward(net: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -81,9 +81,9 @@ def _forward(net: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def _resnet() -> str:
     plain, x = ResNet(depth=20).build().eval(), _images()
-    models = {name: _on_macro(plain, config, x) for name, config in MACROS.items()}
+    models = {name: on_macro(plain, config, x) for name, config in MACROS.items()}
     measured = {key: value for key, value in BASE.items() if key != "converter"} | {"column": _measured()}
-    models[f"measured P(code, ideal code), {CODES}×{CODES} (bound 2.5×)"] = _on_macro(plain, measured, x)
+    models[f"measured P(code, ideal code), {CODES}×{CODES} (bound 2.5×)"] = on_macro(plain, measured, x)
     cases = {PLAIN: _forward(plain, x)}
     cases |= {name: _forward(streamlined(model), x) for name, model in models.items()}
     cases["clean, module by module"] = _forward(next(iter(models.values())), x)
@@ -99,7 +99,7 @@ def _measured() -> dict[str, Any]:
 
 def _instruction_sets() -> str:
     plain, x, kernel = ResNet(depth=20).build().eval(), _images(), native.kernel()
-    forward = _forward(streamlined(_on_macro(plain, BASE, x)), x)
+    forward = _forward(streamlined(on_macro(plain, BASE, x)), x)
     best = kernel.bitline_use(99)  # takes the highest there is
 
     def by(level: int) -> Callable[[], None]:
@@ -119,34 +119,36 @@ def _instruction_sets() -> str:
         kernel.bitline_use(best)
 
 
+def training_step(net: nn.Module) -> Callable[[], None]:
+    """A step of SGD as the training loop takes it, on a fresh chip where there is one."""
+    net.train()
+    x, y = _images(), torch.randint(0, 10, (BATCH,))
+    optimiser, chips = torch.optim.SGD(net.parameters(), lr=0.01), iter(range(10**9))
+
+    def case() -> None:
+        if layers(net):
+            on_chip(net, Chip(0, next(chips)))
+        optimiser.zero_grad()
+        cross_entropy(net(x), y).backward()
+        optimiser.step()
+        constrain(net)  # as the loop does; scales that run away would make denormal numbers, which are slow
+
+    return case
+
+
 def _training() -> str:
-    plain, x, y = ResNet(depth=20).build(), _images(), torch.randint(0, 10, (BATCH,))
-
-    def step(net: nn.Module) -> Callable[[], None]:
-        net.train()
-        optimiser, chips = torch.optim.SGD(net.parameters(), lr=0.01), iter(range(10**9))
-
-        def case() -> None:
-            if layers(net):
-                on_chip(net, Chip(0, next(chips)))
-            optimiser.zero_grad()
-            cross_entropy(net(x), y).backward()
-            optimiser.step()
-            constrain(net)  # as the loop does; scales that run away would make denormal numbers, which are slow
-
-        return case
-
-    cases = {PLAIN: step(copy.deepcopy(plain))}
+    plain = ResNet(depth=20).build()
+    cases = {PLAIN: training_step(copy.deepcopy(plain))}
     for name, gradient in {"Ste (bound 1.7×)": Ste(), "Slope (bound 2×)": Slope()}.items():
-        model = _on_macro(plain, VARIED, x, gradient=gradient)
-        cases[f"cell variation and noise, a fresh chip each step, gradient {name}"] = step(model)
+        model = on_macro(plain, VARIED, gradient=gradient)
+        cases[f"cell variation and noise, a fresh chip each step, gradient {name}"] = training_step(model)
     return table(side_by_side(cases, rounds=7), f"ResNet20, batch {BATCH}, training step")
 
 
 def _vgg() -> str:
     plain, x = Vgg(depth=8).build().eval(), _images()
     cases = {PLAIN: _forward(plain, x)}
-    cases |= {name: _forward(streamlined(_on_macro(plain, config, x, VGG)), x) for name, config in MACROS.items()}
+    cases |= {name: _forward(streamlined(on_macro(plain, config, x, VGG)), x) for name, config in MACROS.items()}
     return table(side_by_side(cases, rounds=5, warm=1), f"VGG8, batch {BATCH}, forward")
 
 
@@ -170,7 +172,7 @@ def _digits() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, (plain, config, data, skip) in cases.items():
-        model = _on_macro(plain, config, data, skip)
+        model = on_macro(plain, config, data, skip)
         macro = next(iter(layers(model).values())).macro
         digits = len(macro.inputs.radix) * len(macro.weights.radix)
         turns = {PLAIN: _forward(plain, data), name: _forward(streamlined(model), data)}
@@ -185,27 +187,30 @@ def _digits() -> str:
 
 def _memory() -> str:
     cases = {PLAIN: "False", f"clean (bound {MEMORY:g}×)": "True"}
-    peaks = {name: _peak(on_macro) for name, on_macro in cases.items()}
+    peaks = {name: peak(f"fused.show_peak({on})", "fused") for name, on in cases.items()}
     lines = [f"| ResNet20, batch {BATCH}, forward, a process of its own | peak memory, MiB | ratio |", "|---|---|---|"]
     lines += [f"| {name} | {peak:.0f} | {peak / peaks[PLAIN]:.3f} |" for name, peak in peaks.items()]
     return "\n".join(lines)
 
 
-def _peak(on_macro: str) -> float:
-    command = [sys.executable, "-c", f"from benchmarks import fused; fused.show_peak({on_macro})"]
+def peak(call: str, module: str) -> float:
+    """MiB that a process of its own held at most, as ``call`` to a benchmark's ``module`` prints it."""
+    command = [sys.executable, "-c", f"from benchmarks import {module}; {call}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
 
 
-def show_peak(on_macro: bool) -> None:
-    """Print the peak memory of this process, kB, after forward passes.
-
-    Of the process itself: ``ru_maxrss`` would count what its parent held when it was started.
-    """
+def show_peak(macro: bool) -> None:
+    """Print the peak memory of this process, kB, after forward passes."""
     torch.manual_seed(0)
     net, x = ResNet(depth=20).build().eval(), _images()
-    forward = _forward(streamlined(_on_macro(net, BASE, x)) if on_macro else net, x)
+    forward = _forward(streamlined(on_macro(net, BASE, x)) if macro else net, x)
     for _ in range(3):
         forward()
+    print_peak()
+
+
+def print_peak() -> None:
+    """Of the process itself: ``ru_maxrss`` would count what its parent held when it was started."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
@@ -213,7 +218,7 @@ def show_peak(on_macro: bool) -> None:
 def _chips() -> str:
     """Fewer chips than an evaluation has: time is linear in them."""
     plain, x, y = ResNet(depth=20).build().eval(), _images(IMAGES), torch.randint(0, 10, (IMAGES,))
-    model, data = _on_macro(plain, VARIED, x), [(x, y, torch.arange(IMAGES))]
+    model, data = on_macro(plain, VARIED, x), [(x, y, torch.arange(IMAGES))]
 
     def often() -> None:
         with torch.no_grad():

@@ -6,24 +6,17 @@ seeds; ResNet20 on CIFAR-10 is ``s0_resnet20``.
 
 from __future__ import annotations
 
-import math
-import statistics
-import tempfile
 from importlib.resources import as_file, files
-from pathlib import Path
 
-import torch
-
+from benchmarks.seeds import scores, table
 from bitline import presets
-from bitline.evaluate import Difference, difference
-from bitline.experiment import Experiment, Run, load
+from bitline.experiment import Experiment, load
 from bitline.macro import Macro
 from bitline.methods import ErrorAware, Gaussian, Qat
 
 SEEDS = (0, 1, 2)
 CHANGES = ("network.channels=[16, 32, 32]", "training.epochs=25", "test.details=false")
 METHODS = (Qat(), Gaussian(), Gaussian(match="rms"), ErrorAware())
-T2 = 4.303  # Student's t, 95 %, three seeds
 
 
 def run() -> str:
@@ -64,37 +57,4 @@ def demo(macro: Macro, seed: int) -> Experiment:
 
 def compared(macro: Macro, seeds: tuple[int, ...] = SEEDS) -> str:
     """Each method's mean by seed; error-aware less each other, by seed and over seeds."""
-    found = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            walk = Run(demo(macro, seed), Path(folder) / "run", lambda line: None, progress=False)
-            walk()
-        found.append(walk.found)
-    return table(found, seeds)
-
-
-def table(found: list[dict[str, torch.Tensor]], seeds: tuple[int, ...]) -> str:
-    """Rows of accuracy, and of paired differences."""
-    head = " | ".join(f"seed {seed}" for seed in seeds)
-    lines = [f"| network, % | {head} |", "|---|" + "---|" * len(seeds)]
-    for name in found[0]:
-        means = [f"{100 * float(f[name].double().mean()):.2f}" for f in found]
-        lines += [f"| {name} | {' | '.join(means)} |"]
-    lines += ["", f"| error-aware less …, points [95 %, paired] | {head} | over seeds | {T2:g} s/√n of the seeds |"]
-    lines.append("|---|" + "---|" * (len(seeds) + 2))
-    mine = "error-aware"
-    for name in found[0]:
-        if name in ("float", mine):
-            continue
-        pairs = [_less(f, mine, name) for f in found]
-        whole = _less({key: torch.cat([f[key].expand_as(f[mine]) for f in found]) for key in (mine, name)}, mine, name)
-        cells = [f"{p.mean:+.2f} [{p.ci95[0]:+.2f}, {p.ci95[1]:+.2f}]" for p in (*pairs, whole)]
-        spread = "–"
-        if len(pairs) > 1:
-            spread = f"±{T2 * statistics.stdev(p.mean for p in pairs) / math.sqrt(len(pairs)):.2f}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {spread} |")
-    return "\n".join(lines)
-
-
-def _less(found: dict[str, torch.Tensor], mine: str, other: str) -> Difference:
-    return difference(found[mine], found[other], (mine, other), 0)
+    return table([scores(demo(macro, seed)) for seed in seeds], seeds, "error-aware")
