@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
 }
 
 app = typer.Typer(
+    cls=Told,
     help="Make a neural network work on a compute-in-memory macro, and show the evidence.\n\n"
     "Start with `bitline demo`, then `bitline presets`, then write an experiment and `bitline run` it.",
     no_args_is_help=True,
@@ -40,4 +41,4 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
-app.add_typer(lab, name="lab", cls=Told)
+app.add_typer(lab, name="lab")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from bitline.cli.options import AsJson, Written
-from bitline.cli.telling import console, told, write
+from bitline.cli.telling import console, write
 
 
 def presets(
@@ -20,24 +20,23 @@ def presets(
     from bitline import presets as shipped
     from bitline.report.tables import facts_table
 
-    with told():
-        if name is not None:
-            macro = shipped.load(name)
-            if as_json:
-                typer.echo(json.dumps(macro.dump(), indent=2))
-                return
-            console.print(facts_table(macro))
-            return
+    if name is not None:
+        macro = shipped.load(name)
         if as_json:
-            typer.echo(json.dumps(shipped.names()))
+            typer.echo(json.dumps(macro.dump(), indent=2))
             return
-        table = Table("preset", "rows × columns", "inputs", "weights", "converter", "source")
-        for each in shipped.names():
-            macro = shipped.load(each)
-            digits = [f"{s.bits} bit {s.kind}" if s else "continuous" for s in (macro.inputs, macro.weights)]
-            readout = f"{macro.converter.bits} bit" if macro.converter else "none"
-            table.add_row(each, f"{macro.rows} × {macro.columns}", *digits, readout, macro.source)
-        console.print(table)
+        console.print(facts_table(macro))
+        return
+    if as_json:
+        typer.echo(json.dumps(shipped.names()))
+        return
+    table = Table("preset", "rows × columns", "inputs", "weights", "converter", "source")
+    for each in shipped.names():
+        macro = shipped.load(each)
+        digits = [f"{s.bits} bit {s.kind}" if s else "continuous" for s in (macro.inputs, macro.weights)]
+        readout = f"{macro.converter.bits} bit" if macro.converter else "none"
+        table.add_row(each, f"{macro.rows} × {macro.columns}", *digits, readout, macro.source)
+    console.print(table)
 
 
 def schema(
@@ -49,12 +48,11 @@ def schema(
     from bitline.lab.bundle import Record
     from bitline.macro import Macro
 
-    with told():
-        kinds: dict[str, type[Experiment | Macro | Record]] = {
-            "experiment": Experiment,
-            "macro": Macro,
-            "bundle": Record,
-        }
-        if what not in kinds:
-            raise ValueError(f"no schema {what!r}; there are: {', '.join(kinds)}")
-        write(json.dumps(kinds[what].model_json_schema(), indent=2) + "\n", out)
+    kinds: dict[str, type[Experiment | Macro | Record]] = {
+        "experiment": Experiment,
+        "macro": Macro,
+        "bundle": Record,
+    }
+    if what not in kinds:
+        raise ValueError(f"no schema {what!r}; there are: {', '.join(kinds)}")
+    write(json.dumps(kinds[what].model_json_schema(), indent=2) + "\n", out)

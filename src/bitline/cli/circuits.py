@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bitline.cli.options import Changes, Ngspice, Written, loaded
-from bitline.cli.telling import errors, say, told, write
+from bitline.cli.telling import errors, say, write
 
 
 def characterize(
@@ -42,22 +42,21 @@ def characterize(
     """
     from bitline.circuits.spice import Circuit, Simulator
 
-    with told():
-        if picture is not None and model is None:
-            raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
-        asked = {"corner": corner, "temperature": temperature, "supply": supply}
-        changes = {key: value for key, value in asked.items() if value is not None}
-        at = Circuit.load(circuit).at(**changes)
-        kept = cache or out.with_suffix(".spice")
-        simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
-        given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
-        given += "".join(f" --{key} {value!r}" for key, value in changes.items())
-        command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
-        found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
-        if found is not None and model is not None:
-            _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
-            if not found.met:
-                raise typer.Exit(3)
+    if picture is not None and model is None:
+        raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
+    asked = {"corner": corner, "temperature": temperature, "supply": supply}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    at = Circuit.load(circuit).at(**changes)
+    kept = cache or out.with_suffix(".spice")
+    simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
+    given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
+    given += "".join(f" --{key} {value!r}" for key, value in changes.items())
+    command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
+    found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
+    if found is not None and model is not None:
+        _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
+        if not found.met:
+            raise typer.Exit(3)
 
 
 def _simulated(
@@ -138,17 +137,16 @@ def export_spice(
     from bitline import nn
     from bitline.macro.export import array_netlist, filled
 
-    with told():
-        if layer is None:
-            from bitline import presets as shipped
-            from bitline.macro import Macro
+    if layer is None:
+        from bitline import presets as shipped
+        from bitline.macro import Macro
 
-            macro = Macro.load(file) if file.endswith((".yaml", ".yml")) else shipped.load(file)
-            column = filled(macro, seed)
-        else:
-            experiment = loaded(Path(file), changes)
-            network = experiment.network.build(experiment.seed).eval()
-            sample = experiment.data.set.test()[:8].images.float()  # weights are quantised without it
-            model = nn.calibrate(experiment.place(network, experiment.macros[0]), [sample], 1)
-            column = nn.programmed(model.eval(), layer)
-        write(array_netlist(column, array, volts), out)
+        macro = Macro.load(file) if file.endswith((".yaml", ".yml")) else shipped.load(file)
+        column = filled(macro, seed)
+    else:
+        experiment = loaded(Path(file), changes)
+        network = experiment.network.build(experiment.seed).eval()
+        sample = experiment.data.set.test()[:8].images.float()  # weights are quantised without it
+        model = nn.calibrate(experiment.place(network, experiment.macros[0]), [sample], 1)
+        column = nn.programmed(model.eval(), layer)
+    write(array_netlist(column, array, volts), out)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bitline.cli.options import AsJson, Changes, File, Fresh, Out, Plan, folder_of, loaded, methods_of
-from bitline.cli.telling import console, errors, say, told
+from bitline.cli.options import AsJson, Changes, File, Fresh, Out, Plan, folder_of, loaded, methods_of, walk_of
+from bitline.cli.telling import console, errors, say
 
 
 def run(
@@ -27,8 +27,7 @@ def run(
 
     Example: `bitline run examples/digits.yaml --set test.chips=5`
     """
-    with told():
-        _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json)
+    _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json)
 
 
 def demo(
@@ -37,8 +36,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The embedded experiment: digits on an 8T SRAM macro from ngspice, about a minute, no data to fetch."""
-    with told():
-        _run(loaded(Path("demo"), changes), out, True, as_json)
+    _run(loaded(Path("demo"), changes), out, True, as_json)
 
 
 def train(
@@ -49,17 +47,15 @@ def train(
     plan: Plan = None,
 ) -> None:
     """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there."""
-    from bitline.experiment import Run
 
-    with told():
-        experiment = loaded(file, changes, plan)
-        chosen = methods_of(experiment, method)[0]
-        folder = folder_of(file, out)
-        walk = Run(experiment, folder, lambda line: console.print(line, markup=False), progress=console.is_terminal)
-        net = walk.float_network()
-        for macro in experiment.macros:
-            walk.trained(walk.converted(net, macro), macro, chosen)
-        say(f"saved under {folder / 'train'}")
+    experiment = loaded(file, changes, plan)
+    chosen = methods_of(experiment, method)[0]
+    folder = folder_of(file, out)
+    walk = walk_of(experiment, folder)
+    net = walk.float_network()
+    for macro in experiment.macros:
+        walk.trained(walk.converted(net, macro), macro, chosen)
+    say(f"saved under {folder / 'train'}")
 
 
 def evaluate(
@@ -74,12 +70,11 @@ def evaluate(
 
     Results go to `evaluate-METHOD` in that folder.
     """
-    with told():
-        experiment = loaded(file, changes, plan)
-        chosen = methods_of(experiment, method)
-        one = experiment.model_copy(update={"methods": chosen})
-        folder = folder_of(file, out)
-        _run(one, folder, False, as_json, folder / f"evaluate-{method}")
+    experiment = loaded(file, changes, plan)
+    chosen = methods_of(experiment, method)
+    one = experiment.model_copy(update={"methods": chosen})
+    folder = folder_of(file, out)
+    _run(one, folder, False, as_json, folder / f"evaluate-{method}")
 
 
 def report(
@@ -92,16 +87,15 @@ def report(
     from bitline.report import write_csv, write_html
     from bitline.report.tables import summary_table
 
-    with told():
-        result = Result.read(file)
-        beside = file.with_name("run.json")
-        run = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
-        page = out or file.with_name("report.html")
-        write_html(result, page, run)
-        if csv is not None:
-            write_csv(result, csv)
-        console.print(summary_table(result))
-        say(str(page))
+    result = Result.read(file)
+    beside = file.with_name("run.json")
+    run = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
+    page = out or file.with_name("report.html")
+    write_html(result, page, run)
+    if csv is not None:
+        write_csv(result, csv)
+    console.print(summary_table(result))
+    say(str(page))
 
 
 def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from bitline.cli.circuits import dice_of
-from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, methods_of
-from bitline.cli.telling import console, errors, say, told
+from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, methods_of, walk_of
+from bitline.cli.telling import console, errors, say
 
 
 def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: Plan = None) -> None:
@@ -20,20 +20,19 @@ def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: 
     from bitline import nn
     from bitline.report.tables import mapping_table
 
-    with told():
-        experiment = loaded(file, changes, plan)
-        sample = experiment.data.set.test()[:1].images.float()
-        found: list[nn.Mapped] = []
-        for macro in experiment.macros:
-            model = experiment.place(experiment.network.build(experiment.seed).eval(), macro)
-            with torch.no_grad():
-                nn.walk(model, [sample])
-            rows = nn.mapping(model)
-            found += rows
-            if not as_json:
-                console.print(mapping_table(rows))
-        if as_json:
-            typer.echo(json.dumps([row.model_dump() for row in found], indent=2))
+    experiment = loaded(file, changes, plan)
+    sample = experiment.data.set.test()[:1].images.float()
+    found: list[nn.Mapped] = []
+    for macro in experiment.macros:
+        model = experiment.place(experiment.network.build(experiment.seed).eval(), macro)
+        with torch.no_grad():
+            nn.walk(model, [sample])
+        rows = nn.mapping(model)
+        found += rows
+        if not as_json:
+            console.print(mapping_table(rows))
+    if as_json:
+        typer.echo(json.dumps([row.model_dump() for row in found], indent=2))
 
 
 def verify(
@@ -63,46 +62,43 @@ def verify(
     Example: `bitline verify demo --circuit sram-8t-compact`
     """
     from bitline.circuits.spice import Circuit, Simulator
-    from bitline.experiment import Run
     from bitline.flows import verify as verified
     from bitline.macro import shipped
     from bitline.report.tables import verification_tables
     from bitline.samples import Samples
 
-    with told():
-        experiment = loaded(file, changes)
-        chosen, folder = methods_of(experiment, method)[0], folder_of(file, out)
-        if len(experiment.macros) > 1:
-            raise ValueError("the experiment has several macros: choose one with --set macro=…")
-        at = Circuit.load(circuit)
-        if samples is None:
-            tables = [shipped(f"{at.name}{part}") for part in ("", "-dice")]
-        else:
-            tables = [Samples.load(samples), Samples.load(dice_of(samples))]
-        voice = errors if as_json else console
-        walk = Run(experiment, folder, lambda line: voice.print(line, markup=False), progress=voice.is_terminal)
-        macro = experiment.macros[0]
-        model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
-        found = verified(
-            model,
-            walk.source,
-            at,
-            *tables,
-            method=chosen.title,
-            simulator=Simulator(executable=ngspice, workers=workers, cache=folder / "spice"),
-            chips=chips,
-            images=images,
-            conversions=conversions,
-            seed=experiment.seed,
-        )
-        found.write(folder / f"verify-{method}.json")
-        if as_json:
-            typer.echo(found.model_dump_json(indent=2, by_alias=True))
-            return
-        for table in verification_tables(found):
-            console.print(table)
-        say(f"ngspice: {found.simulator}")
-        say(f"figures: {folder / f'verify-{method}.json'}")
+    experiment = loaded(file, changes)
+    chosen, folder = methods_of(experiment, method)[0], folder_of(file, out)
+    if len(experiment.macros) > 1:
+        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    at = Circuit.load(circuit)
+    if samples is None:
+        tables = [shipped(f"{at.name}{part}") for part in ("", "-dice")]
+    else:
+        tables = [Samples.load(samples), Samples.load(dice_of(samples))]
+    walk = walk_of(experiment, folder, errors if as_json else console)
+    macro = experiment.macros[0]
+    model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
+    found = verified(
+        model,
+        walk.source,
+        at,
+        *tables,
+        method=chosen.title,
+        simulator=Simulator(executable=ngspice, workers=workers, cache=folder / "spice"),
+        chips=chips,
+        images=images,
+        conversions=conversions,
+        seed=experiment.seed,
+    )
+    found.write(folder / f"verify-{method}.json")
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2, by_alias=True))
+        return
+    for table in verification_tables(found):
+        console.print(table)
+    say(f"ngspice: {found.simulator}")
+    say(f"figures: {folder / f'verify-{method}.json'}")
 
 
 def export(
@@ -125,29 +121,27 @@ def export(
     Trains what is not trained yet. Example: `bitline export examples/digits.yaml --method error_aware`
     """
     from bitline import lab as bench
-    from bitline.experiment import Run
     from bitline.samples import Samples
 
-    with told():
-        experiment = loaded(file, changes)
-        names = [one.name for one in experiment.macros]
-        if (macro is None and len(names) > 1) or (macro is not None and macro not in names):
-            raise ValueError(f"macro {macro!r}: name one of the experiment's: {', '.join(names)}")
-        design = experiment.macros[names.index(macro) if macro else 0]
-        chosen = methods_of(experiment, method)[0] if method else experiment.methods[-1]
-        folder = folder_of(file, out)
-        walk = Run(experiment, folder, lambda line: console.print(line, markup=False), progress=console.is_terminal)
-        model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)
-        some = walk.testing[:images]
-        made = bench.export(
-            model.cpu(),
-            name=experiment.title,
-            arrays=arrays,
-            images=(some.images, some.labels) if images else None,
-            samples=Samples.load(samples) if samples else None,
-            provenance={"experiment": str(file), "method": chosen.kind},
-        )
-        bench.save(made, bundle or folder / "bundle")
-        tiles = sum(len(layer.tiles) for layer in made.record.layers)
-        where = bundle or folder / "bundle"
-        say(f"{where}: {tiles} tiles on {made.record.arrays} arrays")
+    experiment = loaded(file, changes)
+    names = [one.name for one in experiment.macros]
+    if (macro is None and len(names) > 1) or (macro is not None and macro not in names):
+        raise ValueError(f"macro {macro!r}: name one of the experiment's: {', '.join(names)}")
+    design = experiment.macros[names.index(macro) if macro else 0]
+    chosen = methods_of(experiment, method)[0] if method else experiment.methods[-1]
+    folder = folder_of(file, out)
+    walk = walk_of(experiment, folder)
+    model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)
+    some = walk.testing[:images]
+    made = bench.export(
+        model.cpu(),
+        name=experiment.title,
+        arrays=arrays,
+        images=(some.images, some.labels) if images else None,
+        samples=Samples.load(samples) if samples else None,
+        provenance={"experiment": str(file), "method": chosen.kind},
+    )
+    bench.save(made, bundle or folder / "bundle")
+    tiles = sum(len(layer.tiles) for layer in made.record.layers)
+    where = bundle or folder / "bundle"
+    say(f"{where}: {tiles} tiles on {made.record.arrays} arrays")

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+
+from bitline.cli.telling import console
 
 File = Annotated[Path, typer.Argument(help="an experiment in YAML; `bitline schema` prints its JSON schema")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for results; default: out/<name of the experiment>")]
@@ -42,3 +45,10 @@ def methods_of(experiment: Any, kind: str) -> tuple[Any, ...]:
         there = ", ".join(m.kind for m in experiment.methods)
         raise ValueError(f"--method {kind}: the experiment has no such method; it has: {there}")
     return chosen
+
+
+def walk_of(experiment: Any, folder: Path, voice: Console = console) -> Any:
+    """The experiment's run in a folder, told as it goes."""
+    from bitline.experiment import Run
+
+    return Run(experiment, folder, lambda line: voice.print(line, markup=False), progress=voice.is_terminal)
