@@ -20,10 +20,15 @@ NAMES = {
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
+    "dnat": "D-NAT: a tie, another chip, its cost",
+    "dnat_resnet20": "D-NAT on a skewed table, ResNet20",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }
-LONG = {"s0_resnet20:seeds": "Error-aware against Gaussian training, ResNet20, three seeds"}  # hours, by name only
+LONG = {  # half an hour of a core a seed, by name only
+    "s0_resnet20:seeds": "Error-aware against Gaussian training, ResNet20, three seeds",
+    "dnat_resnet20:seeds": "D-NAT on a skewed table, ResNet20, three seeds",
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
