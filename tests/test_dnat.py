@@ -428,6 +428,21 @@ def test_with_the_lower_bound_frozen_at_zero_it_is_pact() -> None:
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("plan", ["reference", *(["fused"] if COMPILED else [])])
+def test_zeros_of_a_relu_do_not_move_the_lower_bound(plan: str) -> None:
+    x = torch.randn(64, 30, generator=torch.Generator().manual_seed(5)).relu()
+    net = nn.Sequential(nn.Linear(30, 4, bias=False))
+    model = calibrate(convert(net, LOSSLESS, inputs=Pact(asymmetric=True), plan=plan), [x])
+    quantizer = layers(model)["0"].input_quantizer
+    with torch.no_grad():
+        quantizer.alpha.fill_(float(x.max()) + 1)  # nothing is clipped above
+        quantizer.beta.zero_()
+    up = torch.randn(64, 4, generator=torch.Generator().manual_seed(6))
+    (model(x) * up).sum().backward()
+    assert abs(float(quantizer.beta.grad)) < 1e-3
+    assert abs(float(quantizer.alpha.grad)) < 1e-3
+
+
 def test_bounds_decay_and_stay_around_zero() -> None:
     module = pact(-1.0, 2.0, decay=0.1)
     module.penalty().backward()

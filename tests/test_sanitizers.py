@@ -95,7 +95,7 @@ def record(path: Path) -> int:
             pads = () if isinstance(case.geometry, Dense) else tuple((i % 3, 1) for _ in case.geometry.kernel)
             x = case.x if i % 4 < 2 or not pads else case.x.movedim(1, -1).contiguous().movedim(-1, 1)
             scale, zero = torch.tensor(0.7), torch.tensor(0.3)
-            real = Quantised(x, scale, zero, inputs.low, inputs.high, strict=bool(i % 2), pads=pads)
+            real = Quantised(x, scale, zero, inputs.low, inputs.high, rounded=bool(i % 2), pads=pads)
             words = fused.words_of(real, case.column.macro, case.geometry)
             grad = torch.randn(words.codes().shape, generator=torch.Generator().manual_seed(i))
             real.backward(grad, inputs.word, case.geometry)

@@ -257,9 +257,7 @@ class CimLayer(nn.Module):
         column, weight_scale = self.program()
         shaped, pads, lead = self._shaped(x)
         pad = int(affine.zero) if asymmetric else 0
-        inputs = Quantised(
-            shaped, affine.scale, affine.zero, grid.low, grid.high, grid.step, affine.strict, affine.rounded, pads, pad
-        )
+        inputs = Quantised(shaped, affine.scale, affine.zero, grid.low, grid.high, grid.step, affine.rounded, pads, pad)
         self._count_packed(shaped, pads)
         if tail is not None and tail.add is not None:
             outputs = (len(shaped), *self._extent, len(self.weight))

@@ -47,7 +47,6 @@ class Affine:
 
     scale: Tensor
     zero: Tensor
-    strict: bool = False  # no gradient of x at the ends of the range
     rounded: bool = False  # the scale's gradient is that of the code, without the rounding error
 
 
@@ -275,7 +274,8 @@ class PactQuantizer(Quantizer):
 
     E-PACT's formulas (``Pact``): y = s·(q − z), s = (alpha − beta)/n, dy/dx = 1 between the bounds, dy/dalpha = 1
     above, dy/dbeta = 1 below, and with ``residual`` ± (y − x)/(alpha − beta) between. What clips are the ends of the
-    snapped range, s·(low − z) and s·(high − z), up to half a step from beta and alpha.
+    snapped range, s·(low − z) and s·(high − z), up to half a step from beta and alpha. A value at an end is inside:
+    else every zero of a ReLU would push a lower bound of 0 about, though zero is a code whatever the bound.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class PactQuantizer(Quantizer):
         return self.decay * squared
 
     def affine(self, x: Tensor) -> Affine | None:
-        return Affine(*self._learned(x), strict=True, rounded=not self.residual) if self.channels is None else None
+        return Affine(*self._learned(x), rounded=not self.residual) if self.channels is None else None
 
     def _learned(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point for x."""
@@ -336,7 +336,7 @@ class PactQuantizer(Quantizer):
             inside = ste(code, x / scale + zero)
         else:  # value: the code; s·(q − z) then has no gradient of the bounds inside
             inside = ste(code, x / s + zero + (code - z) * (s / scale))
-        return torch.where((v > grid.low) & (v < grid.high), inside, code), scale, zero
+        return torch.where((v >= grid.low) & (v <= grid.high), inside, code), scale, zero
 
 
 class XnorQuantizer(Quantizer):

@@ -606,7 +606,7 @@ def unpack(x: Quantised, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tens
     for axis, (before, after) in enumerate(pads, 1):
         grad = grad.narrow(axis, before, grad.shape[axis] - before - after)
     at = values / scale + zero
-    inside = (at > x.low) & (at < x.high) if x.strict else (at >= x.low) & (at <= x.high)
+    inside = (at >= x.low) & (at <= x.high)
     grad = torch.where(inside, grad, 0.0)
     value = (at + 0.5).floor_() - zero if x.rounded else values / scale
     by_scale, by_zero = -(grad * value / scale).sum(dtype=torch.float64), grad.sum(dtype=torch.float64)

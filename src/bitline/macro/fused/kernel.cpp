@@ -102,7 +102,7 @@ struct Pack {
     const float *grad;
     float *grad_x;
     double *sums;                // (batch, 2)
-    int64_t strict, rounded;
+    int64_t rounded;
 };
 
 // Gradient of outputs to that of the counts read: passed = grad * scale * share, outputs last; sums of grad * y.
@@ -219,7 +219,7 @@ std::atomic<int> &level() {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int bitline_abi() { return 5; }
+EXPORT int bitline_abi() { return 6; }
 
 EXPORT const char *bitline_cpu() {
     static const char *const names[] = {"portable", "AVX2", "AVX-512 VNNI", "AMX"};
@@ -1196,7 +1196,7 @@ TARGET void unpack_sample(const Pack &p, int64_t b) {
                 float scale_sum = 0, zero_sum = 0;
                 for (int64_t i = 0; i < inner; i++) {
                     const float v = x[i * step] / p.scale + p.zero;
-                    const bool inside = p.strict ? (v > p.low) & (v < p.high) : (v >= p.low) & (v <= p.high);
+                    const bool inside = (v >= p.low) & (v <= p.high);
                     const float g = inside ? from[i * every] : 0.0f;
                     into[i * step] = g * inverse;
                     scale_sum -= g * inverse * (p.rounded ? std::floor(v + 0.5f) - p.zero : v - p.zero);
@@ -1231,7 +1231,7 @@ TARGET void unpack_planar(const Pack &p, int64_t b) {
             for (int64_t k = 0; k < LANES; k++) {
                 const int64_t at = b * p.jump[0] + (c + k) * p.jump[1] + i;
                 const F v = load(p.x + at, here) / p.scale + p.zero;
-                const I in = p.strict ? (v > low) & (v < top) : (v >= low) & (v <= top);
+                const I in = (v >= low) & (v <= top);
                 const F g = (F)((I)rows[k] & in), gx = g * inverse;
                 store(p.grad_x + at, gx, here);
                 scales = scales - gx * (p.rounded ? floored(v + 0.5f) - p.zero : v - p.zero);

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SMALL = 1 << 16  # elements
-ABI = 5  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
+ABI = 6  # of bitline_abi() in kernel.cpp; a new number with every change of the interface
 FOLDER = Path(__file__).parent
 NAMES = tuple(f"_kernel{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".dylib"))  # this Python's own build first
 
@@ -133,7 +133,7 @@ class Pack(ctypes.Structure):
         ("words", POINTER),
         *((name, WHOLE) for name in ("word_bytes", "threads")),
         *((name, POINTER) for name in ("grad", "grad_x", "sums")),
-        *((name, WHOLE) for name in ("strict", "rounded")),
+        ("rounded", WHOLE),
     )
 
 

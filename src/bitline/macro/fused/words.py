@@ -28,7 +28,6 @@ class Quantised:
     low: int
     high: int
     stride: int = 1
-    strict: bool = False  # no gradient of x at the ends of the range
     rounded: bool = False  # the gradient of the scale is that of the code, without the rounding error
     pads: tuple[tuple[int, int], ...] = ()
     pad: int = 0
@@ -72,7 +71,7 @@ class Quantised:
         grad_x = memory.empty(*held.shape) if planar else torch.empty_strided(held.shape, held.stride())
         sums = torch.zeros(len(held), 2, dtype=torch.float64)
         job.grad, job.grad_x, job.sums = grad.data_ptr(), grad_x.data_ptr(), sums.data_ptr()
-        job.strict, job.rounded = self.strict, self.rounded
+        job.rounded = self.rounded
         if held.numel():
             native.kernel().bitline_unpack(ctypes.byref(job))
         scale, zero = sums.sum(0)
