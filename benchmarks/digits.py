@@ -23,5 +23,5 @@ def run(seeds: tuple[int, ...] = (0, 1, 2)) -> str:
             lines.append(f"| {seed} | {row.method} | {row.mean:.2f} | {low:.2f} … {high:.2f} | {row.worst:.2f} |")
         for pair in result.differences:
             low, high = pair.ci95
-            lines.append(f"| {seed} | *{pair.better} − {pair.worse}* | {pair.mean:+.2f} | {low:.2f} … {high:.2f} | |")
+            lines.append(f"| {seed} | *{pair.of} − {pair.against}* | {pair.mean:+.2f} | {low:.2f} … {high:.2f} | |")
     return "\n".join(lines)

@@ -10,12 +10,13 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.timing import side_by_side, table
 from bitline.macro import Macro
-from bitline.methods import ErrorAware
+from bitline.methods import ErrorAware, Progress
 from bitline.networks import ResNet
 from bitline.nn import convert
 from bitline.train import constrain
 
 BOUNDS = {"forward": 1.3, "training step": 1.5}
+STEPS = 10**9  # of a run that does not end
 
 
 def run() -> str:
@@ -33,7 +34,7 @@ def run() -> str:
         with torch.no_grad():
             net(x)
 
-    method, steps = ErrorAware(), iter(range(10**9))
+    method, steps = ErrorAware(), iter(range(STEPS))
     plain_step, macro_step = _optimised(plain), _optimised(model)
 
     def train_plain() -> None:
@@ -47,7 +48,7 @@ def run() -> str:
         net, optimiser = macro_step
         net.train()
         optimiser.zero_grad()
-        method.before_step(net, next(steps))  # a fresh chip
+        method.before_step(net, Progress(next(steps), STEPS))  # a fresh chip
         method.loss(net, x, y, index, cross_entropy).backward()
         optimiser.step()
         constrain(net)

@@ -13,13 +13,14 @@ from torch.nn.functional import cross_entropy
 from benchmarks.timing import side_by_side, table
 from bitline.macro import Chip, Converters, Dense, Macro, Reads, Site, fused, program
 from bitline.macro.read import Keep
-from bitline.methods import ErrorAware
+from bitline.methods import ErrorAware, Progress
 from bitline.networks import ResNet
 from bitline.nn import calibrate, convert
 from bitline.train import constrain
 
 BOUNDS = {"clean": 2.0, "noisy": 5.0}  # of input bits times the bf16 product
 SIZE, BITS, TURNS = 4096, 4, 10
+STEPS = 10**9  # of a training run that does not end
 MACRO = {
     "name": "bit-serial",
     "rows": 64,
@@ -74,7 +75,7 @@ def _training() -> str:
     torch.manual_seed(0)
     plain = ResNet(depth=20).build().cuda()
     x, y = torch.rand(512, 3, 32, 32, device="cuda"), torch.randint(0, 10, (512,), device="cuda")
-    index, method, steps = torch.arange(512), ErrorAware(), iter(range(10**9))
+    index, method, steps = torch.arange(512), ErrorAware(), iter(range(STEPS))
 
     def step(net: nn.Module, on_macro: bool) -> Callable[[], None]:
         net = copy.deepcopy(net).train()
@@ -84,7 +85,7 @@ def _training() -> str:
             optimiser.zero_grad()
             with torch.autocast("cuda", torch.bfloat16):
                 if on_macro:
-                    method.before_step(net, next(steps))
+                    method.before_step(net, Progress(next(steps), STEPS))
                     loss = method.loss(net, x, y, index, cross_entropy)
                 else:
                     loss = cross_entropy(net(x), y)

@@ -6,11 +6,11 @@ Cells alone err: no converter, wires or read noise. Not trained for them; weight
 
 from __future__ import annotations
 
-import os
 import time
 
 import torch
 
+from benchmarks.seeds import missing
 from bitline import presets
 from bitline.data import Cifar10, Split, batches
 from bitline.evaluate import answers, over_chips, recalibrated
@@ -30,9 +30,8 @@ WEIGHTS = {"8 levels": {"bits": 4, "cell_bits": 3}, "2 levels": {"bits": 8, "cel
 
 def run() -> str:
     """Accuracy by age and bake temperature; a line where there are no data."""
-    missing = [name for name in ("BITLINE_DATA", "BITLINE_NETWORKS") if name not in os.environ]
-    if missing:
-        return f"Not run: {' and '.join(missing)} not set."
+    if why := missing():
+        return why
     start = time.perf_counter()
     head = " | ".join(f"{name} | + BN" for name in WEIGHTS)
     lines = [f"| cells, accuracy % | {head} |", "|---|" + "---|---|" * len(WEIGHTS)]
