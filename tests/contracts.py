@@ -152,6 +152,7 @@ CELL_ERRORS = [
     cells("gaussian cell", GaussianCell(sigma=0.05, mu=0.01), GaussianCell(sigma=0)),
     cells("mismatched cell", GaussianCell(sigma=0.05, clock="fabrication"), GaussianCell(sigma=0, clock="fabrication")),
     cells("log-normal cell", LogNormalCell(sigma=0.1), LogNormalCell(sigma=0)),
+    cells("shifted log-normal cell", LogNormalCell(sigma=0.1, mu=0.05), LogNormalCell(sigma=0)),
     cells(
         "table of levels",
         LevelTable(mean=(0.1, 1.0, 1.9, 3.1), sigma=(0.01, 0.05, 0.1, 0.2)),
@@ -163,6 +164,7 @@ CELL_ERRORS = [
         MeasuredCell(table=EXACT),
     ),
     cells("stuck cells", StuckAt(low=0.05, high=0.02), StuckAt()),
+    cells("stuck around the level", StuckAt(low=0.05, high=0.02, keep="spread"), StuckAt(keep="spread")),
     cells("stuck, differential", StuckAt(low=0.1), StuckAt(), weights=DifferentialWeight(bits=BITS, cell_bits=3)),
     cells("cell, reference column", GaussianCell(sigma=0.05), GaussianCell(sigma=0), weights=OffsetWeight(bits=BITS)),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,20 +13,24 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bitline.converters import Adc, Driver, Range
-from bitline.devices import AnyCellError, AnyDrift, Cell, LogNormalWeight, WeightVariation
+from bitline.devices import AnyCellError, AnyDrift, Cell, CellError, Draw, LogNormalWeight, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
-from bitline.macro import AnyGradient, Chip, Macro, age, choose, ideal, reference
+from bitline.macro import AnyGradient, Chip, Macro, SteIdeal, age, choose, ideal, reference
+from bitline.macro.chip import Effect
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
 from bitline.macro.placement import Placement
+from bitline.methods import Method, Progress
 from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
-from bitline.nn.model import on_chip, silicon
+from bitline.nn.model import layers, on_chip, silicon
 from bitline.nn.quantizers import AnyQuantizer, Observer
+from bitline.train import TrainConfig, train
 from contracts import (
     ADCS,
     CELL_ERRORS,
     CELLS,
+    CHIP,
     COLUMNS,
     CURVES,
     DENSE,
@@ -52,6 +57,9 @@ from contracts import (
 
 each = pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
 GEOMETRIES = [DENSE, GROUPED]
+
+
+each_method = pytest.mark.parametrize("method", methods(), ids=lambda method: method.kind)
 
 
 def folds(macro: Macro) -> bool:
@@ -123,6 +131,83 @@ def test_each_field_is_exercised(kind, examples):
 def test_names_are_unique():
     names = [example.name for example in EXAMPLES]
     assert len(set(names)) == len(names)
+
+
+# ------------------------------------------------------------------------------------------------------------- draws
+
+
+@pytest.fixture
+def parts_once(monkeypatch):
+    """A second draw of a part of an effect fails: it is the same number, and normal and uniform are one number too."""
+    drawn = set()
+
+    def once(draw):
+        def checked(effect: Effect, part: str = "") -> torch.Tensor:
+            assert (effect.stream, part) not in drawn, f"part {part!r} of an effect is drawn twice"
+            drawn.add((effect.stream, part))
+            return draw(effect, part)
+
+        return checked
+
+    for name in ("normal", "uniform"):
+        monkeypatch.setattr(Effect, name, once(getattr(Effect, name)))
+
+
+@each
+def test_no_part_is_drawn_twice(example: Example, parts_once):
+    column = programmed(example.macro)
+    if example.macro.cell and example.macro.cell.drift:
+        age(column, 1e4)
+
+
+class Telegraph(CellError):
+    """A cell in one of two states, apart by an amplitude of its own."""
+
+    state: str
+    amplitude: str
+
+    def apply(self, levels: torch.Tensor, draw: Draw, level_high: int) -> torch.Tensor:
+        return levels + (draw.uniform(self.state) < 0.5) * draw.normal(self.amplitude)
+
+    def centred(self) -> CellError:
+        return self
+
+    def typical(self) -> None:
+        return None
+
+
+def test_a_part_drawn_twice_is_found(parts_once):
+    levels, draw = torch.zeros(100_000, dtype=torch.float64), Effect(7, torch.arange(100_000))
+    held = Telegraph(state="state", amplitude="amplitude").apply(levels, draw, 1)
+    assert abs(float(held.mean())) < 4 * float(held.std()) / 100_000**0.5
+    with pytest.raises(AssertionError, match="part 'both' of an effect is drawn twice"):
+        Telegraph(state="both", amplitude="both").apply(levels, draw, 1)
+
+
+@pytest.mark.parametrize("example", CELL_ERRORS, ids=lambda e: e.name)
+def test_mean_and_spread_of_cell_errors(example: Example):
+    """``centred`` holds the level on average, ``typical`` the mean in every cell; a second time changes nothing."""
+    n, high = 200_000, example.macro.level_high
+    draw = Effect(CHIP.stream("cell", "mean"), torch.arange(n))
+
+    def held(error: CellError | None, level: int) -> torch.Tensor:
+        wanted = torch.full((n,), float(level), dtype=torch.float64)
+        return wanted if error is None else error.apply(wanted, draw, high)
+
+    def mean_is(values: torch.Tensor, mean: float) -> bool:
+        return abs(float(values.mean()) - mean) < 4 * float(values.std()) / n**0.5 + 1e-6
+
+    for error in example.macro.cell.errors:
+        for level in range(high + 1):
+            whole, spread, common = (held(e, level) for e in (error, error.centred(), error.typical()))
+            assert mean_is(spread, level)
+            assert mean_is(whole, float(common[0]))
+            assert float(common.max() - common.min()) < 1e-6
+            assert torch.allclose(held(error.centred().centred(), level), spread, rtol=0, atol=1e-6)
+            assert torch.allclose(held(error.centred().typical(), level), held(None, level), rtol=0, atol=1e-6)
+            if (typical := error.typical()) is not None:
+                assert torch.allclose(held(typical.typical(), level), common, rtol=0, atol=1e-6)
+                assert torch.allclose(held(typical.centred(), level), held(None, level), rtol=0, atol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------------- machine
@@ -341,11 +426,9 @@ def test_other_configurations_round_trip(adapter, values):
         assert adapter.validate_json(adapter.dump_json(value)) == value
 
 
-def test_methods_round_trip():
-    for method in methods():
-        assert type(method).model_validate_json(method.model_dump_json()) == method
-        for verb in ("begin", "before_step", "loss", "end"):
-            assert callable(getattr(method, verb))
+@each_method
+def test_methods_round_trip(method):
+    assert type(method).model_validate_json(method.model_dump_json()) == method
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -449,6 +532,65 @@ def test_quantizers_in_a_network(quantizer, tmp_path):
     again.eval()
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
+
+
+def trainable(method: Method) -> nn.Module:
+    """A network that the method can train: on a macro whose conversions differ from die to die, or a plain one."""
+    (example,) = (e for e in COLUMNS if e.name == "tables drawn")
+    if method.refuses(example.macro):
+        return net()
+    model = on_macro(example, gradient=SteIdeal())
+    silicon(model).begin(None)
+    return model
+
+
+def image_batches(epochs: int):
+    """One batch an epoch; after so many, the data are gone."""
+
+    def source(epoch: int):
+        if epoch == epochs:
+            raise OSError("the data are gone")
+        yield images(seed=epoch), torch.arange(4), torch.arange(4) + epoch
+
+    return source
+
+
+def state_of(model: nn.Module) -> list[Any]:
+    """What each layer computes with, weights and quantizers apart."""
+    return [
+        (layer.macro, layer.gradient, layer.plan, layer.added_noise, layer.probe, replace(layer.silicon, passes=0))
+        for layer in layers(model).values()
+    ]
+
+
+@each_method
+def test_a_method_leaves_the_model_as_it_found_it(method):
+    model = trainable(method)
+    before = state_of(model)
+    source = image_batches(2)
+    method.begin(model, source)
+    for step in range(2):
+        ((x, y, index),) = source(step)
+        method.before_step(model, Progress(step, 2))
+        value = method.loss(model, x, y, index, nn.functional.cross_entropy)
+        value.backward()
+        assert value.isfinite()
+    method.end(model)
+    assert state_of(model) == before
+
+
+@each_method
+def test_a_method_resumes_as_if_it_had_not_stopped(method, tmp_path):
+    config = TrainConfig(steps=4, lr=0.01, checkpoint_every=1)
+    whole, resumed = trainable(method), trainable(method)
+    train(whole, image_batches(4), config=config, method=method, progress=False)
+    with pytest.raises(OSError, match="gone"):
+        train(trainable(method), image_batches(2), config=config, method=method, out=tmp_path, progress=False)
+    history = train(resumed, image_batches(4), config=config, method=method, out=tmp_path, progress=False)
+    assert history.resumed == 2
+    found, wanted = resumed.state_dict(), whole.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_chips_of_a_network():

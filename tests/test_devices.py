@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from bitline import draws
 from bitline.devices import (
     Cell,
     GaussianCell,
@@ -48,6 +49,20 @@ def test_lognormal_cell():
     assert float(cells.std()) == pytest.approx(4 * math.exp(0.045) * math.sqrt(math.expm1(0.09)), rel=0.01)
     assert float(cells.log().std()) == pytest.approx(0.3, rel=0.01)
     assert (held(error, 0.0) == 0).all()
+
+
+def test_shifted_lognormal_cell():
+    assert float(held(LogNormalCell(sigma=0.3, mu=0.2), 4.0).log().mean()) == pytest.approx(math.log(4) + 0.2, abs=2e-3)
+
+
+def test_parts_of_a_draw():
+    """The unnamed part is the stream itself; every other is independent of it and of the others."""
+    stream, address = EFFECT.stream, EFFECT.address
+    assert torch.equal(EFFECT.normal(), draws.normal(stream, address))
+    assert torch.equal(EFFECT.uniform(), draws.uniform(stream, address))
+    assert torch.equal(EFFECT.normal("a"), torch.special.ndtri(EFFECT.uniform("a")))
+    numbers = torch.stack([EFFECT.normal(), EFFECT.normal("a"), EFFECT.uniform("b")])
+    assert (torch.corrcoef(numbers) - torch.eye(3)).abs().max() < 4 / N**0.5
 
 
 def test_level_table():

@@ -590,7 +590,7 @@ def test_quantizers_are_kept_on_request() -> None:
 
 def test_what_dnat_refuses() -> None:
     plain = macro(np.eye(16), rows=8, column=None, converter=Adc(bits=6), weights=DifferentialWeight(bits=4))
-    with pytest.raises(ValueError, match="no layer's macro has one"):
+    with pytest.raises(ValueError, match="a measured table, and the macro has none"):
         DNat().begin(model(plain), batches)
     uncalibrated = convert(nn.Sequential(nn.Linear(20, 3)), macro(saturating()))
     with pytest.raises(ValueError, match="0: its inputs are not calibrated"):

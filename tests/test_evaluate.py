@@ -18,6 +18,7 @@ from bitline.converters import Adc, FixedRange
 from bitline.devices import Cell, GaussianCell
 from bitline.encode import TwosComplementWeight, UnsignedInput, UnsignedWeight
 from bitline.evaluate import (
+    Difference,
     Result,
     answers,
     difference,
@@ -571,7 +572,7 @@ def test_evaluate_in_one_call(noisy: nn.Module, trained: nn.Module) -> None:
     assert told[:2] == [("noisy: ideal macro", "noisy", 1), ("noisy", "noisy", 3)]
     assert told[2:] == [("quiet: ideal macro", "quiet", 1), ("quiet", "quiet", 3)]
     (delta,) = found.differences
-    assert (delta.better, delta.worse) == ("quiet", "noisy")
+    assert (delta.of, delta.against) == ("quiet", "noisy")
     assert delta.mean == pytest.approx(found.rows[3].mean - found.rows[1].mean, abs=1e-3)
     assert {one.layer for one in found.layers} == set(layers(noisy)) == {one.layer for one in found.sensitivity}
     assert {one.cause for one in found.explanation} == {"variation", "noise", "resolution", "clipping"}
@@ -599,6 +600,12 @@ def test_corners_are_rows_of_their_own(trained: nn.Module) -> None:
     assert [one.condition for one in found.rows] == ["nominal", "nominal", "hot"]
     assert found.rows[2].mean < found.rows[1].mean
     assert layers(model)["conv1"].macro == design
+
+
+def test_differences_of_older_files_are_read() -> None:
+    new = Difference(of="a", against="b", mean=-1.0, ci95=(-2.0, 0.0))
+    assert Difference.model_validate({"better": "a", "worse": "b", "mean": -1.0, "ci95": (-2.0, 0.0)}) == new
+    assert set(new.model_dump(by_alias=True)) == {"of", "against", "mean", "ci95"}
 
 
 def test_results_are_written_whole_and_read_back(tmp_path: Any, noisy: nn.Module) -> None:

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -154,77 +153,6 @@ def test_a_macro_file_stands_on_the_one_beside_it(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("macro", "says"),
-    [
-        ({"base": "generic-9t"}, "no preset 'generic-9t'; there are:"),
-        ({"base": 3}, "macro.base is 3: give a preset's name, or the path of a .yaml file"),
-        ({"base": NAME, "row": 3}, "row"),
-        ({"base": "none.yaml"}, "none.yaml: No such file"),
-    ],
-)
-def test_a_base_that_does_not_fit_is_told(tmp_path: Path, macro: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(says)):
-        load(written(tmp_path, macro=macro))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("test.chips", "expected key=value, such as test.chips=5"),
-        ("=5", "expected key=value"),
-        ("methods.9.kind=qat", "'9' is no place in a list of 2"),
-        ("methods.x=1", "'x' is no place in a list of 2"),
-        ("title.x=1", "title is 'tiny', which has no parts"),
-        ("title=[", r"'\[' is not YAML"),
-        ("test.chip=5", r"test.chip: Extra inputs are not permitted \(given: 5\); known: chips, corners, detail_chips"),
-        ("tests.chips=5", r"tests: .*; known: convert, data, .*title, training"),
-        ("test.chips=0", r"test.chips: .*greater than or equal to 1 \(given: 0\)"),
-        ("test.chips=many", r"test.chips: .*integer.*'many'"),
-        ("macro=generic-9t", r"macro.0: no preset 'generic-9t'; there are: .*generic-8t-sram"),
-        ("macro=nowhere.yaml", r"macro file .*nowhere.yaml: No such file"),
-        ("macro.volts_per_count=3 mA", r"macro.0.volts_per_count: '3 mA' has the unit 'mA'; expected volts"),
-        ("macro.converter.bit=3", r"macro.0.converter.bit: Extra.*; known: bits, dnl_sigma"),
-        ("macro.column.mean.compresion=3", r"compresion: Extra.*; known: compression, dead_zone, kind, width"),
-        ("methods.0.kind=qad", "'plain', 'qat', 'error_aware', 'gaussian'"),
-        ("methods.0.sigma=1", r"methods.0.qat.sigma: Extra.*; known: kind, seed"),
-        ("methods.0.kind=error_aware", "2 of them are called 'error-aware'"),
-        ("macro=[generic-8t-sram, generic-8t-sram]", "2 of them are called 'generic-8t-sram'"),
-        ("macro=[]", "macro"),
-        ("training.epochs=", "give either epochs or steps"),
-        ("data.set.kind=cifar", "'cifar10'"),
-        ("plan=quick", None),
-    ],
-)
-def test_errors_say_where_and_what_would_do(tmp_path: Path, change: str, message: str | None) -> None:
-    if message is None:  # found when the network meets the macro
-        experiment = load(written(tmp_path), [change])
-        with pytest.raises(ValueError, match="no plan 'quick'; there are: folded, fused, reference"):
-            Run(experiment, tmp_path / "out", quiet, progress=False)()
-        return
-    with pytest.raises(ValueError, match=message):
-        load(written(tmp_path), [change])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "holds no experiment: a mapping"),
-        ("a: [", "is not YAML"),
-        ("", "holds no experiment"),
-        ("{}", "title"),
-    ],
-)
-def test_a_file_that_is_no_experiment(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "e.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message) as found:
-        load(file)
-    assert str(file) in str(found.value)
-    with pytest.raises(ValueError, match="No such file"):
-        load(tmp_path / "missing.yaml")
-
-
 def test_a_macro_file_lies_beside_the_experiment(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(presets.load(NAME).dump() | {"name": "mine"}))
     assert load(written(tmp_path, macro="mine.yaml")).macros[0].name == "mine"
@@ -239,6 +167,45 @@ def test_a_pattern_that_matches_nothing_is_told_before_training(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"pattern 'conv9' matches no layer; the layers are: conv1, conv2, conv3, fc"):
         carry_out(config(convert={"skip": ["conv9"]}), tmp_path)
     assert not (tmp_path / "train").exists()
+
+
+UNCONVERTED = {"name": "m", "rows": 8, "columns": 8, "variation": {"kind": "lognormal", "sigma": 0.1}}
+TABLE = {"kind": "table", "mean": [0, 1, 2], "sigma": [0, 0, 0]}
+PACT = {"kind": "dnat", "inputs": {"kind": "pact"}}
+SIGNED = {"base": "generic-skewed-sram", "inputs": {"kind": "twos_complement", "bits": 4, "digit_bits": 4}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methods": [{"kind": "dnat"}]}, "dnat on generic-8t-sram: .* the macro has none"),
+        ({"methods": [PACT], "macro": SIGNED}, "dnat on generic-skewed-sram .*it needs unsigned codes"),
+        (
+            {"methods": [{"kind": "gaussian"}], "macro": UNCONVERTED},
+            "gaussian on m: .* converter, and the macro has none",
+        ),
+        ({"methods": [{"kind": "plain"}]}, "plain on generic-8t-sram: plain training would meet one die only"),
+        ({"macro": {"base": NAME, "cell": {"errors": [TABLE]}}}, "cell table has 3 levels, but"),
+        ({"macro": {"base": NAME, "driver": {"levels": [0, 1, 2]}}}, r"driver\.levels: 3 given, digits"),
+        ({"data": TINY["data"] | {"normalise": True}}, "of the observed values are negative"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_training(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        carry_out(config(**changes), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corner_that_does_not_fit_is_told_before_training(tmp_path: Path) -> None:
+    macro = {"base": NAME, "corners": {"hot": {"driver": {"levels": [0, 1, 2]}}}}
+    with pytest.raises(ValueError, match=r"driver\.levels: 3 given, digits"):
+        carry_out(config(macro=macro, test=TINY["test"] | {"corners": True}), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["training.seed=3", "float_training.seed=3", "methods.1.seed=3"])
+def test_parts_have_no_seed_of_their_own(tmp_path: Path, change: str) -> None:
+    with pytest.raises(ValueError, match="seed = 3: give the experiment's `seed`"):
+        load(written(tmp_path), [change])
 
 
 def test_an_untrained_network_is_refused(tmp_path: Path) -> None:
@@ -322,12 +289,12 @@ def test_the_rows_of_a_result(whole: Path) -> None:
     assert [row["chips"] for row in result["rows"]] == [1, 1, 2, 2, 2, 2]
     assert [row["steps"] for row in result["rows"]] == [None, 3, 3, 3, 3, 3]
     assert {row["images"] for row in result["rows"]} == {70}
-    pairs = [(one["better"], one["worse"]) for one in result["differences"]]
-    assert pairs == [
-        ("error-aware", "untrained on chips"),
-        ("error-aware", "untrained on chips + BN recalibrated"),
-        ("ideal macro", "error-aware"),
-    ]
+    means = {row["method"]: row["mean"] for row in result["rows"]}
+    best = max(names[2:], key=means.__getitem__)
+    pairs = [(one["of"], one["against"]) for one in result["differences"]]
+    assert pairs == [*((best, name) for name in names[2:] if name != best), ("ideal macro", best)]
+    for one in result["differences"]:
+        assert one["mean"] == pytest.approx(means[one["of"]] - means[one["against"]], abs=1e-3)
     assert {one["layer"] for one in result["layers"]} == {"conv1", "conv2", "conv3", "fc"}
     assert {"variation", "noise", "curve", "resolution", "clipping"} == {one["cause"] for one in result["explanation"]}
     assert result["macros"][NAME] == json.loads(json.dumps(presets.load(NAME).dump()))
@@ -335,6 +302,14 @@ def test_the_rows_of_a_result(whole: Path) -> None:
     assert sorted(path.name for path in whole.iterdir() if path.is_file()) == [
         "experiment.yaml", "report.html", "result.json", "rows.csv", "run.json"
     ]  # fmt: skip
+
+
+def test_the_order_of_the_methods_changes_no_difference(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    after = json.loads(carry_out(config(methods=TINY["methods"][::-1]), tmp_path))
+    before = json.loads((whole / "result.json").read_text())
+    for part in ("sentence", "differences", "sensitivity", "explanation"):
+        assert after[part] == before[part]
 
 
 def test_a_result_holds_no_time_path_or_host(whole: Path) -> None:

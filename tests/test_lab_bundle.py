@@ -173,7 +173,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "another format": (lambda f: change(f, "format", "onnx"), "is no deploy bundle"),
     "another version": (lambda f: change(f, "version", 2), "has version 2; this release reads 1"),
     "a wrong field": (lambda f: change(f, "layers.0.step", -1.0), "layers.0.step: Input should be greater than 0"),
-    "an unknown field": (lambda f: change(f, "layers.0.steps", 1.0), "layers.0.steps: Extra inputs"),
+    "an unknown field": (
+        lambda f: change(f, "layers.0.steps", 1.0),
+        r"layers.0.steps: no such key; did you mean step\?",
+    ),
     "a file elsewhere": (lambda f: change(f, "tensors.file", "../x.safetensors"), "tensors.file: String should match"),
     "a missing file": (lambda f: next(f.glob("*.safetensors")).unlink(), "No such file"),
     "a short file": (shortened, "is truncated"),

@@ -17,7 +17,7 @@ from bitline.evaluate import testing_chip as die_under_test
 from bitline.macro import Chip, Macro, ideal
 from bitline.macro.curves import Compressive, Polynomial
 from bitline.macro.kinds import CurveColumn
-from bitline.methods import AnyMethod, ErrorAware, Gaussian, Method, Plain, Qat, machine, training_chip
+from bitline.methods import AnyMethod, ErrorAware, Gaussian, Method, Plain, Progress, Qat, machine, training_chip
 from bitline.networks import Digits
 from bitline.nn import calibrate, convert, layers, on_chip, silicon
 from bitline.nn.cim import CimLayer
@@ -118,7 +118,7 @@ def test_the_chip_reaches_the_weights() -> None:
     method.begin(net, batches())
 
     def loss(step: int) -> float:
-        method.before_step(net, step)
+        method.before_step(net, Progress(step, 3))
         return float(method.loss(net, X, Y, INDEX, nn.functional.cross_entropy).detach())
 
     losses = [loss(step) for step in (0, 1, 2, 0)]
@@ -321,5 +321,5 @@ def test_gaussian_refuses_a_macro_without_conversions() -> None:
     )
     model = convert(Digits(channels=(2, 2, 2)).build(), macro)
     batch = (torch.rand(4, 1, 8, 8), torch.arange(4), torch.arange(4))
-    with pytest.raises(ValueError, match="no layer has a converter"):
+    with pytest.raises(ValueError, match="sizes its noise by a converter, and the macro has none"):
         Gaussian().begin(model, lambda epoch: [batch])

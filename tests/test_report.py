@@ -91,8 +91,8 @@ def sample(layers: int = 8, chips: int = 20, layer: str = "conv{}", macro: str =
         "0.6 points below the ideal macro and 1.1 points above training with Gaussian noise.",
         rows=(float_row, *map(row, METHODS, (61.4, 78.0, 95.8, 96.9), (6.0, 3.2, 0.6, 0.3))),
         differences=(
-            Difference(better="error-aware", worse="gaussian-trained", mean=1.1, ci95=(0.62, 1.6)),
-            Difference(better="ideal macro", worse="error-aware", mean=0.6, ci95=(-0.1, 1.2)),
+            Difference(of="error-aware", against="gaussian-trained", mean=1.1, ci95=(0.62, 1.6)),
+            Difference(of="ideal macro", against="error-aware", mean=0.6, ci95=(-0.1, 1.2)),
         ),
         layers=tuple(report(m, i, w) for m, w in ((METHODS[0], 1.2), (METHODS[3], 0.5)) for i in range(layers)),
         mapping=(*map(mapped, range(layers)), Mapped(layer="fc", kind="Linear(64, 10)", macro=None, why="in skip")),
@@ -246,7 +246,7 @@ def test_numbers_that_are_not_finite_break_nothing(tmp_path: Path) -> None:
         rows=(Row(method="diverged", macro="m", chips=2, images=5, **numbers),),
         layers=(LayerReport(method="a", macro="m", layer="l", snr_db=-inf, error_rate=nan, clipped=0.0, codes=(0,)),),
         sensitivity=(Sensitivity(method="a", layer="l", mean=nan, loss=nan),),
-        differences=(Difference(better="a", worse="b", mean=nan, ci95=(nan, nan)),),
+        differences=(Difference(of="a", against="b", mean=nan, ci95=(nan, nan)),),
     )
     page = Page(written(result, tmp_path))
     drawn = [v for tag, a in page.tags for k, v in a.items() if k in {"x", "x1", "x2", "cx", "width", "d"}]

@@ -175,8 +175,8 @@ def test_a_finished_run_is_only_loaded(tmp_path, uninterrupted):
 
 def test_ctrl_c_finishes_the_step_saves_and_raises(tmp_path, uninterrupted):
     class Interrupted(Plain):
-        def before_step(self, model, step):
-            if step == 6:
+        def before_step(self, model, progress):
+            if progress.step == 6:
                 os.kill(os.getpid(), signal.SIGINT)
 
     config = CONFIG.model_copy(update={"checkpoint_every": 1000})
@@ -277,8 +277,8 @@ def test_every_optimizer_resumes(tmp_path, optimizer):
     train(whole, Batches(), config=config)
 
     class Stopping(Plain):
-        def before_step(self, model, step):
-            if step == 5:
+        def before_step(self, model, progress):
+            if progress.step == 5:
                 raise Stop
 
     Stopping.__name__ = "Plain"  # another method's checkpoint would be refused
@@ -371,8 +371,8 @@ def test_the_method_is_asked_at_each_point():
         def begin(self, model, batches):
             seen.append(("begin", len(list(batches(0)))))
 
-        def before_step(self, model, step):
-            seen.append(("step", step))
+        def before_step(self, model, progress):
+            seen.append(("step", progress.step, progress.total))
 
         def loss(self, model, x, y, index, criterion):
             seen.append(("loss", index.tolist()[0]))
@@ -383,8 +383,8 @@ def test_the_method_is_asked_at_each_point():
 
     train(network(), Batches(), config=TrainConfig(steps=2, accumulate=2), method=Spy())
     first = [index[0].item() for _, _, index in Batches()(0)]
-    expected = [("begin", 6), ("step", 0), ("loss", first[0]), ("loss", first[1])]
-    assert seen == [*expected, ("step", 1), ("loss", first[2]), ("loss", first[3]), ("end",)]
+    expected = [("begin", 6), ("step", 0, 2), ("loss", first[0]), ("loss", first[1])]
+    assert seen == [*expected, ("step", 1, 2), ("loss", first[2]), ("loss", first[3]), ("end",)]
 
 
 def test_accumulation_equals_one_large_batch():
@@ -412,8 +412,8 @@ def test_a_shuffling_loader_is_deterministic_and_counted(tmp_path, own_generator
             seen.append(index)
             return super().loss(model, x, y, index, criterion)
 
-        def before_step(self, model, step):
-            if step == self.stop:
+        def before_step(self, model, progress):
+            if progress.step == self.stop:
                 raise Stop
 
         stop: int = 1000

@@ -34,9 +34,9 @@ class Cell(Model):
         if (self.g_min is None) != (self.g_max is None):
             raise ValueError("cell: give both g_min and g_max, or neither")
         if self.g_min is not None and self.g_max is not None and self.g_min >= self.g_max:
-            raise ValueError(f"cell: g_min = {self.g_min:g} S must be below g_max = {self.g_max:g} S")
+            raise ValueError(f"cell: g_min = {si(self.g_min, 'S')} must be below g_max = {si(self.g_max, 'S')}")
         for error in self.errors:
-            if isinstance(error, MeasuredCell) and self.g_min is not None and self.g_max is not None:
+            if error.span is not None and self.g_min is not None and self.g_max is not None:
                 low, high = error.span
                 if abs(low - self.g_min) + abs(high - self.g_max) > 1e-9 * high:
                     raise ValueError(
@@ -50,12 +50,11 @@ class Cell(Model):
     @property
     def measured(self) -> bool:
         """Whether cells hold what was measured, at the ages measured."""
-        return any(isinstance(error, MeasuredCell) for error in self.errors)
+        return any(error.span is not None for error in self.errors)
 
     def aged(self, seconds: float, kelvin: float) -> Cell:
         """The cell whose measured errors are those ``seconds`` after programming at ``kelvin``."""
-        errors = tuple(e.aged(seconds, kelvin) if isinstance(e, MeasuredCell) else e for e in self.errors)
-        return self.model_copy(update={"errors": errors})
+        return self.model_copy(update={"errors": tuple(error.aged(seconds, kelvin) for error in self.errors)})
 
     def range_from_zero(self) -> dict[str, float | None]:
         """Conductances of the same range that start at 0 S, as an update."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import as_file, files
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,14 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJs
 from bitline.devices.model import Model
 from bitline.units import Kelvin, Siemens, si
 
+
+def normal_below(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Share of a standard normal below each of ``scores``."""
+    return np.array([0.5 * (1 + math.erf(score / math.sqrt(2))) for score in scores])
+
+
 NORMAL_SCORES = np.arange(-12, 13) / 4
+NORMAL_SHARES = normal_below(NORMAL_SCORES)
 ROOM = (288.15, 303.15)  # K: what counts as the room temperature of a measurement that says no more than that
 REFERENCE = 298.15  # K
 
@@ -92,9 +99,9 @@ class Conductances(Model):
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """A hash of everything that sets what cells hold."""
+        """A hash of everything that sets what cells hold; not kept, since copies with changes would take it along."""
         told = json.dumps(self.model_dump(mode="json", exclude={"quantiles", "source"}))
         return hashlib.blake2b(told.encode() + self.quantiles.tobytes(), digest_size=6).hexdigest()
 
@@ -161,9 +168,11 @@ class Conductances(Model):
         return moments(self.quantiles)
 
     def centred(self) -> Conductances:
-        """The same spread around what the levels aim at, at every condition."""
-        shift = self.aims - self.moments()[0]
-        return self._with(np.maximum(self.quantiles + shift[:, :, None], 0.0), "centred")
+        """The same spread around what the levels aim at, at every condition; scaled where it would pass below 0 S."""
+        moved = np.maximum(self.quantiles + (self.aims - self.moments()[0])[:, :, None], 0.0)
+        mean = np.maximum(moments(moved)[0], np.finfo(float).tiny)
+        scale = np.where(moved[:, :, 0] > 0, 1.0, self.aims / mean)
+        return self._with(moved * scale[:, :, None], "centred")
 
     def typical(self) -> Conductances:
         """Every cell at the mean of its level."""
@@ -217,12 +226,11 @@ def moments(quantiles: Float[np.ndarray, "*shape quantiles"]) -> tuple[np.ndarra
     rise = np.diff(q, axis=-1) / np.diff(z)
     start = q[..., :-1] - rise * z[:-1]
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    below = np.array([0.5 * (1 + math.erf(x / math.sqrt(2))) for x in z])
-    share, first = np.diff(below), -np.diff(density)
+    share, first = np.diff(NORMAL_SHARES), -np.diff(density)
     second = share - np.diff(z * density)
-    mean = (start * share + rise * first).sum(-1) + below[0] * (q[..., 0] + q[..., -1])
+    mean = (start * share + rise * first).sum(-1) + NORMAL_SHARES[0] * (q[..., 0] + q[..., -1])
     square = (start**2 * share + 2 * start * rise * first + rise**2 * second).sum(-1)
-    square = square + below[0] * (q[..., 0] ** 2 + q[..., -1] ** 2)
+    square = square + NORMAL_SHARES[0] * (q[..., 0] ** 2 + q[..., -1] ** 2)
     return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
 
 

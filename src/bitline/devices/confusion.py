@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer
 
-from bitline.devices.conductances import NORMAL_SCORES, Conductances
+from bitline.devices.conductances import NORMAL_SCORES, NORMAL_SHARES, Conductances, normal_below
 
 Counts = Integer[np.ndarray, "programmed read"]
 POINTS = 12  # of a programmed window, in fits
@@ -83,8 +83,7 @@ def confusion(
 def below(row: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Share of cells below each of ``at``, for one level's quantiles."""
     z = np.interp(at, row, NORMAL_SCORES)
-    share = np.array([0.5 * (1 + math.erf(each / math.sqrt(2))) for each in z])
-    return np.where(at <= row[0], 0.0, np.where(at > row[-1], 1.0, share))
+    return np.where(at <= row[0], 0.0, np.where(at > row[-1], 1.0, normal_below(z)))
 
 
 def fit_confusions(
@@ -104,8 +103,7 @@ def fit_confusions(
         if levels != 2 * len(counts):
             raise ValueError(f"{name}: {len(counts)} levels of counts; {levels // 2} are needed for {levels} of cells")
         if (counts == np.diag(np.diag(counts))).all():
-            share = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in NORMAL_SCORES])
-            quantiles.append((np.arange(levels)[:, None] + share) * step)
+            quantiles.append((np.arange(levels)[:, None] + NORMAL_SHARES) * step)
             continue
         kernel = _Kernel(counts, g_max)
         start = kernel.fit(start)
@@ -166,11 +164,10 @@ class _Kernel:
         """Conductances (S) of each level at ``NORMAL_SCORES``."""
         width = len(self.counts) / levels
         grid = np.linspace(0, len(self.counts) + 4, 4001)
-        share = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in NORMAL_SCORES])
         found = []
         for level in range(levels):
             g = (level + (np.arange(POINTS) + 0.5) / POINTS) * width
             below = self._moved(parameters, g[:, None], grid).mean(0)
             below[0] = max(below[0], 0.0)  # what moved below 0 S conducts nothing
-            found.append(np.interp(share, np.maximum.accumulate(below), grid))
+            found.append(np.interp(NORMAL_SHARES, np.maximum.accumulate(below), grid))
         return np.stack(found) * self.unit

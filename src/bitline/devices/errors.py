@@ -13,21 +13,34 @@ from bitline.devices.model import Draw, Model
 
 
 class CellError(Model):
-    """An error of each physical cell."""
+    """An error of each physical cell.
+
+    It is what all cells have in common, the mean at each level (``typical``), and a spread around it (``centred``):
+    explanations take out one and keep the other. Both keep the kind and the clock, and so the draws of each cell.
+    """
 
     clock: Literal["fabrication", "programming"] = "programming"
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Conductances (S) that level 0 and the highest level aim at, where cells hold what was measured of them."""
+        return None
 
     @abstractmethod
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         """Levels held, from levels wanted (any shape)."""
 
+    @abstractmethod
     def centred(self) -> CellError:
-        """The same spread around what cells should hold."""
-        return self
+        """The spread alone: the mean over cells is the level that they should hold."""
 
     @abstractmethod
     def typical(self) -> CellError | None:
-        """The error of a typical cell: what is common to all, without the spread; None where nothing is."""
+        """What is common to all cells alone: each holds the mean; None where that is the level it should hold."""
+
+    def aged(self, seconds: float, kelvin: float) -> CellError:
+        """The error ``seconds`` after programming at ``kelvin``: the same, unless it was measured by age."""
+        return self
 
 
 class GaussianCell(CellError):
@@ -48,16 +61,21 @@ class GaussianCell(CellError):
 
 
 class LogNormalCell(CellError):
-    """Multiplicative: level · exp(sigma · n). The mean is exp(sigma²/2) times the level: the bias is kept."""
+    """Multiplicative: level · exp(sigma · n + mu). The mean is exp(mu + sigma²/2) times the level: the bias is kept."""
 
     kind: Literal["lognormal"] = "lognormal"
     sigma: float = Field(ge=0, le=2, description="standard deviation of ln(G)")
+    mu: float = Field(default=0.0, ge=-4, le=4, description="shift of ln(G) of all cells; 0: the median is the level")
 
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
-        return levels * torch.exp(self.sigma * draw.normal())
+        return levels * torch.exp(self.sigma * draw.normal() + self.mu)
 
-    def typical(self) -> None:
-        return None  # the median cell holds what it should
+    def centred(self) -> LogNormalCell:
+        return self.model_copy(update={"mu": -(self.sigma**2) / 2})
+
+    def typical(self) -> LogNormalCell | None:
+        mu = self.mu + self.sigma**2 / 2
+        return self.model_copy(update={"sigma": 0.0, "mu": mu}) if mu else None
 
 
 class LevelTable(CellError):
@@ -97,6 +115,9 @@ class StuckAt(CellError):
     kind: Literal["stuck"] = "stuck"
     low: float = Field(default=0.0, ge=0, le=1, description="share of cells stuck at level 0")
     high: float = Field(default=0.0, ge=0, le=1, description="share of cells stuck at the highest level")
+    keep: Literal["all", "mean", "spread"] = Field(
+        default="all", description="mean: every cell holds what cells hold on average; spread: around the level"
+    )
     clock: Literal["fabrication"] = "fabrication"
 
     @model_validator(mode="after")
@@ -108,7 +129,16 @@ class StuckAt(CellError):
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         u = draw.uniform()
         stuck = torch.where(u < self.low, torch.zeros_like(levels), levels)
-        return torch.where(u >= 1 - self.high, torch.full_like(levels, level_high), stuck)
+        stuck = torch.where(u >= 1 - self.high, torch.full_like(levels, level_high), stuck)
+        if self.keep == "all":
+            return stuck
+        mean = (1 - self.low - self.high) * levels + self.high * level_high
+        return mean if self.keep == "mean" else stuck + (levels - mean)
 
-    def typical(self) -> None:
-        return None
+    def centred(self) -> StuckAt:
+        if self.keep == "mean":
+            return StuckAt()
+        return self.model_copy(update={"keep": "spread"}) if self.low or self.high else self
+
+    def typical(self) -> StuckAt | None:
+        return self.model_copy(update={"keep": "mean"}) if self.keep != "spread" and (self.low or self.high) else None

@@ -10,11 +10,16 @@ from torch import Tensor
 
 @runtime_checkable
 class Draw(Protocol):
-    """The standard draws of one effect, one value for each cell or weight (float64)."""
+    """The standard draws of one effect, one value for each cell or weight (float64).
 
-    def normal(self) -> Tensor: ...
+    Each ``part`` is one random number: drawn again it is equal, and ``normal`` is ``uniform`` of it through the inverse
+    CDF. An effect that is random in two ways draws two parts: ``draw.uniform("state")``, ``draw.normal("amplitude")``.
+    Parts are independent of one another.
+    """
 
-    def uniform(self) -> Tensor: ...
+    def normal(self, part: str = "") -> Tensor: ...
+
+    def uniform(self, part: str = "") -> Tensor: ...
 
 
 class Model(BaseModel):

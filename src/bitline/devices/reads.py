@@ -7,7 +7,6 @@ of technologies A and B, 32 levels; any measurement in the same columns reads al
 from __future__ import annotations
 
 import gzip
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Float, Integer
 
 from bitline import draws
-from bitline.devices.conductances import NORMAL_SCORES, REFERENCE, ROOM, Bake, Conductances
+from bitline.devices.conductances import NORMAL_SCORES, NORMAL_SHARES, REFERENCE, ROOM, Bake, Conductances
 
 LEVELS = 32
 LEAST = 20  # cells of a level and condition below which quantiles mean nothing
@@ -132,7 +131,6 @@ def fit_conductances(
     """
     room = [(s, k) for s, k in reads.conditions() if ROOM[0] <= k <= ROOM[1]]
     hot = [(s, k) for s, k in reads.conditions() if k > ROOM[1]]
-    share = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in NORMAL_SCORES])
     quantiles = np.empty((len(room) + len(hot), levels, len(NORMAL_SCORES)))
     for i, (seconds, kelvin) in enumerate(room + hot):
         here = reads.where((reads.seconds == seconds) & (reads.kelvin == kelvin))
@@ -152,7 +150,7 @@ def fit_conductances(
             values = np.maximum(np.concatenate(parts), 0.0)
             order = np.argsort(values)
             ranks = np.cumsum(weight[order]) - weight[order] / 2
-            quantiles[i, level] = np.interp(share, ranks, values[order])
+            quantiles[i, level] = np.interp(NORMAL_SHARES, ranks, values[order])
     return Conductances(
         name=name,
         source=source,

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from bitline.nn.convert import Mapped
 
@@ -44,11 +44,14 @@ class Row(Frozen):
 
 
 class Difference(Frozen):
-    """Two rows on the same chips, images and reads, subtracted pair by pair."""
+    """Two rows on the same chips, images and reads, subtracted pair by pair: ``of`` less ``against``, of either sign.
 
-    better: str
-    worse: str
-    mean: float = Field(description="mean of better − worse, percentage points")
+    Files written before these names say ``better`` and ``worse``.
+    """
+
+    of: str = Field(validation_alias=AliasChoices("of", "better"))
+    against: str = Field(validation_alias=AliasChoices("against", "worse"))
+    mean: float = Field(description="mean of ``of`` − ``against``, percentage points")
     ci95: tuple[float, float] = Field(description="95 % interval, paired two-way bootstrap, percentage points")
 
 

@@ -31,8 +31,8 @@ def evaluate(
 ) -> Result:
     """Accuracy over ``chips`` dies, with intervals, and what each layer met.
 
-    ``models``: a converted network, or several by name (two macros, two methods), compared pair by pair on the same
-    chips, images and reads; a float network among them gives a row of its own. ``data``: batches (x, y) or
+    ``models``: a converted network, or several by name (two macros, two methods), on the same chips, images and reads,
+    each less the one before it; a float network among them gives a row of its own. ``data``: batches (x, y) or
     (x, y, index), walked once for each chip; without an index samples are counted. ``corners``: also each corner of the
     macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. Raises ValueError
     for empty data, data in another order at each walk, NaN inputs or NaN outputs.
@@ -66,8 +66,8 @@ def evaluate(
     if not matrices:
         raise ValueError("no model is on a macro: call bitline.convert(model, macro) first")
     names = list(matrices)
-    for worse, better in pairwise(names):
-        differences.append(difference(matrices[better], matrices[worse], (better, worse), seed))
+    for against, of in pairwise(names):
+        differences.append(difference(matrices[of], matrices[against], (of, against), seed))
     first = named[names[0]]
     some = min(chips, 3)
     return Result(

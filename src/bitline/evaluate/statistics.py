@@ -89,14 +89,14 @@ def row(
     )
 
 
-def difference(better: Tensor, worse: Tensor, names: tuple[str, str], seed: int = 0) -> Difference:
-    """``better`` − ``worse`` on the same chips, images and reads, in points; one chip (an ideal macro) meets all.
+def difference(of: Tensor, against: Tensor, names: tuple[str, str], seed: int = 0) -> Difference:
+    """``of`` − ``against`` on the same chips, images and reads, in points; one chip (an ideal macro) meets all.
 
     Raises ValueError where they did not meet the same images, or different numbers of chips.
     """
-    if better.shape[1] != worse.shape[1]:
-        raise ValueError(f"{names[0]} saw {better.shape[1]} images and {names[1]} {worse.shape[1]}: not paired")
-    if better.shape[0] != worse.shape[0] and 1 not in (better.shape[0], worse.shape[0]):
-        raise ValueError(f"{names[0]} saw {better.shape[0]} chips and {names[1]} {worse.shape[0]}: not paired")
-    delta = (better.double() - worse.double()) * 100
-    return Difference(better=names[0], worse=names[1], mean=round(float(delta.mean()), 4), ci95=interval(delta, seed))
+    if of.shape[1] != against.shape[1]:
+        raise ValueError(f"{names[0]} saw {of.shape[1]} images and {names[1]} {against.shape[1]}: not paired")
+    if of.shape[0] != against.shape[0] and 1 not in (of.shape[0], against.shape[0]):
+        raise ValueError(f"{names[0]} saw {of.shape[0]} chips and {names[1]} {against.shape[0]}: not paired")
+    delta = (of.double() - against.double()) * 100
+    return Difference(of=names[0], against=names[1], mean=round(float(delta.mean()), 4), ci95=interval(delta, seed))

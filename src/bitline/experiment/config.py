@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,18 +18,21 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
-from torch import nn
+from torch import Tensor, nn
 
 from bitline import presets
+from bitline.configuration import OneOrMany, Written, explain, near, refused, whole
 from bitline.data import AnyDataset, CropFlip
-from bitline.macro import AnyGradient, Macro, Ste
-from bitline.macro.macro import based, explain
+from bitline.macro import AnyGradient, Chip, Macro, Ste, program
+from bitline.macro.macro import based
+from bitline.macro.plans import PLANS
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
-from bitline.networks import AnyNetwork, weight_file
-from bitline.nn import AnyQuantizer, convert
+from bitline.networks import AnyNetwork
+from bitline.nn import AnyQuantizer, CimLayer, convert, layers, walk
 from bitline.train import TrainConfig
 
 
@@ -39,7 +44,18 @@ class Part(BaseModel):
 
 def _macro(value: Any) -> Any:
     """A preset's name, the path of a YAML file, or the macro itself, which may name its base."""
-    return presets.load(value) if isinstance(value, str) else based(value)
+    if isinstance(value, str):
+        return presets.load(value)
+    if not isinstance(value, dict | Macro):
+        raise ValueError("a preset's name, the path of a .yaml file or a mapping with rows, columns … is expected")
+    return based(value)
+
+
+def _plan(value: str) -> str:
+    names = [name for name, _ in PLANS]
+    if value not in names:
+        raise ValueError(f"no plan {value!r}; {near(value, names)}there are: {', '.join(names)}")
+    return value
 
 
 class _OrName:
@@ -51,21 +67,9 @@ class _OrName:
         return {"anyOf": [name, handler(schema), changed]}
 
 
-class _OneOrMany:
-    """The JSON schema of a list that may be a single entry."""
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        many = handler(schema)
-        return {"anyOf": [many["items"], many]}
-
-
 AnyMacro = Annotated[Macro, BeforeValidator(_macro), _OrName()]
-Macros = Annotated[
-    tuple[AnyMacro, ...],
-    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
-    Field(min_length=1),
-    _OneOrMany(),
-]
+Macros = Annotated[tuple[AnyMacro, ...], Field(min_length=1), OneOrMany()]
+PlanName = Annotated[str, AfterValidator(_plan), Field(json_schema_extra={"enum": [name for name, _ in PLANS]})]
 
 
 class Data(Part):
@@ -103,9 +107,18 @@ class Test(Part):
     detail_chips: int = Field(default=3, ge=1)
     detail_images: int = Field(default=256, ge=1)
 
+    @field_validator("target")
+    @classmethod
+    def _in_percent(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value <= 1:
+            raise ValueError(f"accuracies are in percent, 0 … 100: did you mean {100 * value:g}?")
+        return value
 
-class Experiment(Part):
+
+class Experiment(Written):
     """From a float network to a table of methods on chips."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     seed: int = 0
@@ -119,7 +132,7 @@ class Experiment(Part):
     training: TrainConfig = Field(description="the budget of every method, counted from the float network")
     methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
     test: Test = Test()
-    plan: str | None = Field(default=None, description="force a plan: 'reference' is the oracle")
+    plan: PlanName | None = Field(default=None, description="force a plan: 'reference' is the oracle")
 
     @property
     def macros(self) -> tuple[Macro, ...]:
@@ -149,15 +162,56 @@ class Experiment(Part):
                 raise ValueError(f"{count} of them are called {name!r}: rows of the result could not be told apart")
         return value
 
-    def check(self) -> None:
-        """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit."""
+    @model_validator(mode="after")
+    def _quantizers_fit(self) -> Experiment:
+        for macro in self.macros:
+            for role, scheme in (("inputs", macro.inputs), ("weights", macro.weights)):
+                chosen = getattr(self.convert, role)
+                if chosen is None or scheme is None:
+                    continue
+                try:
+                    chosen.build(scheme.low, scheme.high, role=role, step=scheme.stride, channels=1)
+                except ValueError as error:
+                    raise refused(error, chosen, "convert", role) from None
+        return self
+
+    @field_validator("float_training", "training", "methods")
+    @classmethod
+    def _one_seed(cls, value: Any) -> Any:
+        for part in value if isinstance(value, tuple) else (value,):
+            if getattr(part, "seed", 0):
+                raise ValueError(f"seed = {part.seed}: give the experiment's `seed`, which all its parts follow")
+        return value
+
+    def check(self, images: Tensor) -> None:
+        """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit.
+
+        ``images``: a few of those to train with.
+        """
         if self.float_training is None and self.network.weights is None:
             raise ValueError("the network is untrained: give float_training, or network.weights")
-        if self.network.weights is not None:
-            weight_file(self.network.weights)
-        blank = self.network.model_copy(update={"weights": None}).build()
+        net = self.network.build(self.seed).eval()
         for macro in self.macros:
-            self.place(blank, macro)
+            for method in self.methods:
+                if reason := method.refuses(macro):
+                    raise ValueError(f"{method.kind} on {macro.name}: {reason}")
+            found = self._walked(net, macro, images)
+            for one in (macro, *(macro.at(corner) for corner in macro.corners if self.test.corners)):
+                high = float(one.weights.high) if one.weights else 1.0
+                for layer in found:  # a row of each
+                    _, outputs, groups = layer.matrix_shape
+                    program(torch.full((groups * outputs, 1), high), one, Chip(0, 0), layer.site, groups=groups)
+
+    @torch.no_grad()
+    def _walked(self, net: nn.Module, macro: Macro, images: Tensor) -> Sequence[CimLayer]:
+        """The layers of a network on a macro, once their quantizers took what reaches them."""
+        model = self.place(net, macro)
+        walk(model, [images])
+        found = list(layers(model).values())
+        for layer in found:
+            if layer.input_quantizer is not None:
+                layer.input_quantizer.freeze()
+        return found
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
@@ -179,6 +233,11 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     if any(change.startswith("macro.") for change in changes) and not isinstance(data.get("macro"), list):
         found = _macro(_beside(data.get("macro"), path.parent))  # whole, for changes deep inside
         data["macro"] = found.dump() if isinstance(found, Macro) else found
+    if changes:
+        try:
+            data = whole(data, Experiment)  # for changes of what a bare name stands for
+        except ValidationError as error:
+            raise ValueError(explain(error, Experiment, path)) from None
     for change in changes:
         _set(data, change)
     data["macro"] = _beside(data.get("macro"), path.parent)
@@ -190,34 +249,7 @@ def parse(data: Mapping[str, Any], where: str) -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        lines = explain(error).split("\n")
-        known = [_accepted(item["loc"]) if item["type"] == "extra_forbidden" else "" for item in error.errors()]
-        if len(lines) == len(known):
-            lines = [line + more for line, more in zip(lines, known, strict=True)]
-        raise ValueError("\n".join([f"{where}:", *lines])) from None
-
-
-def _accepted(place: tuple[int | str, ...]) -> str:
-    """The keys there are where an unknown one was found, from the JSON schema."""
-    schema = Experiment.model_json_schema()
-
-    def variants(node: Any) -> Iterator[dict[str, Any]]:
-        if "$ref" in node:
-            yield from variants(schema["$defs"][node["$ref"].rpartition("/")[2]])
-        elif choices := node.get("anyOf") or node.get("oneOf"):
-            for one in choices:
-                yield from variants(one)
-        else:
-            yield node
-
-    here = list(variants(schema))
-    for part in place[:-1]:
-        inside = [n["properties"][part] if part in n.get("properties", {}) else n.get("items") for n in here]
-        tagged = [n for n in here if n.get("properties", {}).get("kind", {}).get("const") == part]
-        found = [one for n in inside if n for one in variants(n)]
-        here = tagged or found or here  # a part that is neither key, number nor kind names a validator
-    keys = sorted({key for node in here for key in node.get("properties", {})})
-    return f"; known: {', '.join(keys)}" if keys else ""
+        raise ValueError(explain(error, Experiment, where)) from None
 
 
 def _beside(macro: Any, folder: Path) -> Any:

@@ -48,6 +48,9 @@ from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
 
+UNTRAINED = Qat().title
+FEW = 8  # images that an experiment is checked with
+
 
 @dataclass
 class Run:
@@ -62,8 +65,6 @@ class Run:
     into: Path | None = None  # where results go, if not to `out`
 
     def __post_init__(self) -> None:
-        self.experiment.check()
-        _claim(self.out, self.experiment)
         data = self.experiment.data
         splits = [data.set.train(), data.set.test()]
         for i, most in enumerate((data.train_images, data.test_images)):
@@ -73,6 +74,8 @@ class Run:
             moments = data.set.moments()
             splits = [split.normalised(*moments) for split in splits]
         self.training, self.testing = splits
+        self.experiment.check(next(iter(self.plain()))[0][:FEW].float())
+        _claim(self.out, self.experiment)
         self.rows: list[Row] = []
         self.found: dict[str, Tensor] = {}
 
@@ -152,9 +155,9 @@ class Run:
         start = self.converted(net, macro)
         models = {method.title: self.trained(start, macro, method) for method in experiment.methods}
         if not any(isinstance(method, Qat) for method in experiment.methods):
-            models = {"untrained on chips": start} | models
+            models = {UNTRAINED: start} | models
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
-        clean = models["untrained on chips"]
+        clean = models[UNTRAINED]
         use(clean, ideal)
         steps = experiment.training.total_steps(-(-len(self.training) // experiment.data.batch))
         right = answers(clean, self.source())[None]
@@ -176,18 +179,17 @@ class Run:
 
                 own = copy.deepcopy(model)
                 self._chips(label(f"{name} + BN recalibrated per chip"), own, macro, spent, prepare)
-        best = list(models)[-1]
-        differences += self._differences(label, models, best)
+        differences += self._differences(macro)
+        best = max(models, key=lambda name: float(self.found[label(name)].double().mean()))
         if test.details:
-            for name in dict.fromkeys((next(iter(models)), best)):
+            for name in dict.fromkeys((UNTRAINED, best)):
                 self.tell(f"looking into {label(name)}")
                 parts["layers"] += layer_reports(
                     models[name], self.source, label(name), test.detail_chips, test.detail_images, experiment.seed
                 )
             few = lambda: batches(self.testing[: test.detail_images], BLOCK)  # noqa: E731
-            first = next(iter(models))
-            parts["sensitivity"] += sensitivity(models[first], few, label(first), test.detail_chips, experiment.seed)
-            parts["explanation"] += explanation(models[first], few, label(first), test.detail_chips, experiment.seed)
+            parts["sensitivity"] += sensitivity(clean, few, label(UNTRAINED), test.detail_chips, experiment.seed)
+            parts["explanation"] += explanation(clean, few, label(UNTRAINED), test.detail_chips, experiment.seed)
         parts["mapping"] += mapping(models[best])
 
     def _chips(
@@ -225,22 +227,23 @@ class Run:
             self.found[name] = right
         self.tell(f"{name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
 
-    def _differences(self, label: Callable[[str], str], models: dict[str, nn.Module], best: str) -> list[Difference]:
-        """The last method against every other row on chips, and the ideal macro against it."""
-        found, seed = self.found, self.experiment.seed
-        mine = label(best)
-        others = [name for name in (label(m) for m in models) if name != mine]
-        others += [f"{name} + BN recalibrated" for name in others if f"{name} + BN recalibrated" in found]
-        pairs = [(mine, other) for other in others] + [(label("ideal macro"), mine)]
-        return [difference(found[a], found[b], (a, b), seed) for a, b in pairs]
+    def _compared(self, macro: Macro) -> tuple[Row, Row, list[Row]]:
+        """The rows on a macro: ideal, the best on chips, and all on chips, the untouched network's first."""
+        clean, *chips = (r for r in self.rows if r.macro == macro.name and r.condition == "nominal")
+        chips.sort(key=lambda r: not r.method.startswith(UNTRAINED))
+        return clean, max(chips, key=lambda r: r.mean), chips
+
+    def _differences(self, macro: Macro) -> list[Difference]:
+        """The best row on chips less each other, and the ideal macro less it."""
+        clean, best, chips = self._compared(macro)
+        pairs = [(best.method, row.method) for row in chips if row is not best] + [(clean.method, best.method)]
+        return [difference(self.found[a], self.found[b], (a, b), self.experiment.seed) for a, b in pairs]
 
     def _sentence(self) -> str:
         """What happened, in one sentence."""
         told = []
         for macro in self.experiment.macros:
-            rows = [r for r in self.rows if r.macro == macro.name and r.condition == "nominal"]
-            clean, chips = rows[0], rows[1:]
-            first, best = chips[0], max(chips, key=lambda r: r.mean)
+            clean, best, (first, *_) = self._compared(macro)
             lead = f"on {macro.name} the network has {clean.mean:.1f} % if the macro were ideal, {first.mean:.1f} %"
             remedy = "" if best is first else f" and {best.mean:.1f} % {best.method}"
             told.append(f"{lead} {first.method}{remedy} (means of {first.chips} chips)")

@@ -16,11 +16,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from bitline.configuration import explain
 from bitline.evaluate import write_atomic
 from bitline.lab.errors import BundleError
 from bitline.macro import Conv, Dense, Layout, Macro
 from bitline.macro.geometry import Geometry
-from bitline.macro.macro import explain
 
 FORMAT = "bitline-bundle"
 VERSION = 1
@@ -219,7 +219,7 @@ def load(folder: Path) -> Bundle:
     try:
         record = Record.model_validate(data)
     except ValidationError as error:
-        raise BundleError(f"{path}:\n{explain(error)}") from None
+        raise BundleError(explain(error, Record, path)) from None
     file = folder / record.tensors.file
     try:
         payload = file.read_bytes()

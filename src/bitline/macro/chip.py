@@ -28,18 +28,21 @@ class Chip:
 
 @dataclass(frozen=True)
 class Effect:
-    """The draws of one effect at given physical addresses."""
+    """The draws of one effect at given physical addresses; another ``part`` is independent of them."""
 
     stream: int
     address: Tensor
 
-    def normal(self) -> Tensor:
+    def normal(self, part: str = "") -> Tensor:
         """Standard normal at each address, float64."""
-        return draws.normal(self.stream, self.address)
+        return draws.normal(self._key(part), self.address)
 
-    def uniform(self) -> Tensor:
-        """Uniform in (0, 1) at each address, float64."""
-        return draws.uniform(self.stream, self.address)
+    def uniform(self, part: str = "") -> Tensor:
+        """Uniform in (0, 1) at each address, float64: the same number as ``normal`` of this part."""
+        return draws.uniform(self._key(part), self.address)
+
+    def _key(self, part: str) -> int:
+        return draws.key(self.stream, part) if part else self.stream
 
 
 @dataclass(frozen=True)

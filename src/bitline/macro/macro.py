@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bitline.circuits.crossbar.wires import Wires
+from bitline.configuration import Changes, Written, explain, whole, within
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
@@ -20,7 +21,7 @@ from bitline.units import Volts
 PRESETS = Path(__file__).parent / "presets"
 
 
-class Macro(BaseModel):
+class Macro(Written):
     """Rows, columns, digits, and one inexact read. What is absent is ideal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +45,7 @@ class Macro(BaseModel):
     volts_per_count: Volts | None = Field(
         default=None, gt=0, description="bit-line swing of one count, to print σ in volts"
     )
-    corners: dict[str, dict[str, Any]] = Field(
+    corners: dict[str, Annotated[dict[str, Any], Changes()]] = Field(
         default_factory=dict, description="what differs at a temperature or supply corner, by name"
     )
 
@@ -82,7 +83,10 @@ class Macro(BaseModel):
         if isinstance(self.column, CurveColumn) and self.column.pattern is not None:
             self._fits(self.column.pattern)
         for name in self.corners:
-            self.at(name)
+            try:
+                self.at(name)
+            except ValidationError as error:
+                raise within(error, "corners", name) from None
         return self
 
     def _fits(self, pattern: tuple[Feature, ...]) -> None:
@@ -183,17 +187,7 @@ class Macro(BaseModel):
         ``base``, a preset or a path beside the file, is another macro that the file's keys are laid over; null takes
         a part away.
         """
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError) as error:
-            raise ValueError(f"macro file {path}: {getattr(error, 'strerror', None) or error}") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from None
-        try:
-            return Macro.model_validate(based(data, path.parent))
-        except ValidationError as error:
-            raise ValueError(f"{path}: {explain(error)}") from None
+        return _load(Path(path), ())
 
 
 def find(name: str, folder: Path = Path()) -> Path:
@@ -206,33 +200,41 @@ def find(name: str, folder: Path = Path()) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def based(data: Any, folder: Path = Path()) -> Any:
+def based(data: Any, folder: Path = Path(), above: tuple[Path, ...] = ()) -> Any:
     """A macro's data laid over those of its ``base``; as given where there is none.
 
     A part of another ``kind`` takes the place of the base's, else it changes the keys it names. A name and a source of
-    its own are made where none is given.
+    its own are made where none is given. ``above``: the files that stand on this one.
     """
     if not isinstance(data, dict) or "base" not in data:
         return data
-    change = {key: value for key, value in data.items() if key != "base"}
+    change = whole({key: value for key, value in data.items() if key != "base"}, Macro)
     if not isinstance(data["base"], str):
         raise ValueError(f"macro.base is {data['base']!r}: give a preset's name, or the path of a .yaml file")
-    base = Macro.load(find(data["base"], folder))
+    base = _load(find(data["base"], folder), above)
     parts = ", ".join(key for key in change if key not in ("name", "source"))
     own = {"name": f"{base.name} ({parts})", "source": f"{base.name} with other {parts}. {base.source}"}
     return _merge(base.dump(), (own if parts else {}) | change)
 
 
-def explain(error: ValidationError) -> str:
-    """Each wrong field of a configuration on a line: its place, what is wrong, what was given."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"]) or "top level"
-        given = (
-            "" if item["type"] in ("missing", "value_error") and not item["loc"] else f" (given: {item['input']!r:.80})"
-        )
-        lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{given}")
-    return "\n".join(lines)
+def _load(path: Path, above: tuple[Path, ...]) -> Macro:
+    """A macro's file; ``above`` are the files that it is the base of, the first one's first."""
+    here = path.resolve()
+    if here in above:
+        circle = " → ".join(one.name for one in (*above[above.index(here) :], here))
+        raise ValueError(f"{path}: `base` leads round in a circle: {circle}; one of them must stand on its own")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"macro file {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no macro: a mapping with name, rows, columns, or base, is expected")
+    try:
+        return Macro.model_validate(based(data, path.parent, (*above, here)))
+    except ValidationError as error:
+        raise ValueError(explain(error, Macro, path)) from None
 
 
 def _merge(config: Any, change: Any) -> Any:

@@ -6,9 +6,9 @@ from pydantic import Field
 
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
-from bitline.methods.machine import ErrorAware, OnMacro, Qat, training_chip
+from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, training_chip
 from bitline.methods.plain import Plain
-from bitline.methods.protocol import Batches, Criterion, Method
+from bitline.methods.protocol import Batches, Criterion, Method, Progress
 
 AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian | DNat, Field(discriminator="kind")]
 
@@ -20,8 +20,10 @@ __all__ = [
     "ErrorAware",
     "Gaussian",
     "Method",
+    "OnFreshChips",
     "OnMacro",
     "Plain",
+    "Progress",
     "Qat",
     "training_chip",
 ]

@@ -6,15 +6,15 @@ from typing import Literal
 
 from torch import nn
 
-from bitline.macro import AnyGradient, Slope
+from bitline.macro import AnyGradient, Macro, Slope
 from bitline.macro.kinds import TableColumn
-from bitline.methods.machine import ErrorAware
+from bitline.methods.machine import OnFreshChips
 from bitline.methods.protocol import Batches
-from bitline.nn import differentiate, layers, requantise
+from bitline.nn import differentiate, requantise
 from bitline.nn.quantizers import AnyQuantizer, Pact
 
 
-class DNat(ErrorAware):
+class DNat(OnFreshChips):
     """Training on the measured table P(code | ideal): a code drawn at each conversion, backward by the table's own
     slope, input bounds learned on both sides (D-NAT, Lin et al., JETCAS 12(2), 2022).
 
@@ -23,10 +23,10 @@ class DNat(ErrorAware):
     quantizers and starts from their ranges: E-PACT; null keeps those there are. A table a column differs from die to
     die, and each step meets a fresh die; a pooled one does not. The published recipe is ``bitline.train.DNAT``.
 
-    Raises ValueError for a network none of whose layers reads a measured table.
+    Refuses a macro without a measured table, and one whose input codes ``inputs`` does not fit.
     """
 
-    kind: Literal["dnat"] = "dnat"  # type: ignore[assignment]
+    kind: Literal["dnat"] = "dnat"
     gradient: AnyGradient = Slope()
     inputs: AnyQuantizer | None = Pact(asymmetric=True)
 
@@ -42,12 +42,20 @@ class DNat(ErrorAware):
         changed = inputs.model_dump(exclude_defaults=True, exclude={"kind"})
         return " ".join([inputs.kind, *(f"{name}={value}" for name, value in changed.items())])
 
-    def begin(self, model: nn.Module, batches: Batches) -> None:
-        if not any(isinstance(layer.design.column, TableColumn) for layer in layers(model).values()):
-            raise ValueError(
-                "dnat trains on a measured table, and no layer's macro has one: fit it with bitline.fit_table and put "
-                "it in `column`, or use error_aware"
+    def refuses(self, macro: Macro) -> str | None:
+        if not isinstance(macro.column, TableColumn):
+            return (
+                "dnat trains on a measured table, and the macro has none: fit it with bitline.fit_table and put it in "
+                "`column`, or use error_aware"
             )
+        if self.inputs is not None and (scheme := macro.inputs) is not None:
+            try:
+                self.inputs.build(scheme.low, scheme.high, role="inputs", step=scheme.stride)
+            except ValueError as error:
+                return str(error)
+        return None
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)
         if self.inputs is not None:
             requantise(model, self.inputs)

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitline.macro import Probe, ideal
+from bitline.macro import Macro, Probe, ideal
+from bitline.macro.kinds import TableColumn
 from bitline.methods.machine import OnMacro, training_chip
 from bitline.methods.protocol import Batches
 from bitline.nn import kept, layers, on_chip, silicon, use
@@ -51,10 +52,14 @@ class Gaussian(OnMacro):
     def title(self) -> str:
         return "gaussian-trained" + (" (rms)" if self.match == "rms" else "")
 
+    def refuses(self, macro: Macro) -> str | None:
+        if macro.converter is None and not isinstance(macro.column, TableColumn):
+            return "gaussian sizes its noise by a converter, and the macro has none: use error_aware"
+        return None
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
+        super().begin(model, batches)
         sizes = self.measured(model, batches)
-        if not sizes:
-            raise ValueError("gaussian: no layer has a converter to size its noise by; use error_aware on this macro")
         use(model, ideal)
         for name, layer in layers(model).items():
             layer.added_noise = sizes.get(name)

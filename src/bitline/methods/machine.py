@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bitline import draws
-from bitline.macro import Chip, ideal
-from bitline.methods.protocol import Batches, Criterion
-from bitline.nn import on_chip, silicon, use
+from bitline.macro import Chip, Macro, ideal
+from bitline.methods.protocol import Batches, Criterion, Progress
+from bitline.nn import layers, on_chip, silicon, use
 
 
 def training_chip(seed: int, number: int) -> Chip:
@@ -22,19 +22,27 @@ class OnMacro(BaseModel):
     """What all methods share that train a converted network: samples and reads are announced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    seed: int = 0
+    seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
 
     @property
     def title(self) -> str:
         """What the comparison calls a network made this way, on chips."""
         raise NotImplementedError
 
-    def begin(self, model: nn.Module, batches: Batches) -> None:
-        """Nothing."""
+    def refuses(self, macro: Macro) -> str | None:
+        """No macro."""
+        return None
 
-    def before_step(self, model: nn.Module, step: int) -> None:
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        """The macros as designed; raises ValueError where the method refuses every one of them."""
+        reasons = [self.refuses(layer.design) for layer in layers(model).values()]
+        if reasons and all(reasons):
+            raise ValueError(reasons[0])
+        use(model)
+
+    def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
-        silicon(model).read = step
+        silicon(model).read = progress.step
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
         """The criterion on what the macro computes, noise keyed by (step, sample)."""
@@ -61,10 +69,19 @@ class Qat(OnMacro):
         return "untrained on chips"
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
+        super().begin(model, batches)
         use(model, ideal)
 
 
-class ErrorAware(OnMacro):
+class OnFreshChips(OnMacro):
+    """What methods share that train on the macro with all its errors: a fresh chip of the training lot each step."""
+
+    def before_step(self, model: nn.Module, progress: Progress) -> None:
+        super().before_step(model, progress)
+        on_chip(model, training_chip(self.seed, progress.step))
+
+
+class ErrorAware(OnFreshChips):
     """The macro with all its errors: a fresh chip of the training lot each step, fresh noise each read.
 
     S0's error-aware training (Chang, Liu, Kuster, SMACD 2022) and, with weight variations, the fresh draws of HA-SGD
@@ -76,10 +93,3 @@ class ErrorAware(OnMacro):
     @property
     def title(self) -> str:
         return "error-aware"
-
-    def begin(self, model: nn.Module, batches: Batches) -> None:
-        use(model)
-
-    def before_step(self, model: nn.Module, step: int) -> None:
-        super().before_step(model, step)
-        on_chip(model, training_chip(self.seed, step))

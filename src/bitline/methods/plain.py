@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bitline.methods.protocol import Batches, Criterion
+from bitline.macro import Macro
+from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.nn import layers
 
 
@@ -22,12 +23,16 @@ class Plain(BaseModel):
         """What the comparison calls a network made this way, on chips."""
         return "trained plainly"
 
-    def begin(self, model: nn.Module, batches: Batches) -> None:
-        """Refuse a network on a macro: it would meet one and the same die at every step."""
-        if layers(model):
-            raise ValueError("plain training would meet one die only; use qat or error_aware for a network on a macro")
+    def refuses(self, macro: Macro) -> str | None:
+        """Every macro: the network would meet one and the same die at every step."""
+        return "plain training would meet one die only; use qat or error_aware for a network on a macro"
 
-    def before_step(self, model: nn.Module, step: int) -> None:
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        """Raise ValueError for a network on a macro."""
+        for layer in layers(model).values():
+            raise ValueError(self.refuses(layer.design))
+
+    def before_step(self, model: nn.Module, progress: Progress) -> None:
         """Nothing."""
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:

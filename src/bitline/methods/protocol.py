@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from bitline.macro import Macro
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """``(x, y, index)``: inputs (B, …), targets (B, …), and the samples' indices in the data set (B,), int64."""
@@ -15,12 +18,20 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 """``criterion(output, target)``: a scalar, the mean over the batch."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run is: before optimiser step ``step``, 0 … ``total`` - 1."""
+
+    step: int
+    total: int
+
+
 @runtime_checkable
 class Method(Protocol):
     """How a network is trained for its macro: what happens around each step, and what the loss is.
 
     A method keeps no state of its own between steps: what must survive a restart lives in the model, the rest
-    follows from the step number. ``begin`` is called again on resume, on the starting model, before its saved
+    follows from the run's progress. ``begin`` is called again on resume, on the starting model, before its saved
     weights are loaded; it has to do the same thing each time.
     """
 
@@ -29,12 +40,16 @@ class Method(Protocol):
         """What the comparison calls a network made this way, on chips."""
         ...
 
+    def refuses(self, macro: Macro) -> str | None:
+        """Why a layer on this macro cannot be trained; None if it can."""
+        ...
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """Once before training: gather statistics, add parameters, keep a teacher."""
         ...
 
-    def before_step(self, model: nn.Module, step: int) -> None:
-        """Before optimiser step ``step`` (from 0): draw a fresh chip, set a noise level."""
+    def before_step(self, model: nn.Module, progress: Progress) -> None:
+        """Before each optimiser step: draw a fresh chip, set a noise level."""
         ...
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:

@@ -70,7 +70,9 @@ def convert(
     if any(isinstance(module, CimLayer) for module in model.modules()):
         raise ValueError("this network is already on a macro: restore it first")
     named = _candidates(model)
-    _all_match([*skip, *(p for p in by_pattern if not isinstance(macro, Macro))], named)
+    _all_match(skip, named, "skip: ")
+    if not isinstance(macro, Macro):
+        _all_match(list(by_pattern), named)
     shared, first = Silicon(), 0
     replaced: list[tuple[str, nn.Module, CimLayer]] = []
     owners: dict[int, CimLayer] = {}
@@ -91,9 +93,10 @@ def convert(
         owners[id(module)] = layer
         replaced.append((name, module, layer))
     if not replaced:
-        raise ValueError(
-            f"no layer was converted: {', '.join(named) or 'the network has no linear layer or convolution'}"
-        )
+        if not named:
+            raise ValueError("no layer was converted: the network has no linear layer or convolution")
+        why = f"skip = {list(skip)} leaves out all there are" if skip else "no pattern of `macro` matches one"
+        raise ValueError(f"no layer was converted: {why}: {', '.join(named)}")
     if fold_bn:  # only now that everything fits: it changes the network
         fold_batch_norm(model)
         for _, module, layer in replaced:
@@ -187,10 +190,10 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _all_match(patterns: Sequence[str], named: Mapping[str, nn.Module]) -> None:
+def _all_match(patterns: Sequence[str], named: Mapping[str, nn.Module], where: str = "") -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in named):
-            raise ValueError(f"pattern {pattern!r} matches no layer; the layers are: {', '.join(named)}")
+            raise ValueError(f"{where}pattern {pattern!r} matches no layer; the layers are: {', '.join(named)}")
 
 
 def _layer(

@@ -146,8 +146,8 @@ def differences(pairs: Sequence[Difference]) -> Table:
         "Paired differences",
         pairs,
         (
-            Column("First", "The method expected to be better.", lambda d: d.better, words=True),
-            Column("Second", "The method it is compared with.", lambda d: d.worse, words=True),
+            Column("First", "The network compared.", lambda d: d.of, words=True),
+            Column("Second", "The network it is compared with.", lambda d: d.against, words=True),
             Column(
                 "Difference",
                 "Accuracy of the first minus the second, in percentage points, on the same chips and images.",

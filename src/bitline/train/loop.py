@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from bitline.methods.machine import ErrorAware
 from bitline.methods.plain import Plain
-from bitline.methods.protocol import Batch, Batches, Criterion, Method
+from bitline.methods.protocol import Batch, Batches, Criterion, Method, Progress
 from bitline.nn import layers
 from bitline.train import checkpoint
 from bitline.train.batches import Stream, kept_random_state, seed_all
@@ -180,7 +180,7 @@ class _Run:
         seed_all(config.seed, "step", at.step)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = at.lr
-        self.method.before_step(model, at.step)
+        self.method.before_step(model, Progress(at.step, at.total))
         self.optimizer.zero_grad(set_to_none=True)
         samples = sum(len(index) for _, _, index in group)
         loss, norm = 0.0, None

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bitline import draws
 from bitline.circuits.spice.template import QUANTITIES, Template, parameters
+from bitline.configuration import Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
 HERE = Path(str(files("bitline.circuits.spice")))
@@ -120,13 +121,15 @@ class Scale(Part):
     counts: int = Field(gt=0, description="counts that the used swing spans")
 
 
-class Circuit(Part):
+class Circuit(Written):
     """A column circuit of R rows, and how it is read.
 
     ``netlist``: a shipped one's name or a path. Every ``{{name:unit}}`` in it takes its value from ``parameters``. A
     ``mismatch`` device NAME fills ``{{mismatch.NAME}}``: volts for a transistor, a ratio otherwise. Raises ValueError
     naming what is missing, unknown or in a wrong unit. See docs/circuits.md.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str = ""
@@ -251,15 +254,14 @@ class Circuit(Part):
         try:
             return Circuit.model_validate(data | {"beside": file.parent})
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, e['loc'])) or 'circuit'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            ]
-            raise ValueError(f"{file}: " + "\n".join(lines)) from None
+            raise ValueError(explain(error, Circuit, file)) from None
 
     def at(self, **changes: Any) -> Circuit:
-        """The circuit with some of its description changed: ``at(corner="ff", temperature="125 degC")``."""
-        return Circuit.model_validate(self.model_dump() | {"beside": self.beside} | changes)
+        """The circuit, changed: ``at(corner="ff", temperature="125 degC")``; raises ValueError naming the key."""
+        try:
+            return Circuit.model_validate(self.model_dump() | {"beside": self.beside} | changes)
+        except ValidationError as error:
+            raise ValueError(explain(error, Circuit, f"circuit {self.name}")) from None
 
 
 def standard(seed: int, chip: int, device: str, rows: int, column: int = 0) -> Float[np.ndarray, " R"]:
