@@ -100,7 +100,7 @@ def test_errors_happen_in_order_and_the_pedestal_last():
     ("config", "message"),
     [
         ({"g_min": 1e-6}, "both g_min and g_max"),
-        ({"g_min": "5 uS", "g_max": "4 uS"}, "g_min = 5e-06 S must be below g_max = 4e-06 S"),
+        ({"g_min": "5 uS", "g_max": "4 uS"}, "g_min = 5 µS must be below g_max = 4 µS"),
         ({"g_min": "5 uA", "g_max": "9 uS"}, "siemens"),
         ({"errors": [{"kind": "gauss", "sigma": 1}]}, "'gaussian'"),
         ({"errors": [{"kind": "gaussian", "sigma": -0.1}]}, "greater than or equal to 0"),
