@@ -81,7 +81,7 @@ def law(mean: np.ndarray, sigma: float, skew: float = 0.0) -> np.ndarray:
     scale = sigma / np.sqrt(1 - 2 * shape**2 / np.pi)
     place = mean - scale * shape * np.sqrt(2 / np.pi)
     edges = stats.skewnorm.cdf((np.arange(CODES - 1) + 0.5 - place[..., None]) / scale, skew)
-    return np.diff(edges, axis=-1, prepend=0.0, append=1.0)
+    return np.maximum(np.diff(edges, axis=-1, prepend=0.0, append=1.0), 0.0)  # the tail's rounding
 
 
 def gaussian() -> np.ndarray:
