@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from importlib.resources import as_file, files
 from pathlib import Path
 
-from bitline.experiment import Run, load
+from benchmarks.seeds import demo
+from bitline.experiment import Run
 
 CHANGES = ("macro=generic-8t-sram", "training.epochs=40", "network.channels=[16, 16, 32]", "test.details=false")
 
@@ -15,9 +15,8 @@ def run(seeds: tuple[int, ...] = (0, 1, 2)) -> str:
     """A row a seed and method."""
     lines = ["| seed | method | mean, % | 95 % interval | worst chip, % |", "|---|---|---|---|---|"]
     for seed in seeds:
-        with as_file(files("bitline.experiment") / "demo.yaml") as file, tempfile.TemporaryDirectory() as folder:
-            experiment = load(file, [*CHANGES, f"seed={seed}"])
-            result = Run(experiment, Path(folder) / "run", lambda line: None, progress=False)()
+        with tempfile.TemporaryDirectory() as folder:
+            result = Run(demo(CHANGES, seed), Path(folder) / "run", lambda line: None, progress=False)()
         for row in result.rows:
             low, high = row.ci95
             lines.append(f"| {seed} | {row.method} | {row.mean:.2f} | {low:.2f} … {high:.2f} | {row.worst:.2f} |")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from scipy import stats
 
 from benchmarks import fused, timing
-from benchmarks.seeds import scores, table
+from benchmarks.seeds import demo, scores, table
 from bitline import presets
 from bitline.evaluate import interval, over_chips
-from bitline.experiment import Experiment, Run, load
+from bitline.experiment import Experiment, Run
 from bitline.macro import Macro, Slope, Ste
 from bitline.methods import DNat, Gaussian, Qat
 from bitline.networks import ResNet
@@ -100,9 +99,7 @@ def chip(number: int) -> np.ndarray:
 
 def digits(on: Macro, seed: int) -> Experiment:
     """The demo's digits on a macro with a table."""
-    with as_file(files("bitline.experiment") / "demo.yaml") as file:
-        experiment = load(file, [*CHANGES, f"seed={seed}"])
-    return experiment.model_copy(update={"macro": (on,), "methods": (Qat(), Gaussian(), KEPT)})
+    return demo(CHANGES, seed).model_copy(update={"macro": (on,), "methods": (Qat(), Gaussian(), KEPT)})
 
 
 def transfer() -> str:

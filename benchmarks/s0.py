@@ -6,11 +6,9 @@ seeds; ResNet20 on CIFAR-10 is ``s0_resnet20``.
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-
-from benchmarks.seeds import scores, table
+from benchmarks.seeds import demo, scores, table
 from bitline import presets
-from bitline.experiment import Experiment, load
+from bitline.experiment import Experiment
 from bitline.macro import Macro
 from bitline.methods import ErrorAware, Gaussian, Qat
 
@@ -48,13 +46,11 @@ def falsifier() -> Macro:
     return Macro.model_validate(design)
 
 
-def demo(macro: Macro, seed: int) -> Experiment:
+def digits(macro: Macro, seed: int) -> Experiment:
     """The demo's experiment on a macro, with both Gaussian rows."""
-    with as_file(files("bitline.experiment") / "demo.yaml") as file:
-        experiment = load(file, [*CHANGES, f"seed={seed}"])
-    return experiment.model_copy(update={"macro": (macro,), "methods": METHODS})
+    return demo(CHANGES, seed).model_copy(update={"macro": (macro,), "methods": METHODS})
 
 
 def compared(macro: Macro, seeds: tuple[int, ...] = SEEDS) -> str:
     """Each method's mean by seed; error-aware less each other, by seed and over seeds."""
-    return table([scores(demo(macro, seed)) for seed in seeds], seeds, "error-aware")
+    return table([scores(digits(macro, seed)) for seed in seeds], seeds, "error-aware")

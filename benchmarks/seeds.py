@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -41,6 +42,12 @@ def example(name: str, mine: str, seeds: Sequence[int], changes: Sequence[str] =
     images = experiment.data.test_images or "all"
     size = f"{length} a method, {test.chips} chips × {images} images, {minutes:.0f} min here"
     return f"**{experiment.title}: {size}**\n\n{table(found, seeds, mine)}"
+
+
+def demo(changes: Sequence[str], seed: int) -> Experiment:
+    """The demo's experiment, changed."""
+    with as_file(files("bitline.experiment") / "demo.yaml") as file:
+        return load(file, [*changes, f"seed={seed}"])
 
 
 def scores(experiment: Experiment, kept: Path | None = None) -> dict[str, torch.Tensor]:

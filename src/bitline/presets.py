@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bitline.macro.macro import PRESETS as FOLDER
-from bitline.macro.macro import Macro, find
+from bitline.macro.macro import Macro, find, preset_names
 
-
-def names() -> list[str]:
-    """The presets there are, in alphabetical order."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+names = preset_names
 
 
 def load(name: str) -> Macro:

@@ -122,9 +122,10 @@ class Samples:
             if values.ndim != 1:
                 raise ValueError(f"select goes by a column of one number a row; {name!r} has {values.shape[1]}")
             keep &= np.isin(values, wanted)
-        return self._take(keep)
+        return self.take(keep)
 
-    def _take(self, rows: Bool[np.ndarray, " n"]) -> "Samples":
+    def take(self, rows: Bool[np.ndarray, " n"] | Integer[np.ndarray, " k"]) -> "Samples":
+        """Some rows: those marked, or by number in the order given."""
         return _table({name: values[rows] for name, values in self.columns().items()}, self.units, self.provenance)
 
     @classmethod

@@ -138,11 +138,9 @@ def export_spice(
     from bitline.macro.export import array_netlist, filled
 
     if layer is None:
-        from bitline import presets as shipped
-        from bitline.macro import Macro
+        from bitline import presets
 
-        macro = Macro.load(file) if file.endswith((".yaml", ".yml")) else shipped.load(file)
-        column = filled(macro, seed)
+        column = filled(presets.load(file), seed)
     else:
         experiment = loaded(Path(file), changes)
         network = experiment.network.build(experiment.seed).eval()

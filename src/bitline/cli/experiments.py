@@ -47,7 +47,6 @@ def train(
     plan: Plan = None,
 ) -> None:
     """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there."""
-
     experiment = loaded(file, changes, plan)
     chosen = methods_of(experiment, method)[0]
     folder = folder_of(file, out)

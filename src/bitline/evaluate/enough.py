@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bitline.evaluate.montecarlo import over_chips
 from bitline.evaluate.result import Frozen
-from bitline.evaluate.simple import _Source
+from bitline.evaluate.simple import Source
 from bitline.evaluate.statistics import REPLICATES, means, percentiles
 from bitline.macro import fit_table
 from bitline.macro.kinds import TableColumn
@@ -130,7 +130,7 @@ def accuracy_curve(
     (own,) = tables.values()
     assert isinstance(own, TableColumn)
     kept = {name: getattr(own, name) for name in ("per", "low", "step", "codes", "assign", "bank")} | how
-    source = _Source(data)
+    source = Source(data)
 
     def right(table: TableColumn) -> Tensor:
         use(model, lambda macro: macro.model_copy(update={"column": table}))
@@ -144,7 +144,7 @@ def accuracy_curve(
             reads = len(samples) >> halving
             some = [order[part * reads : (part + 1) * reads] for part in range(min(parts, 1 << halving))]
             try:
-                fitted = [fit_table(_rows(samples, rows), **kept) for rows in some]
+                fitted = [fit_table(samples.take(rows), **kept) for rows in some]
             except ValueError as error:
                 if not sizes:
                     raise
@@ -178,9 +178,3 @@ def _error(away: list[Tensor], reads: int, whole: int, seed: int) -> SizeError:
         resolution=round(resolution, 4),
         bound=round(math.sqrt(resolution**2 + of_tables / (1 - reads / whole)), 4),
     )
-
-
-def _rows(samples: Samples, rows: np.ndarray) -> Samples:
-    """What tables are counted from, of some rows."""
-    chip, column = (None if of is None else of[rows] for of in (samples.chip, samples.column))
-    return Samples(ideal=samples.ideal[rows], code=samples.code[rows], chip=chip, column=column)

@@ -42,7 +42,7 @@ def evaluate(
     named = dict(models) if isinstance(models, Mapping) else {"on chips": models}
     rows, differences, matrices = [], [], {}
 
-    source = _Source(data)
+    source = Source(data)
     for name, model in named.items():
         if not layers(model):
             rows.append(row(answers(model, source())[None], name, "none", seed=seed))
@@ -98,7 +98,7 @@ def _sentence(ideal: float, means: Mapping[str, float], chips: int) -> str:
     return f"{told} on average over {chips} chips, {ideal:.2f} % on an ideal macro."
 
 
-class _Source:
+class Source:
     """Batches with an index, counted where the loader gives none; the same ones at every walk, or ValueError."""
 
     def __init__(self, data: Iterable[Any]) -> None:

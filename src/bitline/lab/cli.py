@@ -41,9 +41,8 @@ def _connected(address: str, timeout: float, retries: int) -> Iterator[Any]:
 
 def _macro(name: str) -> Any:
     from bitline import presets
-    from bitline.macro import Macro
 
-    return Macro.load(name) if name.endswith((".yaml", ".yml")) else presets.load(name)
+    return presets.load(name)
 
 
 @lab.command()

@@ -87,18 +87,15 @@ def learning_curve(
     order = np.random.default_rng(seed).permutation(len(samples))
     codes = scale.pop("codes", None) or int(samples.code.max()) + 1
 
-    def part(rows: np.ndarray) -> Samples:
-        return Samples(ideal=samples.ideal[rows], code=samples.code[rows])
-
     def fitted(of: Samples) -> TableColumn:
         return fit_table(of, codes=codes, least=1, reach=codes, **scale)
 
-    other = part(order[half:])
+    other = samples.take(order[half:])
     truth, held = fitted(other), count_codes(other, codes=codes, **scale).reads[0]
     weight, known = held / held.sum(), held >= least
     rows = []
     for size in sizes:
-        some = part(order[:size])
+        some = samples.take(order[:size])
         table, reads = fitted(some), count_codes(some, codes=codes, **scale).reads[0]
         away = distance(table, truth)[0]
         both = 1 / (1 / np.maximum(reads, 1e-9) + 1 / np.maximum(held, 1e-9))  # two estimates, one against the other

@@ -190,12 +190,16 @@ class Macro(Written):
         return _load(Path(path), ())
 
 
+def preset_names() -> list[str]:
+    """The presets there are, in alphabetical order."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
 def find(name: str, folder: Path = Path()) -> Path:
     """The YAML file of a macro, by a preset's name or by its path in ``folder``; raises ValueError for no preset."""
     if name.endswith((".yaml", ".yml")):
         return folder / name
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if name not in names:
+    if name not in (names := preset_names()):
         raise ValueError(f"no preset {name!r}; there are: {', '.join(names)}; or give the path of a .yaml file")
     return PRESETS / f"{name}.yaml"
 
