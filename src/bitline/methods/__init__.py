@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from bitline.methods.distil import Distillation
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
 from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, training_chip
@@ -17,6 +18,7 @@ __all__ = [
     "Batches",
     "Criterion",
     "DNat",
+    "Distillation",
     "ErrorAware",
     "Gaussian",
     "Method",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from torch import Tensor, nn
 
 from bitline import draws
 from bitline.macro import Chip, Macro, ideal
+from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.nn import layers, on_chip, silicon, use
 
@@ -23,11 +24,17 @@ class OnMacro(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
+    distil: Distillation | None = None
+    _teacher: nn.Module | None = PrivateAttr(default=None)
 
     @property
     def title(self) -> str:
         """What the comparison calls a network made this way, on chips."""
         raise NotImplementedError
+
+    def titled(self, name: str) -> str:
+        """``name``, and what was done beside."""
+        return f"{name}, distilled" if self.distil else name
 
     def refuses(self, macro: Macro) -> str | None:
         """No macro."""
@@ -39,6 +46,7 @@ class OnMacro(BaseModel):
         if reasons and all(reasons):
             raise ValueError(reasons[0])
         use(model)
+        self._teacher = self.distil.teacher(model) if self.distil else None
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
@@ -48,12 +56,15 @@ class OnMacro(BaseModel):
         """The criterion on what the macro computes, noise keyed by (step, sample)."""
         shared = silicon(model)
         shared.begin(index, shared.read)
+        if self.distil and self._teacher:
+            criterion = self.distil.around(criterion, self._teacher, x)
         value = criterion(model(x), y)
         shared.samples = None  # whoever reads next says what
         return value
 
     def end(self, model: nn.Module) -> None:
         """Back to the macro as designed, on the die it starts with."""
+        self._teacher = None
         use(model)
         silicon(model).begin(None)
         on_chip(model, Chip(0, 0))
@@ -92,4 +103,4 @@ class ErrorAware(OnFreshChips):
 
     @property
     def title(self) -> str:
-        return "error-aware"
+        return self.titled("error-aware")

@@ -40,6 +40,11 @@ from bitline.nn.tail import Tail
 from bitline.nn.wiring import Wiring
 
 
+def _number(x: Tensor) -> torch.dtype:
+    """Of a layer's outputs: that of its inputs, but under autocast not less than float32, in which counts are exact."""
+    return torch.promote_types(x.dtype, torch.float32) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
 class CimLayer(nn.Module):
     """The common part of all layers on a macro; ``convert`` makes them."""
 
@@ -211,26 +216,25 @@ class CimLayer(nn.Module):
             self.plan,
             self.probe,
         )
-        after = self._after(scale * weight_scale, tail)
-        return self._finish(y, x, zero if shifted else None, after, column, lead)
+        after = self._after(scale * weight_scale, zero if shifted else None, column, tail)
+        return self._finish(y, x, after, column, lead)
 
-    def _after(self, factor: Tensor, tail: Tail | None) -> fused.After:
-        """What turns counts into outputs."""
+    def _after(self, factor: Tensor, zero: Tensor | None, column: Column, tail: Tail | None) -> fused.After:
+        """What turns counts into outputs; a ``zero`` point, the code of 0, takes zero · Σw off them."""
+        bias = self.bias
+        if zero is not None:
+            off = (factor.double() * zero.double() * column.wanted.double().sum(1)).to(factor.dtype)
+            bias = -off if bias is None else bias - off
         if tail is None:
-            return fused.After(factor, self.bias)
+            return fused.After(factor, bias)
         gain, shift = tail.affine()
-        bias = shift if self.bias is None else self.bias * gain + shift
-        return fused.After(factor * gain, bias, tail.add, tail.relu)
+        return fused.After(factor * gain, shift if bias is None else bias * gain + shift, tail.add, tail.relu)
 
-    def _finish(
-        self, y: Tensor, x: Tensor, zero: Tensor | None, after: fused.After, column: Column, lead: tuple[int, ...]
-    ) -> Tensor:
-        """Counts to the layer's output: zero point, scale, bias and what follows."""
+    def _finish(self, y: Tensor, x: Tensor, after: fused.After, column: Column, lead: tuple[int, ...]) -> Tensor:
+        """Counts to the layer's output: scale, bias and what follows."""
         if self.added_noise is not None:
             y = y + self._added(y, column)
-        if zero is not None:
-            y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
-        return self._scaled(scaled(y, after.scale, self.geometry).to(x.dtype), after, lead)
+        return self._scaled(scaled(y, after.scale, self.geometry).to(_number(x)), after, lead)
 
     def _scaled(self, y: Tensor, after: fused.After, lead: tuple[int, ...]) -> Tensor:
         """Scaled counts to the layer's output: bias and what follows."""
@@ -264,18 +268,18 @@ class CimLayer(nn.Module):
             if lead or tuple(tail.add.movedim(self.geometry.channel, -1).shape) != outputs:  # something broadcast
                 return tail(self(x))
         keys, converters = self._keys(x, column.noisy), self._converters()
-        after = self._after(affine.scale * weight_scale, tail)
-        if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
+        after = self._after(affine.scale * weight_scale, affine.zero if asymmetric else None, column, tail)
+        if not torch.is_grad_enabled() and self.added_noise is None and fused.plain(column):
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
-            y = self._finished(self.geometry.restore(out.y, self._extent).to(x.dtype), lead)
+            y = self._finished(self.geometry.restore(out.y, self._extent).to(_number(x)), lead)
             if shaped.data_ptr() == x.data_ptr():
                 keep(self, x, y, tail, fused.Prepared(inputs, column, self.geometry, converters, after))
             return y
-        if not asymmetric and self.added_noise is None:  # nothing comes between counts and their scale
+        if self.added_noise is None:  # nothing comes between counts and their scale
             y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan, None, after.scale)
-            return self._scaled(y.to(x.dtype), after, lead)
+            return self._scaled(y.to(_number(x)), after, lead)
         y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan)
-        return self._finish(y, x, affine.zero if asymmetric else None, after, column, lead)
+        return self._finish(y, x, after, column, lead)
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital."""
