@@ -115,9 +115,8 @@ def mac(
     step = converters.step if converters is not None else real.new_ones(())
     call = _Call(x, column, geometry, keys, converters, gradient, plan, probe, lower)
     scale, zero = (x.scale, x.zero) if isinstance(x, Quantised) else (None, None)
-    at_once = factor is not None and call.fused and fused.plain(column)
-    read: Tensor = _Mac.apply(real, scale, zero, weight, step, factor if at_once else None, call)
-    return read if factor is None or at_once else scaled(read, factor, geometry)
+    read: Tensor = _Mac.apply(real, scale, zero, weight, step, factor if call.fused else None, call)
+    return read if factor is None or call.fused else scaled(read, factor, geometry)
 
 
 def scaled(y: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:

@@ -269,10 +269,10 @@ class CimLayer(nn.Module):
                 return tail(self(x))
         keys, converters = self._keys(x, column.noisy), self._converters()
         after = self._after(affine.scale * weight_scale, affine.zero if asymmetric else None, column, tail)
-        if not torch.is_grad_enabled() and self.added_noise is None and fused.plain(column):
+        if not torch.is_grad_enabled() and self.added_noise is None:
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
             y = self._finished(self.geometry.restore(out.y, self._extent).to(_number(x)), lead)
-            if shaped.data_ptr() == x.data_ptr():
+            if shaped.data_ptr() == x.data_ptr() and fused.plain(column):
                 keep(self, x, y, tail, fused.Prepared(inputs, column, self.geometry, converters, after))
             return y
         if self.added_noise is None:  # nothing comes between counts and their scale

@@ -75,7 +75,7 @@ def run(
 ) -> Output:
     """As ``reference.run``, bit for bit; ``x`` may also be inputs still to be quantised, or words already.
 
-    ``after``: what is done to what was read, last of all; only where ``plain(column)``.
+    ``after``: what is done to what was read, last of all.
     """
     low = lowered(column)
     layout = column.layout
@@ -109,12 +109,25 @@ def run(
         if tuple(after.add.shape) != tuple(geometry.restore(out.y, words.outer(geometry)).shape):
             raise ValueError(f"{column.site.name}: what is added has shape {tuple(after.add.shape)}, not the outputs'")
         after = after._replace(add=after.add.detach().float().contiguous())
-    clipped = bool(out.y.numel()) and read(words, low, geometry, keys if column.noisy else None, converters, out, after)
+    keys, at_once = keys if column.noisy else None, after if plain(column) else None
+    clipped = bool(out.y.numel()) and read(words, low, geometry, keys, converters, out, at_once)
     if not clipped:
         out.inside = None
     if not plain(column):
         out.y = corrected(out.y, words.codes(), column, geometry)
+        if after is not None:
+            out.y = _finished(out.y, after, geometry, words)
     return out
+
+
+def _finished(y: Tensor, after: After, geometry: Geometry, words: Words) -> Tensor:
+    """As the kernel does it last of all, written over ``y``."""
+    y = y.mul_(after.scale.detach()).to(torch.float32)
+    if after.bias is not None:
+        y.add_(after.bias.detach())
+    if after.add is not None:
+        geometry.restore(y, words.outer(geometry)).add_(after.add)
+    return y.relu_() if after.relu else y
 
 
 def plain(column: Column) -> bool:
