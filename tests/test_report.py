@@ -15,8 +15,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bitline.evaluate.result import Cause, Difference, LayerReport, Mapped, Result, Row, Sensitivity
-from bitline.report import mapping_table, summary_table, write_csv, write_html
+from bitline.evaluate.result import (
+    Band,
+    Cause,
+    Difference,
+    LayerReport,
+    Mapped,
+    Result,
+    Row,
+    Seen,
+    Sensitivity,
+    Verification,
+)
+from bitline.report import mapping_table, render_verification, summary_table, write_csv, write_html, write_verification
 
 RUN = {
     "command": "bitline run examples/digits-8t-sram.yaml --out out/demo --set seed=1",
@@ -127,6 +138,28 @@ def bare() -> Result:
     return Result(title="Bare", sentence="Nothing was tried.", rows=())
 
 
+def verified(name: str = "sram-8t-compact", simulated: int = 32) -> Verification:
+    """A verification with a band of either sign, the second without a point in ngspice."""
+    on = zip(sample().rows[:3], ("ideal macro", "macro", name), strict=True)
+    rows = [row.model_copy(update={"method": method}) for row, method in on]
+
+    def band(low: int, high: int, n: int) -> Band:
+        wrong, right = Seen(rate=0.975, error=-9.25), Seen(rate=0.0, error=0.0)
+        circuit = wrong if n else None
+        common = {"share": 0.004, "network": wrong, "n": 32, "model": right, "table": right}
+        return Band(low=low, high=high, circuit=circuit, simulated=n, residual=0.5 if n else None, **common)
+
+    return Verification(
+        method="error-aware",
+        circuit=name,
+        rows=tuple(rows),
+        bands=(band(-61, -48, simulated), band(49, 88, 0)),
+        simulator="ngspice-39",
+        assumed="each conversion is 2 columns",
+        left_over=0.25,
+    )
+
+
 class Page(HTMLParser):
     """Checks that tags close in order, and keeps the headings and attributes."""
 
@@ -198,6 +231,20 @@ def test_names_are_text_never_markup(tmp_path: Path) -> None:
     page = Page(written(_renamed(sample(2, 3), evil), tmp_path, {"command": evil, evil: {evil: [evil]}}))
     assert not any(tag == "script" for tag, _ in page.tags)
     assert page.text.count(evil) >= 12
+
+
+def test_a_verification_says_what_it_found_and_what_was_simulated() -> None:
+    page = Page(render_verification(verified(), "bitline verify"))
+    assert sections(page) == ["accuracy", "conversions", "assumed"]
+    told = "32 of its conversions in ngspice, spread over the sums, 97.5 % have another code than their sum's"
+    for text in (told, "differ by 0.50 LSB rms, where its own fit leaves 0.25", "−61 … −48", "−9.25", "bitline verify"):
+        assert text in page.text, text
+    assert "In the circuit each conversion is 2 columns. Simulator: ngspice-39." in page.text
+    assert "none of its conversions was simulated" in render_verification(verified(simulated=0))
+    evil = "<script>alert(1)</script>{{ 7 * 7 }}"
+    page = Page(render_verification(verified(evil), evil))
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert page.text.count(evil) >= 4
 
 
 def _renamed(result: Result, name: str) -> Result:
@@ -322,6 +369,8 @@ def test_in_a_browser_nothing_overflows_and_the_console_stays_empty(tmp_path: Pa
     for name, result in (("sample", sample()), ("stress", stress()), ("bare", bare())):
         write_html(result, tmp_path / f"{name}.html", RUN)
         pages += [[f"{name}.html", width] for width in (1280, 1000, 800, 390)]
+    write_verification(verified(), tmp_path / "verified.html", "bitline verify")
+    pages += [["verified.html", width] for width in (1280, 1000, 800, 390)]
     (tmp_path / "frames.html").write_text(FRAMES % str(pages).replace("'", '"'), encoding="utf-8")
     wait = ("--window-size=1400,900", "--virtual-time-budget=20000")
     done = chromium(tmp_path, *wait, "--dump-dom", (tmp_path / "frames.html").as_uri())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,8 @@ def verify(
     """Verify a trained network on its circuit: on the behavioural model with dies it has never met, and its own
     conversions in ngspice, error rates by sum side by side.
 
-    Takes the network trained in the folder, or trains it now. Writes `verify-METHOD.json` there.
+    Takes the network trained in the folder, or trains it now. Writes `verify-METHOD.html` and `.json` there. Columns
+    that meet before a conversion, such as pairs, are simulated one by one.
 
     Example: `bitline verify demo --circuit sram-8t-compact`
     """
@@ -65,6 +67,7 @@ def verify(
     from bitline.flows import verify as verified
     from bitline.macro import shipped
     from bitline.report.tables import verification_tables
+    from bitline.report.verification import sentence, write_verification
     from bitline.samples import Samples
 
     experiment = loaded(file, changes)
@@ -91,14 +94,18 @@ def verify(
         conversions=conversions,
         seed=experiment.seed,
     )
-    found.write(folder / f"verify-{method}.json")
+    page, figures = (folder / f"verify-{method}.{ending}" for ending in ("html", "json"))
+    found.write(figures)
+    write_verification(found, page, " ".join(["bitline", *sys.argv[1:]]))
     if as_json:
         typer.echo(found.model_dump_json(indent=2, by_alias=True))
         return
     for table in verification_tables(found):
         console.print(table)
+    console.print(sentence(found), markup=False)
+    say(f"in the circuit {found.assumed}")
     say(f"ngspice: {found.simulator}")
-    say(f"figures: {folder / f'verify-{method}.json'}")
+    say(f"report: {page}   figures: {figures}")
 
 
 def export(

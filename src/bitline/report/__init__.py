@@ -2,5 +2,14 @@
 
 from bitline.report.html import render_html, write_html
 from bitline.report.tables import mapping_table, summary_table, write_csv
+from bitline.report.verification import render_verification, write_verification
 
-__all__ = ["mapping_table", "render_html", "summary_table", "write_csv", "write_html"]
+__all__ = [
+    "mapping_table",
+    "render_html",
+    "render_verification",
+    "summary_table",
+    "write_csv",
+    "write_html",
+    "write_verification",
+]

@@ -120,9 +120,8 @@ def _command(run: Mapping[str, Any]) -> str | None:
     return shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else command
 
 
-def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
-    """The page as a string; the same result and ``run`` give the same bytes."""
-    run = run or {}
+def page(template: str, title: str, sentence: str, command: str | None, **parts: Any) -> str:
+    """A template laid on the common page, with the parts it shows."""
     pages = Environment(
         loader=PackageLoader("bitline.report", "."),
         autoescape=True,
@@ -131,11 +130,20 @@ def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
         undefined=StrictUndefined,
     )
     pages.filters["breakable"] = _breakable
+    style = Markup(files("bitline.report").joinpath("style.css").read_text(encoding="utf-8"))
+    return pages.get_template(template).render(title=title, sentence=sentence, command=command, style=style, **parts)
+
+
+def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
+    """The page as a string; the same result and ``run`` give the same bytes."""
+    run = run or {}
     mapping = [t for t in (contents.mapped(result.mapping), contents.digital(result.mapping)) if t.rows]
-    return pages.get_template("template.html").render(
-        style=Markup(files("bitline.report").joinpath("style.css").read_text(encoding="utf-8")),
+    return page(
+        "result.html",
+        result.title,
+        result.sentence,
+        _command(run),
         result=result,
-        command=_command(run),
         run={str(k): _tree(v) for k, v in run.items() if k != "command"},
         accuracy=contents.accuracy(result.rows) if result.rows else None,
         differences=contents.differences(result.differences) if result.differences else None,

@@ -74,22 +74,20 @@ def verification_tables(found: Verification) -> tuple[Table, Table]:
             _cell(row.worst, ".2f"),
             str(row.chips),
         )
-    caption = "wrong: % of codes that are not those of their sums · error: mean of code less ideal code, LSB"
+    caption = "above: % of codes that are not those of their sums · below: mean of code less ideal code, LSB"
     caption += " · network: as it ran on the behavioural model; the others: n conversions drawn from it"
+    caption += " · residual: ngspice less the model of the same die, LSB rms"
     bands = Table(title=Text("Its conversions"), title_justify="left", caption=Text(caption), caption_justify="left")
-    for name in ("sum", "share, %", "n"):
+    for name in ("sum", "share", "n", "network", "ngspice", "model", "table", "residual"):
         bands.add_column(name, justify="right")
-    for name in ("network", "ngspice", "model", "table"):
-        bands.add_column(f"{name}: wrong", justify="right")
-        bands.add_column("error", justify="right")
     for band in found.bands:
         seen = [band.network, band.circuit, band.model, band.table]
-        pairs = [(None, None) if each is None else (100 * each.rate, each.error) for each in seen]
         bands.add_row(
-            f"{band.low}–{band.high}",
-            _cell(100 * band.share, ".1f"),
+            f"{band.low} … {band.high}",
+            f"{100 * band.share:.1f} %",
             str(band.n),
-            *(cell for rate, error in pairs for cell in (_cell(rate, ".1f"), _cell(error, "+.2f"))),
+            *(_cell(None if each is None else f"{100 * each.rate:.1f}\n{each.error:+.2f}") for each in seen),
+            _cell(band.residual, ".2f"),
         )
     return rows, bands
 
