@@ -296,7 +296,9 @@ def test_writing_again(example: Example):
     macro = example.macro
     first, second = programmed(macro, n=0), programmed(macro, n=1)
     errors = macro.cell.errors if macro.cell else ()
-    redrawn = (macro.variation is not None and macro.variation.varies) or any(e.clock == "programming" and e.kind != "stuck" for e in errors)
+    redrawn = (macro.variation is not None and macro.variation.varies) or any(
+        e.clock == "programming" and e.kind != "stuck" for e in errors
+    )
     assert _frozen_parts_equal(first, second) is not redrawn
     for part in ("spread", "drive_error", "code", "law"):
         assert repr(getattr(first, part)) == repr(getattr(second, part))

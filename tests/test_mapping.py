@@ -1,4 +1,4 @@
-"""Weights, biases and batch norms of an analog array: physical ranges (A1.2), chips (A1.6), and reads unrolled (A1.7)."""
+"""Weights, biases and batch norms of an analog array: ranges (A1.2), chips (A1.6), and reads unrolled (A1.7)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.cim import CimLayer
-from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
+from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, restore
 from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
 from bitline.nn.model import differentiate, layers, on_chip, parts, programmed, requantise, silicon, use
@@ -28,6 +28,7 @@ __all__ = [
     "calibrate",
     "convert",
     "differentiate",
+    "digital",
     "fingerprint",
     "kept",
     "layers",

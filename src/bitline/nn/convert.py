@@ -120,11 +120,17 @@ def convert(
     return model
 
 
-def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """The plain torch network again, with the weights as they are now."""
+def digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """The network with torch layers in place of those on a macro; attention keeps projections of its own."""
     model = model if inplace else copy.deepcopy(model)
     for name, part in parts(model).items():
         model = _put(model, name, _plain(part))
+    return model
+
+
+def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """The plain torch network again, with the weights as they are now."""
+    model = digital(model, inplace=inplace)
     for module in [m for m in model.modules() if isinstance(m, MultiheadAttention)]:
         model = _replace(model, module, module.restored())
     padded_encoders(model, False)
