@@ -19,6 +19,7 @@ NAMES = {
     "digits": "Handwritten digits, the longer setting",
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
+    "s1": "Training for analog memory, digits",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
     "dnat_networks": "D-NAT on a skewed table, ResNet20",

@@ -24,6 +24,7 @@ from bitline.devices import (
     LogNormalCell,
     LogNormalWeight,
     MeasuredCell,
+    OffsetRow,
     PowerLawDrift,
     RangeWeight,
     StuckAt,
@@ -210,6 +211,7 @@ WIRES = [
 ]  # fmt: skip
 DRIFTS = [PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0)]
 SIGNED = TwosComplementWeight(bits=BITS)
+OFFSETS = {"inputs": None, "weights": None, "bias": OffsetRow(), "norm": OffsetRow(amplitude=1)}
 VARIATIONS = [
     Example(base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0.3)),
             base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0)), frozen=True),
@@ -223,6 +225,16 @@ VARIATIONS = [
             frozen=True),
     Example(base("continuous", inputs=None, weights=None, variation=LogNormalWeight(sigma=0.3)),
             base("continuous", inputs=None, weights=None, variation=LogNormalWeight(sigma=0)), frozen=True),
+    Example(base("censored and fine", weights=SIGNED, variation=RangeWeight(sigma=0.1, censor=1.0, fine=0.25)),
+            base("censored and fine", weights=SIGNED, variation=RangeWeight(sigma=0, censor=1.0, fine=0.25)),
+            frozen=True),
+    Example(base("read by read", weights=SIGNED, variation=RangeWeight(sigma=0.1, clock="read"), converter=Adc(bits=7)),
+            base("read by read", weights=SIGNED, variation=RangeWeight(sigma=0, clock="read"), converter=LOSSLESS),
+            fresh=True),
+    Example(base("unrolled", **OFFSETS, variation=RangeWeight(sigma=0.1, clock="read")),
+            base("unrolled", **OFFSETS, variation=RangeWeight(sigma=0, clock="read")), fresh=True),
+    Example(base("all in analog", **OFFSETS, variation=RangeWeight(sigma=0.1, mu=0.02)),
+            base("all in analog", **OFFSETS, variation=RangeWeight(sigma=0)), frozen=True),
 ]  # fmt: skip
 CURVES = [
     curves("polynomial", Polynomial(coefficients=(0.5, 80.0, -8.0)), Polynomial(coefficients=(0.0, FULL))),

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bitline import experiment, presets
 from bitline.cli import app
-from bitline.evaluate import Result
+from bitline.evaluate import Priorities, Result
 from bitline.macro import Macro
 from test_experiment import TINY
 
@@ -30,6 +30,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "verify",
+    "curvature",
     "report",
     "presets",
     "schema",
@@ -171,6 +172,19 @@ def test_convert_shows_where_layers_sit(folder: Path) -> None:
     assert [row["macro"] for row in rows if row["layer"] == "conv2"] == [NAME, "generic-rram-128"]
     assert all(row["conversions"] > 0 for row in rows if row["macro"])
     refused(call("convert", folder / "tiny.yaml", "--plan", "folded"), "plan folded cannot run macro")
+
+
+def test_curvature_says_what_layers_deserve(folder: Path) -> None:
+    options = ["--out", folder / "out", "--batches", 1, "--probes", 2, "--share", 0.25, "--bits", 3]
+    done = call("curvature", folder / "tiny.yaml", *options)
+    assert done.exit_code == 0, done.output
+    assert "Tr H" in done.stdout
+    found = Priorities.model_validate_json((folder / "out" / "curvature.json").read_text())
+    assert [row.layer for row in found.layers] == ["conv1", "conv2", "conv3", "fc"]
+    assert sum(row.bits * row.weights for row in found.layers) <= 3 * sum(row.weights for row in found.layers)
+    trained = call("curvature", folder / "tiny.yaml", *options, "--method", "error_aware", "--json")
+    assert json.loads(trained.stdout)["layers"] != json.loads(found.model_dump_json())["layers"]
+    refused(call("curvature", folder / "tiny.yaml", *options, "--method", "dnat"), "has no such method")
 
 
 def test_train_then_evaluate_then_run_share_a_folder(folder: Path, tmp_path: Path) -> None:

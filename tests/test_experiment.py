@@ -28,6 +28,7 @@ from bitline.networks import Digits
 from bitline.train import CheckpointError
 
 NAME = "generic-8t-sram"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY: dict[str, Any] = {
     "title": "tiny",
     "data": {
@@ -93,6 +94,15 @@ def written(folder: Path, **changes: Any) -> Path:
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(config(**changes)))
     return file
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*-gpu.yaml")), ids=lambda path: path.stem)
+def test_what_waits_for_a_gpu_is_an_experiment(path: Path) -> None:
+    """Nothing but its reading is tested: each method trains on the macro, every corner is a macro."""
+    experiment = load(path)
+    for macro in experiment.macros:
+        assert all(method.refuses(macro) is None for method in experiment.methods)
+        assert all(macro.at(corner) != macro for corner in macro.corners)
 
 
 def test_changes_are_laid_over_the_yaml(tmp_path: Path) -> None:

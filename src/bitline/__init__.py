@@ -24,7 +24,10 @@ _FROM = {
     "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),
-    "evaluate": ("accuracy_curve", "evaluate", "recalibrate"),
+    "evaluate": (
+        *("accuracy_curve", "evaluate", "recalibrate"),
+        *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits", "write_verify"),
+    ),
     "report": ("write_html",),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

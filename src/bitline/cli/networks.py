@@ -36,6 +36,47 @@ def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: 
         typer.echo(json.dumps([row.model_dump() for row in found], indent=2))
 
 
+def curvature(
+    file: File,
+    method: Annotated[
+        str | None, typer.Option("--method", help="kind of the method whose network is looked at; absent: untrained")
+    ] = None,
+    out: Out = None,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="of 64 training images")] = 8,
+    probes: Annotated[int, typer.Option("--probes", min=2, help="random directions of a trace")] = 8,
+    share: Annotated[float, typer.Option("--share", min=0, max=1, help="of all weights, to verify when written")] = 0.1,
+    bits: Annotated[float, typer.Option("--bits", help="a weight on average, spent on layers")] = 4.0,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the curvature of the loss layer by layer: which weights to verify as they are written, which layers deserve
+    more bits. Writes `curvature.json` (or `curvature-METHOD.json`).
+
+    Example: `bitline curvature examples/digits-two-macros.yaml --set macro=rram-dac4.yaml --share 0.05`
+    """
+    from bitline.evaluate import priorities
+    from bitline.report.tables import priorities_table
+
+    experiment, folder = loaded(file, changes), folder_of(file, out)
+    if len(experiment.macros) > 1:
+        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    walk = walk_of(experiment, folder, errors if as_json else console)
+    macro = experiment.macros[0]
+    model = walk.converted(walk.float_network(), macro)
+    if method is not None:
+        model = walk.trained(model, macro, methods_of(experiment, method)[0])
+    found = priorities(
+        model, walk.plain(), batches=batches, probes=probes, share=share, mean_bits=bits, seed=experiment.seed
+    )
+    path = folder / ("curvature.json" if method is None else f"curvature-{method}.json")
+    found.write(path)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    console.print(priorities_table(found))
+    say(f"figures: {path}")
+
+
 def verify(
     file: Annotated[Path, typer.Argument(help="an experiment in YAML, or `demo`")],
     circuit: Annotated[str, typer.Option("--circuit", help="a circuit in YAML, or the name of one with samples")],

@@ -13,8 +13,9 @@ from bitline.devices.drift import BOLTZMANN_EV, AnyDrift, PowerLawDrift
 from bitline.devices.errors import CellError, GaussianCell, LevelTable, LogNormalCell, StuckAt
 from bitline.devices.measured import MeasuredCell
 from bitline.devices.model import Draw, Model
+from bitline.devices.offsets import OffsetRow, Stored
 from bitline.devices.reads import CellReads, fit_conductances, read_bake, read_relaxation
-from bitline.devices.weights import LogNormalWeight, RangeWeight, WeightVariation
+from bitline.devices.weights import LogNormalWeight, RangeWeight, WeightError, WeightVariation
 
 __all__ = [
     "BOLTZMANN_EV",
@@ -31,9 +32,12 @@ __all__ = [
     "LogNormalWeight",
     "MeasuredCell",
     "Model",
+    "OffsetRow",
     "PowerLawDrift",
     "RangeWeight",
+    "Stored",
     "StuckAt",
+    "WeightError",
     "WeightVariation",
     "confusion",
     "fit_conductances",

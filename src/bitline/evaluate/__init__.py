@@ -5,6 +5,8 @@ from types import ModuleType
 from typing import Any
 
 from bitline.evaluate.batchnorm import norms, recalibrate, recalibrated
+from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities
+from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits, write_verify
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
@@ -28,28 +30,37 @@ __all__ = [
     "Band",
     "Cause",
     "Difference",
+    "LayerCurvature",
     "LayerReport",
+    "Priorities",
     "Result",
     "Row",
     "Seen",
     "Sensitivity",
+    "Trace",
     "Trial",
     "Verification",
     "accuracy_curve",
     "answers",
     "difference",
+    "error_powers",
     "evaluate",
     "explanation",
+    "gauss_newton",
+    "hessian_traces",
     "interval",
     "layer_reports",
     "norms",
     "over_chips",
+    "priorities",
     "recalibrate",
     "recalibrated",
     "row",
     "sensitivity",
+    "spend_bits",
     "testing_chip",
     "write_atomic",
+    "write_verify",
 ]
 
 

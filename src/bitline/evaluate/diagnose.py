@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, testing_chip
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
-from bitline.nn import kept, layers, on_chip, silicon, use
+from bitline.nn import OnSilicon, kept, layers, on_chip, parts, silicon, use
 from bitline.nn.cim import CimLayer
 
 ROUNDING = 1e-12  # error over signal of float32 arithmetic: what is below is no error of the macro
@@ -119,9 +119,9 @@ def _report(name: str, layer: CimLayer, watch: _Watch | None, power: _Power, met
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[dict[str, CimLayer]]:
-    """The model's layers, put back on their designs afterwards."""
-    found = layers(model)
+def _kept(model: nn.Module) -> Iterator[dict[str, OnSilicon]]:
+    """What of the model is on silicon, put back on its designs afterwards."""
+    found = parts(model)
     try:
         yield found
     finally:
@@ -136,7 +136,7 @@ def _mean(model: nn.Module, source: Source, chips: int, seed: int) -> float:
 def sensitivity(
     model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0
 ) -> tuple[Sensitivity, ...]:
-    """Accuracy with one layer alone on real chips and all others ideal, layer by layer."""
+    """Accuracy with one layer, or analog norm, alone on real chips and all else ideal, one after the other."""
     rows = []
     with _kept(model) as found:
         use(model, ideal)

@@ -79,7 +79,10 @@ def _digits(macro: Macro) -> list[tuple[str, str]]:
 def _cells(macro: Macro) -> list[tuple[str, str]]:
     facts = []
     if macro.variation is not None:
-        facts.append(("weight variation", _error(macro.variation)))
+        fresh = ", fresh at each read" if macro.variation.fresh else ""
+        facts.append(("weight variation", _error(macro.variation) + fresh))
+        rows = {"biases": macro.bias, "batch norms": macro.norm}
+        facts += [(n, "digital" if r is None else f"analog, in a row of amplitude {r.told}") for n, r in rows.items()]
     cell = macro.cell or Cell()
     if cell.g_min is not None and cell.g_max is not None:
         facts.append(("conductance", f"{si(cell.g_min, 'S')} … {si(cell.g_max, 'S')}, {macro.level_high + 1} levels"))
@@ -184,6 +187,8 @@ def _noise(macro: Macro) -> list[tuple[str, str]]:
         sigma = np.sqrt(np.maximum(square, 0).mean(0))
         rows = {"0": 0, "half scale": (len(sigma) - 1) // 2, "full scale": len(sigma) - 1}
         return [(f"fresh noise at {name}", _value(macro, t.step * float(sigma[i]), t.step)) for name, i in rows.items()]
+    if macro.variation is not None and macro.variation.fresh:
+        return [("fresh noise of a driven weight", f"{macro.variation.sigma:.3g} of half their range")]
     adc, legs = macro.converter, len(macro.leg_signs)
     step = adc.range.start(adc, *macro.value_range)[1] if adc else None
     curve = macro.column.sigma if isinstance(macro.column, CurveColumn) else None

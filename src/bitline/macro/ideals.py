@@ -51,7 +51,8 @@ def _without(macro: Macro, *causes: str) -> Macro:
                 changes |= ideal
     if "curve" in causes and "wires" not in causes and macro.wires is not None and kept is not None:
         changes["cell"] = changes["cell"].model_copy(update=kept.range_from_zero())  # wires need conductances
-    if "variation" in causes and macro.variation is not None:
+    error = macro.variation
+    if error is not None and ("noise" if error.fresh else "variation") in causes:
         changes["variation"] = LogNormalWeight(sigma=0.0)  # not None: the weights stay unsliced
     return macro.model_copy(update=changes)
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from bitline.circuits.crossbar.wires import Wires
 from bitline.configuration import Changes, Written, explain, whole, within
 from bitline.converters import Adc, Driver
-from bitline.devices import Cell, WeightVariation
+from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
 from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Trim
 from bitline.macro.placement import Layout, Placement, Unbounded
@@ -36,6 +36,10 @@ class Macro(Written):
     weights: WeightScheme | None = Field(default=None, description="absent: weights stay continuous")
     cell: Cell | None = None
     variation: WeightVariation | None = Field(default=None, description="error of the weight itself, instead of cells")
+    bias: OffsetRow | None = Field(default=None, description="row that holds biases; absent: they are added digitally")
+    norm: OffsetRow | None = Field(
+        default=None, description="batch norms in analog, their shifts in this row; absent: digital (or folded)"
+    )
     wires: Wires | None = Field(default=None, description="absent: wires without resistance")
     driver: Driver | None = None
     column: AnyColumn | None = None
@@ -57,6 +61,7 @@ class Macro(Written):
             raise ValueError(
                 "variation (of weights) and cell (of physical cells) both given: an error would count twice"
             )
+        self._offsets()
         if self.cell is not None and self.weights is None:
             raise ValueError("cell needs weights with digits; for continuous weights describe `variation`")
         if self.wires is not None and (not self.sliced or self.cell is None or self.cell.g_max is None):
@@ -88,6 +93,16 @@ class Macro(Written):
             except ValidationError as error:
                 raise within(error, "corners", name) from None
         return self
+
+    def _offsets(self) -> None:
+        """Raise ValueError where there is a row of offsets beside weights that are not read as they are."""
+        for part in ("bias", "norm"):
+            if getattr(self, part) is None:
+                continue
+            if self.variation is None:
+                raise ValueError(f"{part} is a row beside weights with `variation`: describe that, or remove `{part}`")
+            if self.converter is not None or self.column is not None:
+                raise ValueError(f"{part} in analog joins values that are not converted: remove it, or the converter")
 
     def _fits(self, pattern: tuple[Feature, ...]) -> None:
         """Raise ValueError naming the first factor list of a pattern count that has another length than it should."""
@@ -173,7 +188,8 @@ class Macro(Written):
     @property
     def fingerprint(self) -> str:
         """A hash of everything that sets what the macro computes."""
-        text = self.model_dump_json(exclude={"source", "volts_per_count"})
+        absent = {name for name in ("bias", "norm") if getattr(self, name) is None}  # younger than saved networks
+        text = self.model_dump_json(exclude={"source", "volts_per_count"} | absent)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def dump(self) -> dict[str, Any]:

@@ -35,28 +35,30 @@ def program(
     groups: int = 1,
     sample: Tensor | None = None,
     around: Linearised | None = None,
+    beside: Tensor | None = None,
 ) -> Column:
     """Write a layer's weights on a die, for the ``n``-th time.
 
     ``weights``: (G·N, K), integers of ``macro.weights``, or real numbers if that is absent; the result's ``weight`` is
     differentiable in them. ``sample``: the draws of a weight variation, if already at hand. ``around``: the arrays
-    solved before (``wired.linearised``), from which the effect of wires follows to first order. Raises ValueError
-    naming the first weight that is NaN or out of range.
+    solved before (``wired.linearised``), from which the effect of wires follows to first order. ``beside``: what else
+    sits in the weights' physical range. Raises ValueError naming the first weight that is NaN or out of range.
     """
     outputs, inputs = weights.shape[0] // groups, weights.shape[1]
     layout = macro.layout(inputs, outputs, groups)
     check(weights.detach(), macro, site.name)
     if macro.sliced:
         return replace(_sliced(weights, macro, layout, chip, site, n, around), n=n)
+    effective, deviation = weights, None
     if macro.variation is not None:
         sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
-        effective = macro.variation.apply(weights, sample)
-    else:
-        effective = weights
+        effective = macro.variation.apply(weights, sample, beside)
+        deviation = macro.variation.deviation(weights, beside)
     cells, unit = None, 1.0
     if macro.converter is not None or macro.column is not None:
         cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]), macro)
-    return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+    column = _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+    return column if deviation is None else replace(column, cell_variance=float(deviation) ** 2)
 
 
 def with_cells(column: Column) -> Column:
@@ -77,11 +79,22 @@ def check(weights: Tensor, macro: Macro, name: str) -> None:
 
 
 def sampled(
-    variation: WeightVariation, shape: torch.Size, chip: Chip, site: Site, n: int, device: torch.device
-) -> Tensor:
-    """The draws of a weight variation on a die, one a weight of a (G·N, K) matrix (float64)."""
+    variation: WeightVariation,
+    shape: torch.Size,
+    chip: Chip,
+    site: Site,
+    n: int,
+    device: torch.device,
+    what: str = "weights",
+) -> Tensor | None:
+    """The draws of a weight variation on a die, float64; None where dies do not differ.
+
+    One a weight of a (G·N, K) matrix, or one an output for its row of offsets (``what``: bias).
+    """
+    if not variation.varies:
+        return None
     index = torch.arange(shape.numel(), device=device).view(shape)
-    return variation.sample(Effect(chip.stream(f"weight {variation.kind} write {n}", f"weights {site.name}"), index))
+    return variation.sample(Effect(chip.stream(f"weight {variation.kind} write {n}", f"{what} {site.name}"), index))
 
 
 def _sliced(

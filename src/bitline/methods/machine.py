@@ -95,8 +95,7 @@ class OnFreshChips(OnMacro):
 class ErrorAware(OnFreshChips):
     """The macro with all its errors: a fresh chip of the training lot each step, fresh noise each read.
 
-    S0's error-aware training (Chang, Liu, Kuster, SMACD 2022) and, with weight variations, the fresh draws of HA-SGD
-    (Wan et al., JETC 2022).
+    S0's error-aware training (Chang, Liu, Kuster, SMACD 2022). With weight variations it is ``HaSgd`` without any part.
     """
 
     kind: Literal["error_aware"] = "error_aware"

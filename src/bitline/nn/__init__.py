@@ -2,21 +2,24 @@
 
 from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.cim import CimLayer
-from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
-from bitline.nn.die import Silicon
+from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, restore
+from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
-from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
+from bitline.nn.model import differentiate, layers, on_chip, parts, programmed, requantise, silicon, use
+from bitline.nn.norms import AnalogNorm
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 from bitline.nn.tradeoff import Tradeoff, range_tradeoff
 
 __all__ = [
+    "AnalogNorm",
     "AnyQuantizer",
     "CimLayer",
     "Lsq",
     "Mapped",
     "MinMax",
     "Mse",
+    "OnSilicon",
     "Pact",
     "Percentile",
     "Silicon",
@@ -25,11 +28,13 @@ __all__ = [
     "calibrate",
     "convert",
     "differentiate",
+    "digital",
     "fingerprint",
     "kept",
     "layers",
     "mapping",
     "on_chip",
+    "parts",
     "programmed",
     "range_tradeoff",
     "requantise",

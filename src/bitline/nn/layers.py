@@ -29,8 +29,8 @@ class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
 
-    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
 
 class _Conv(CimLayer):
@@ -75,8 +75,8 @@ class _Conv(CimLayer):
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y[0] if lead else y
 
-    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
+    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)  # type: ignore[operator]
 
 
 class Conv1d(_Conv, nn.Conv1d):  # type: ignore[misc]

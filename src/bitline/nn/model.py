@@ -9,7 +9,7 @@ from torch import nn
 
 from bitline.macro import AnyGradient, Chip, Column, Macro, causes
 from bitline.nn.cim import CimLayer
-from bitline.nn.die import Silicon
+from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.quantizers import AnyQuantizer
 
 
@@ -18,10 +18,15 @@ def layers(model: nn.Module) -> dict[str, CimLayer]:
     return {layer.site.name: layer for layer in model.modules() if isinstance(layer, CimLayer)}
 
 
+def parts(model: nn.Module) -> dict[str, OnSilicon]:
+    """Everything of a model that sits on a macro, its layers and its analog norms, by dotted name."""
+    return {part.site.name: part for part in model.modules() if isinstance(part, OnSilicon)}
+
+
 def silicon(model: nn.Module) -> Silicon:
-    """The die and reads that a converted model's layers share; raises ValueError for a model that was not converted."""
-    for layer in layers(model).values():
-        return layer.silicon
+    """The die and reads that a converted model's parts share; raises ValueError for a model that was not converted."""
+    for part in parts(model).values():
+        return part.silicon
     raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
 
 
@@ -35,21 +40,21 @@ def programmed(model: nn.Module, name: str) -> Column:
 
 
 def use(model: nn.Module, variant: Callable[[Macro], Macro] | None = None, cause: str | None = None) -> None:
-    """Compute with a variant of each layer's macro (``ideal``, ``nominal``), or with the design itself.
+    """Compute with a variant of each part's macro (``ideal``, ``nominal``), or with the design itself.
 
-    ``cause``: one cause of error made ideal on top, where a layer's macro has it.
+    ``cause``: one cause of error made ideal on top, where a part's macro has it.
     """
-    for layer in layers(model).values():
-        macro = variant(layer.design) if variant else layer.design
-        layer.use(macro, cause if cause and cause in causes(macro) else None)
+    for part in parts(model).values():
+        macro = variant(part.design) if variant else part.design
+        part.use(macro, cause if cause and cause in causes(macro) else None)
 
 
 def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:
     """Put the model on a die, its arrays written for the ``write``-th time."""
     shared = silicon(model)
     shared.chip, shared.write = chip, write
-    for layer in layers(model).values():
-        layer.renew()
+    for part in parts(model).values():
+        part.renew()
 
 
 def differentiate(model: nn.Module, gradient: AnyGradient | None = None) -> None:

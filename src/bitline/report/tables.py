@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bitline.evaluate.budget import Priorities
 from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import Mapped
@@ -90,6 +91,30 @@ def verification_tables(found: Verification) -> tuple[Table, Table]:
             _cell(band.residual, ".2f"),
         )
     return rows, bands
+
+
+def priorities_table(found: Priorities) -> Table:
+    """Curvature and errors of each layer, the share of its weights to verify, and its bits."""
+    caption = "Tr H: of the mean loss, ± standard error · error: rms of a weight's error over the weights' rms"
+    caption += f" · rise: of the loss by these errors · verify: % of its weights, {100 * found.share:g} % of all"
+    caption += f" · bits: where {found.mean_bits:g} a weight are spent · {found.samples} samples"
+    table = Table(title=Text(found.macro), title_justify="left", caption=Text(caption), caption_justify="left")
+    table.add_column("layer", overflow="fold")
+    for name in ("weights", "Tr H", "±", "Gauss-Newton", "error", "rise", "verify, %", "bits"):
+        table.add_column(name, justify="right")
+    for row in found.layers:
+        table.add_row(
+            Text(row.layer, style="bold"),
+            _cell(row.weights, ","),
+            _cell(row.trace, ".4g"),
+            _cell(row.trace_error, ".2g"),
+            _cell(row.gauss_newton, ".4g"),
+            _cell(row.error, ".3f"),
+            _cell(row.rise, ".3g"),
+            _cell(100 * row.verify, ".1f"),
+            _cell(row.bits),
+        )
+    return table
 
 
 def facts_table(macro: Macro) -> Table:
