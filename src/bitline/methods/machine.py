@@ -40,6 +40,9 @@ class OnMacro(BaseModel):
             raise ValueError(reasons[0])
         use(model)
 
+    def measure(self, model: nn.Module, batches: Batches) -> None:
+        """Nothing."""
+
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
         silicon(model).read = progress.step
