@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from itertools import pairwise
 from typing import Any
@@ -34,6 +35,7 @@ from bitline.macro import (
 from bitline.macro.curves import Compressive, Discharge, Lookup, Points, Polynomial
 from bitline.macro.kinds import CurveColumn, TableColumn, Trim
 from bitline.macro.placement import Layout, Reload
+from bitline.macro.probability import aliases
 from contracts import base, table
 
 CHIP = Chip(0, 0)
@@ -458,6 +460,58 @@ def test_a_table_is_written_a_line_a_row() -> None:
 def test_a_wrongly_written_table_is_told(written: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(says)):
         TableColumn(probability=written)
+
+
+def walker(whole: np.ndarray, bits: int) -> list[int]:
+    """Words of one row, a bin at a time: the one with the least is filled up from the one with the most."""
+    bins = 1 << bits
+    left, words, room = [int(n) for n in whole] + [0] * (bins - len(whole)), [0] * bins, (1 << 32) // bins
+    still = list(range(bins))
+    while still:
+        low, high = min(still, key=lambda b: left[b]), max(still, key=lambda b: left[b])
+        own = min(left[low], room)
+        words[low] = low if own == room else own << bits | high
+        left[high] -= room - own
+        still.remove(low)
+    return words
+
+
+@pytest.mark.parametrize("codes", [1, 2, 11, 64, 90])
+def test_alias_tables_hold_the_probabilities_to_two_to_the_minus_32(codes: int) -> None:
+    generator = np.random.default_rng(codes)
+    dense = generator.dirichlet(np.full(codes, 0.5), (2, 9))
+    sparse = np.where(generator.random((2, 9, codes)) < 0.1, dense, 0)
+    sparse[..., :1] += sparse.sum(2, keepdims=True) == 0
+    tables = np.concatenate([dense, sparse / sparse.sum(2, keepdims=True), np.eye(codes)[None, np.arange(9) % codes]])
+    words = aliases(tables).view(np.uint32).astype(np.int64)
+    bits = words.shape[1].bit_length() - 1
+    own, alias = np.broadcast_to(np.arange(words.shape[1]), words.shape), words & (1 << bits) - 1
+    held = np.zeros(words.shape, dtype=np.int64)
+    row = np.arange(len(words))[:, None]
+    np.add.at(held, (row, own), words >> bits)
+    np.add.at(held, (row, alias), (1 << 32 - bits) - (words >> bits))
+    share = tables.reshape(-1, codes) * 2.0**32
+    assert not held[:, codes:].any()
+    assert (np.abs(held[:, :codes] - share) < 1).all()
+    assert (held.sum(1) == 1 << 32).all()
+    assert words.tolist() == [walker(whole, bits) for whole in held[:, :codes]]  # seeds give the codes they always gave
+
+
+def test_what_is_worked_out_from_a_table_is_shared_by_columns_dies_and_copies() -> None:
+    m = simple(column=TableColumn(probability=table(17, 1.0, 5), per="column", step=4.0))
+    again = copy.deepcopy(m)
+    laws = [
+        program(torch.ones(8, 64), macro, Chip(0, number), Site(name)).law
+        for macro, number, name in ((m, 0, "a"), (m, 1, "a"), (again, 0, "b"))
+    ]
+    assert len({law.words.data_ptr() for law in laws if law is not None}) == 1
+    other = m.column.model_copy(update={"probability": table(17, 2.0, 5)})
+    assert not np.array_equal(other.mean, m.column.mean)
+    changed = m.model_copy(update={"column": other})
+    assert changed.fingerprint == Macro.model_validate(changed.dump()).fingerprint != m.fingerprint
+    assert m == again
+    assert m == Macro.model_validate(m.dump())
+    assert m != changed
 
 
 def drawn(probability: np.ndarray, reads: int = 20_000) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,6 +288,30 @@ def test_gaussian_training_adds_what_was_measured_to_the_ideal_macro() -> None:
     assert spy.noise[-5:] == [wanted["0"]] * 5
     measuring = len(spy.macros) - 5
     assert spy.chips[:measuring] == [training_chip(0, -1 - number) for number in range(measuring)]
+
+
+def test_a_finished_run_is_loaded_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> nn.Module:
+        net = model()
+        train(net, batches(), config=SMALL, method=Gaussian(), out=tmp_path, progress=False)
+        return net.eval()
+
+    def unasked(*_: Any) -> dict[str, float]:
+        raise AssertionError("measured again")
+
+    once = trained()
+    monkeypatch.setattr(Gaussian, "measured", unasked)
+    again = trained()
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in once.state_dict().items())
+    for net in (once, again):
+        assert first(net).added_noise is None
+        assert first(net).macro == macro()
+        on_chip(net, Chip(5, 5))
+    assert torch.equal(once(X), again(X))
+    latest = tmp_path / "latest.json"  # an unfinished one is measured, for what is left to train
+    latest.write_text(latest.read_text().replace('"done": true', '"done": false'))
+    with pytest.raises(AssertionError, match="measured again"):
+        trained()
 
 
 def test_measuring_leaves_the_model() -> None:

@@ -371,6 +371,9 @@ def test_the_method_is_asked_at_each_point():
         def begin(self, model, batches):
             seen.append(("begin", len(list(batches(0)))))
 
+        def measure(self, model, batches):
+            seen.append(("measure", len(list(batches(0)))))
+
         def before_step(self, model, progress):
             seen.append(("step", progress.step, progress.total))
 
@@ -383,7 +386,7 @@ def test_the_method_is_asked_at_each_point():
 
     train(network(), Batches(), config=TrainConfig(steps=2, accumulate=2), method=Spy())
     first = [index[0].item() for _, _, index in Batches()(0)]
-    expected = [("begin", 6), ("step", 0, 2), ("loss", first[0]), ("loss", first[1])]
+    expected = [("begin", 6), ("measure", 6), ("step", 0, 2), ("loss", first[0]), ("loss", first[1])]
     assert seen == [*expected, ("step", 1, 2), ("loss", first[2]), ("loss", first[3]), ("end",)]
 
 

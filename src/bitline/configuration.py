@@ -1,7 +1,8 @@
 """Configurations as they are written: short forms made whole, and what is wrong told by key.
 
-``Written`` is a model that takes a bare name for ``{kind: name}`` and no truth value for a number. ``explain`` tells a
-``ValidationError`` in the words of the file: the path of the key as it was written, what would be accepted there.
+``Written`` is a model that takes a bare name for ``{kind: name}`` and no truth value for a number; ``Value`` is a
+frozen one that keeps what it works out. ``explain`` tells a ``ValidationError`` in the words of the file: the path of
+the key as it was written, what would be accepted there.
 """
 
 from __future__ import annotations
@@ -12,16 +13,33 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 Model: TypeAlias = type[BaseModel]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML has it: 20 times as fast
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 KNOWN = frozenset(get_args(core_schema.ErrorType))
+V = TypeVar("V", bound="Value")
 SHOWN = 80  # characters of a value that is repeated in a message
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+
+
+def from_yaml(text: str) -> Any:
+    """Plain data from YAML; raises yaml.YAMLError."""
+    return yaml.load(text, LOADER)
+
+
+def to_yaml(value: Any) -> str:
+    """Plain data as YAML, keys in their order."""
+    return yaml.dump(value, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
 
 
 # --------------------------------------------------------------------------------------------------- marks of fields
@@ -157,6 +175,22 @@ class Written(BaseModel):
     ) -> dict[str, Any]:
         """The JSON schema, bare names included."""
         return super().model_json_schema(by_alias, ref_template, schema_generator or _Schema, mode, **more)
+
+
+class Value(BaseModel):
+    """A frozen model that keeps what it works out (``cached_property``): copies share it, changed copies start anew."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __deepcopy__(self: V, memo: dict[int, Any] | None = None) -> V:
+        return self
+
+    def model_copy(self: V, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> V:
+        """As pydantic's; ``deep`` makes no difference, for nothing inside ever changes."""
+        copied = super().model_copy(update=update)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys() if update else ():
+            del copied.__dict__[name]
+        return copied
 
 
 class _Schema(GenerateJsonSchema):

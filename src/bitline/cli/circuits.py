@@ -102,13 +102,12 @@ def _simulated(
 
 def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:
     """Write a behavioural model as a macro, and the picture of what it misses."""
-    import yaml
-
+    from bitline.configuration import to_yaml
     from bitline.evaluate import write_atomic
     from bitline.report.residuals import residual_picture
 
     macro = adapted.behaviour.macro(name, columns=128, source=source)
-    write_atomic(file, yaml.safe_dump(macro.dump(), sort_keys=False, allow_unicode=True))
+    write_atomic(file, to_yaml(macro.dump()))
     if picture is not None:
         title, bound = f"{name}: {len(adapted.sums)} points held out", adapted.tolerance.largest
         sums, model, alone = adapted.sums.tolist(), adapted.residual.tolist(), adapted.alone.tolist()

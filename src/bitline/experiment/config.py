@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from bitline import presets
-from bitline.configuration import OneOrMany, Written, explain, near, refused, whole
+from bitline.configuration import OneOrMany, Written, explain, from_yaml, near, refused, whole
 from bitline.data import AnyDataset, CropFlip
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
@@ -221,7 +221,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     accepted.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = from_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"experiment file {path}: {error.strerror or error}") from None
     except yaml.YAMLError as error:
@@ -268,7 +268,7 @@ def _set(data: dict[str, Any], change: str) -> None:
     if not equals or not name:
         raise ValueError(f"--set {change!r}: expected key=value, such as test.chips=5")
     try:
-        value = yaml.safe_load(text)
+        value = from_yaml(text)
     except yaml.YAMLError:
         raise ValueError(f"--set {change!r}: {text!r} is not YAML") from None
     *path, last = name.split(".")

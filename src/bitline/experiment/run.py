@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from bitline.configuration import to_yaml
 from bitline.data import batches
 from bitline.evaluate import (
     Difference,
@@ -304,7 +304,7 @@ def _claim(out: Path, experiment: Experiment) -> None:
     Raises ValueError if it holds another one, or cannot be written.
     """
     training = experiment.model_dump(mode="json", exclude={"title", "methods", "test"})
-    mine = yaml.safe_dump(training, sort_keys=False, allow_unicode=True)
+    mine = to_yaml(training)
     path = out / "experiment.yaml"
     try:
         if path.exists() and path.read_text(encoding="utf-8") != mine:

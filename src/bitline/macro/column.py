@@ -49,19 +49,24 @@ class Code:
 class Law:
     """A measured table P(code | ideal code) as alias tables (Walker, 1977): rows (tables · ideal codes) of 2^k bins.
 
-    32 random bits draw a code: the first k choose a bin, the others, below its ``cut``, its own code, else ``alias``.
+    32 random bits draw a code: the first k choose a bin; the others, below its cut, its own code, else its alias. A
+    word holds the cut above the alias, of k bits; a bin that is its own entirely has cut 0 and is its own alias.
     """
 
     low: float
     step: float
     ideal_codes: int
     codes: int
-    cut: Tensor  # (tables * ideal codes, 2^k) int64, 0 … 2^(32 - k)
-    alias: Tensor  # alike
+    words: Tensor  # (tables * ideal codes, 2^k) int32, shared by all columns with these tables
     slope: Tensor  # (tables * ideal codes,) derivative of the mean code by the ideal code
     which: Tensor | None  # table of each conversion, (G, T, C, N); absent: table 0
     mean: Tensor  # (tables * ideal codes,) mean code
     stretch: Tensor  # alike: relative derivative of the deviation of the code by the ideal code
+
+    @property
+    def bits(self) -> int:
+        """k, the bits that choose a bin."""
+        return self.words.shape[1].bit_length() - 1
 
 
 @dataclass(frozen=True, eq=False)

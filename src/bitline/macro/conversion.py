@@ -233,12 +233,13 @@ class Reader:
         place = self._ideal_place(u).floor_()
         ideal = place.clamp(0, law.ideal_codes - 1).long()
         row = ideal if law.which is None else ideal + law.which[:, t, None] * law.ideal_codes
-        bins = law.cut.shape[1]
-        rest = 33 - bins.bit_length()
+        rest = 32 - law.bits
         draw = self._by_conversion(draws.read_words(counters))
-        entry = row * bins + (draw >> rest)
-        own = (draw & ((1 << rest) - 1)) < torch.take(law.cut, entry)
-        code = torch.where(own, draw >> rest, torch.take(law.alias, entry)).to(self.total)
+        drawn_bin = draw >> rest
+        word = torch.take(law.words, (row << law.bits) + drawn_bin).long()
+        low = (1 << rest) - 1
+        own = (draw & low) < (word >> law.bits & low)
+        code = torch.where(own, drawn_bin, word & (1 << law.bits) - 1).to(self.total)
         if not self.keep.slope:
             return code, None
         rise = torch.take(law.slope, row)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from bitline.configuration import Value
 from bitline.macro.curves import AnyCurve
 from bitline.macro.probability import Probability, RowReads, aliases
 
 
-class Model(BaseModel):
-    """A frozen part of a macro's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Feature(Model):
+class Feature(Value):
     """A pattern count, u_f = Σ_r digits[x_r] · levels[w_r] · rows[r]: how what rows hold and do moves a column beyond
     its sum. In counts, its coefficient included; nothing where a row neither is on nor holds anything."""
 
@@ -36,7 +31,7 @@ class Feature(Model):
         return self
 
 
-class CurveColumn(Model):
+class CurveColumn(Value):
     """Value = mean(gain · u + offset) + Σ_f u_f + sigma(u) · noise, gain and offset frozen per physical column.
 
     An S0 behavioural column (Chang, Liu, Kuster, SMACD 2022, as far as published) in the library's canonical form; the
@@ -53,7 +48,7 @@ class CurveColumn(Model):
     )
 
 
-class TableColumn(Model):
+class TableColumn(Value):
     """Code ~ P(code | ideal code), measured: column, converter and all. D-NAT's error model (Lin et al., JETCAS 2022).
 
     The ideal sum of the legs is first quantised: ideal code = (sum - low)/step, half up, clipped. A code stands for
@@ -64,7 +59,7 @@ class TableColumn(Model):
     columns of the measured die lack a table (those that no conversion begins at), ``places`` numbers the others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
     kind: Literal["table"] = "table"
     probability: Probability
     low: float = 0.0
@@ -96,7 +91,12 @@ class TableColumn(Model):
         return self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TableColumn) and self.model_dump() == other.model_dump()
+        if not isinstance(other, TableColumn):
+            return False
+        pairs = ((getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+        return self is other or all(
+            np.array_equal(mine, yours) if isinstance(mine, np.ndarray) else mine == yours for mine, yours in pairs
+        )
 
     def __hash__(self) -> int:
         return hash((self.probability.tobytes(), self.low, self.step, self.per, self.assign, self.bank, self.places))
@@ -124,9 +124,14 @@ class TableColumn(Model):
         return self.probability.shape[2]
 
     @cached_property
-    def alias(self) -> tuple[np.ndarray, np.ndarray]:
-        """(cut, alias) of each row as ``column.Law`` describes them, (tables · ideal codes, 2^k) int64."""
+    def alias(self) -> np.ndarray:
+        """How a code is drawn in each row: the words of ``column.Law``, (tables · ideal codes, 2^k) int32."""
         return aliases(self.probability)
+
+    @cached_property
+    def laws(self) -> dict[Any, Any]:
+        """What ``program`` makes of the tables once on each device, for all columns."""
+        return {}
 
     @cached_property
     def slope(self) -> np.ndarray:
@@ -158,7 +163,7 @@ class TableColumn(Model):
 AnyColumn = Annotated[CurveColumn | TableColumn, Field(discriminator="kind")]
 
 
-class Trim(Model):
+class Trim(Value):
     """Calibration of each column after fabrication: two trim DACs take out gain and offset, measured in noisy reads.
 
     Known sums (an eighth and seven eighths of full scale, from a row of calibration cells) are read ``reads`` times

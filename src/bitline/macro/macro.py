@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from bitline.circuits.crossbar.wires import Wires
-from bitline.configuration import Changes, Written, explain, whole, within
+from bitline.configuration import Changes, Value, Written, explain, from_yaml, whole, within
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
@@ -21,10 +22,8 @@ from bitline.units import Volts
 PRESETS = Path(__file__).parent / "presets"
 
 
-class Macro(Written):
+class Macro(Written, Value):
     """Rows, columns, digits, and one inexact read. What is absent is ideal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str = Field(default="", description="where the figures come from")
@@ -182,10 +181,12 @@ class Macro(Written):
         """The macro at one of its corners; raises ValueError naming the corners there are."""
         if corner not in self.corners:
             raise ValueError(f"macro {self.name} has no corner {corner!r}; it has: {', '.join(self.corners) or 'none'}")
-        config = _merge(self.model_dump(exclude={"corners"}), self.corners[corner])
+        change = self.corners[corner]
+        same = {name: getattr(self, name) for name in type(self).model_fields.keys() - change.keys() - {"corners"}}
+        config = same | _merge(self.model_dump(include=set(change)), change)
         return Macro.model_validate(config | {"name": f"{self.name} @ {corner}"})
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that sets what the macro computes."""
         absent = {name for name in ("bias", "norm") if getattr(self, name) is None}  # younger than saved networks
@@ -244,7 +245,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> Macro:
         circle = " → ".join(one.name for one in (*above[above.index(here) :], here))
         raise ValueError(f"{path}: `base` leads round in a circle: {circle}; one of them must stand on its own")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = from_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError) as error:
         raise ValueError(f"macro file {path}: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64, UInt32
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+BLOCK = 2048  # rows worked on at once: they stay in the cache
 
 
 def _written(value: dict[str, Any]) -> np.ndarray:
@@ -42,11 +44,15 @@ def _written(value: dict[str, Any]) -> np.ndarray:
 def _rows(array: np.ndarray) -> dict[str, Any]:
     """The written form: a row is a line, from its first code to its last with a probability."""
 
-    def row(shares: np.ndarray) -> str:
-        seen = np.flatnonzero(shares)
-        return f"{seen[0]}: " + " ".join(repr(float(share)) for share in shares[seen[0] : seen[-1] + 1])
+    seen = array > 0
+    first, end = seen.argmax(2), array.shape[2] - seen[:, :, ::-1].argmax(2)
 
-    return {"codes": array.shape[2], "rows": [[row(shares) for shares in table] for table in array]}
+    def row(table: int, ideal: int) -> str:
+        begin = first[table, ideal]
+        return f"{begin}: " + " ".join(map(repr, array[table, ideal, begin : end[table, ideal]].tolist()))
+
+    tables, ideals = map(range, array.shape[:2])
+    return {"codes": array.shape[2], "rows": [[row(table, ideal) for ideal in ideals] for table in tables]}
 
 
 def _matrix(value: Any) -> np.ndarray:
@@ -101,28 +107,59 @@ RowReads = Annotated[
 ]
 
 
-def aliases(
-    probability: Float[np.ndarray, "T I J"],
-) -> tuple[Int64[np.ndarray, "rows bins"], Int64[np.ndarray, "rows bins"]]:
-    """(cut, alias) of each of T · I rows in 2^k bins, as ``column.Law`` describes them, by Walker's method (Electronics
-    Letters 10(8), 1974). Probabilities are multiples of 2^-32, of largest remainder."""
+def aliases(probability: Float[np.ndarray, "T I J"]) -> Int32[np.ndarray, "rows bins"]:
+    """Words of T · I rows in 2^k bins, as ``column.Law`` describes them, by Walker's method (Electronics Letters 10(8),
+    1974). Probabilities are multiples of 2^-32, of largest remainder."""
     codes = probability.shape[2]
     flat = probability.reshape(-1, codes)
-    bins = 1 << max(1, (codes - 1).bit_length())
-    share = np.zeros((len(flat), bins))
-    share[:, :codes] = flat * 2.0**32
-    left = np.floor(share).astype(np.int64)
-    order = np.argsort(left - share, axis=1, kind="stable")
-    missing = (1 << 32) - left.sum(1)
-    np.put_along_axis(left, order, np.take_along_axis(left, order, 1) + (np.arange(bins) < missing[:, None]), 1)
-    room, rows = (1 << 32) // bins, np.arange(len(flat))
-    cut, alias = np.full_like(left, room), np.broadcast_to(np.arange(bins), left.shape).copy()
-    open_bins = np.ones(left.shape, dtype=bool)
-    for _ in range(bins):  # the bin with the least is filled up from the one with the most
-        low = np.where(open_bins, left, 1 << 62).argmin(1)
-        high = np.where(open_bins, left, -1).argmax(1)
-        held = left[rows, low]
-        cut[rows, low], alias[rows, low] = np.minimum(held, room), high
-        left[rows, high] -= room - cut[rows, low]
-        open_bins[rows, low] = False
-    return cut, alias
+    parts = [slice(first, first + BLOCK) for first in range(0, len(flat), BLOCK)]
+    left = np.zeros((len(flat), 1 << max(1, (codes - 1).bit_length())), dtype=np.int64)
+    for part in parts:
+        left[part, :codes] = _whole(flat[part])
+    words = np.empty(left.shape, dtype=np.uint32)
+    seen = np.count_nonzero(left, axis=1)
+    order = np.argsort(seen, kind="stable")  # rows of as many codes together
+    for part in parts:
+        rows = order[part]
+        words[rows] = _filled(left[rows], int(seen[rows[-1]]))
+    return words.view(np.int32)
+
+
+def _whole(flat: Float[np.ndarray, "rows codes"]) -> Int64[np.ndarray, "rows codes"]:
+    """Probabilities as whole multiples of 2^-32 that sum to 1."""
+    share = flat * 2.0**32
+    whole = np.floor(share).astype(np.int64)
+    missing = (1 << 32) - whole.sum(1, keepdims=True)
+    order = np.argsort(whole - share, axis=1, kind="stable")
+    more = np.take_along_axis(whole, order, 1) + (np.arange(whole.shape[1]) < missing)
+    np.put_along_axis(whole, order, more, 1)
+    return whole
+
+
+def _filled(left: Int64[np.ndarray, "rows bins"], most: int) -> UInt32[np.ndarray, "rows bins"]:
+    """Each bin with the least is filled up from the one with the most; at most ``most`` bins of a row hold anything.
+
+    Bins that hold nothing come first, so that only the others need to be searched.
+    """
+    rows, bins = left.shape
+    bits = bins.bit_length() - 1
+    room, row, start = 1 << (32 - bits), np.arange(rows), np.arange(rows) * most
+    order = np.argsort(left != 0, axis=1, kind="stable")
+    empty, bin_of = order[:, : bins - most], np.sort(order[:, bins - most :], axis=1)
+    high = np.take_along_axis(left, bin_of, 1)
+    words = np.empty((rows, bins), dtype=np.uint32)
+    held, name = high.reshape(-1), bin_of.reshape(-1)
+    for number in range(bins - most):
+        giver = start + high.argmax(1)
+        held[giver] -= room
+        words[row, empty[:, number]] = name[giver]
+    low = high.copy()  # as `high`, but what is closed is never the least
+    open_held = low.reshape(-1)
+    for _ in range(most):
+        taker, giver = start + low.argmin(1), start + high.argmax(1)
+        own = np.minimum(held[taker], room)
+        words[row, name[taker]] = np.where(own == room, name[taker], own << bits | name[giver])
+        held[giver] -= room - own
+        open_held[giver] = held[giver]
+        held[taker], open_held[taker] = -1, 1 << 62
+    return words

@@ -284,17 +284,20 @@ def _code(adc: Adc, layout: Layout, chip: Chip, site: Site, device: torch.device
 
 
 def _law(table: TableColumn, layout: Layout, chip: Chip, site: Site, device: torch.device) -> Law:
-    tables, ideal_codes, codes = table.probability.shape
-    cut, alias = (torch.from_numpy(part).to(device) for part in table.alias)
-    slope, mean, stretch = (
-        torch.from_numpy(part.reshape(-1)).float().to(device) for part in (table.slope, table.mean, table.stretch)
-    )
+    if device not in table.laws:
+        _, ideal_codes, codes = table.probability.shape
+        slope, mean, stretch = (
+            torch.from_numpy(part.reshape(-1)).float().to(device) for part in (table.slope, table.mean, table.stretch)
+        )
+        words = torch.from_numpy(table.alias).to(device)
+        table.laws[device] = Law(table.low, table.step, ideal_codes, codes, words, slope, None, mean, stretch)
     which = None
     if table.per != "pooled":
         address = layout.columns_of(site)[:, :, :, 0]
         if table.assign == "drawn":
             number = (address if table.bank is None else address // table.bank).to(device)
+            tables = len(table.probability)
             which = (Effect(chip.stream("column table", site.where), number).uniform() * tables).long()
         else:
             which = torch.from_numpy(table.table_of(address.numpy(), layout.columns)).to(device)
-    return Law(table.low, table.step, ideal_codes, codes, cut, alias, slope, which, mean, stretch)
+    return replace(table.laws[device], which=which)

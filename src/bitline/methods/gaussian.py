@@ -59,6 +59,9 @@ class Gaussian(OnMacro):
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)
+        use(model, ideal)
+
+    def measure(self, model: nn.Module, batches: Batches) -> None:
         sizes = self.measured(model, batches)
         use(model, ideal)
         for name, layer in layers(model).items():

@@ -48,6 +48,9 @@ class OnMacro(BaseModel):
         use(model)
         self._teacher = self.distil.teacher(model) if self.distil else None
 
+    def measure(self, model: nn.Module, batches: Batches) -> None:
+        """Nothing."""
+
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
         silicon(model).read = progress.step

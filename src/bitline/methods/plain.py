@@ -32,6 +32,9 @@ class Plain(BaseModel):
         for layer in layers(model).values():
             raise ValueError(self.refuses(layer.design))
 
+    def measure(self, model: nn.Module, batches: Batches) -> None:
+        """Nothing."""
+
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """Nothing."""
 

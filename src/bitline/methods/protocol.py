@@ -31,8 +31,8 @@ class Method(Protocol):
     """How a network is trained for its macro: what happens around each step, and what the loss is.
 
     A method keeps no state of its own between steps: what must survive a restart lives in the model, the rest
-    follows from the run's progress. ``begin`` is called again on resume, on the starting model, before its saved
-    weights are loaded; it has to do the same thing each time.
+    follows from the run's progress. ``begin`` and ``measure`` are called again on resume, on the starting model, before
+    its saved weights are loaded; they have to do the same thing each time. A finished run is loaded and not measured.
     """
 
     @property
@@ -45,7 +45,11 @@ class Method(Protocol):
         ...
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
-        """Once before training: gather statistics, add parameters, keep a teacher."""
+        """Once before training: add parameters, keep a teacher."""
+        ...
+
+    def measure(self, model: nn.Module, batches: Batches) -> None:
+        """Once after ``begin``, where there is training to do: gather statistics; parameters are left alone."""
         ...
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:

@@ -76,14 +76,13 @@ def train(
     """Train the model in place.
 
     ``batches(epoch)`` gives the epoch's ``(x, y, index)``, the same ones each time; a loader that gives ``(x, y)`` will
-    do. ``method`` is `ErrorAware` for a network on a
-    macro and `Plain` for any other, unless given. With ``out``, checkpoints, ``log.jsonl`` and TensorBoard events are
-    written there and, with ``resume``, a run that was stopped goes on and ends as if it had not been: same weights and
-    same records, bit for bit, on the same machine (CUDA kernels that are not deterministic excepted). Without
+    do. ``method`` is `ErrorAware` for a network on a macro and `Plain` for any other, unless given. With ``out``,
+    checkpoints, ``log.jsonl`` and TensorBoard events are written there and, with ``resume``, a run that was stopped
+    goes on and ends as if it had not been: same weights and same records, bit for bit, on the same machine (CUDA
+    kernels that are not deterministic excepted); one that is finished is loaded and nothing is measured for it. Without
     ``resume`` the folder's earlier run is removed. ``validate(model)`` runs in eval mode after each epoch; its numbers
-    are logged as ``validate/<name>``. Modules with a ``penalty()`` add it to the loss, those with
-    a ``constrain()`` are called after each step. Interrupting (Ctrl-C) finishes
-    the step, saves, and raises KeyboardInterrupt.
+    are logged as ``validate/<name>``. Modules with a ``penalty()`` add it to the loss, those with a ``constrain()`` are
+    called after each step. Interrupting (Ctrl-C) finishes the step, saves, and raises KeyboardInterrupt.
 
     Raises OSError when ``out`` cannot be written, CheckpointError when its checkpoint is damaged or of another model,
     macro or configuration, NonFiniteLoss naming the step and the samples.
@@ -133,8 +132,11 @@ class _Run:
 
     def __call__(self, resume: bool, progress: bool) -> History:
         config = self.config
-        seen = self._resume(resume)
+        seen = self._seen(resume)
+        if seen is None or not seen["done"]:
+            self.method.measure(self.model, self.stream)
         if seen is not None:
+            self._load(seen)
             at = _Place(**{field.name: seen[field.name] for field in fields(_Place)})
         elif config.steps is not None:
             at = _Place(total=config.steps)
@@ -233,7 +235,8 @@ class _Run:
         method = {"class": type(self.method).__name__, **settings}
         return {"config": self.config.model_dump(mode="json"), "method": method}
 
-    def _resume(self, resume: bool) -> dict[str, Any] | None:
+    def _seen(self, resume: bool) -> dict[str, Any] | None:
+        """The record of this run's checkpoint; None where there is none to go on from."""
         if self.folder is None:
             return None
         if not resume:
@@ -250,10 +253,13 @@ class _Run:
                 raise checkpoint.CheckpointError(
                     f"{self.folder} holds another run: {told}. Choose another folder, or resume=False to start over"
                 )
+        return seen
+
+    def _load(self, seen: dict[str, Any]) -> None:
+        assert self.folder is not None
         checkpoint.load(self.folder, self.model, self.optimizer)
         self.scaler.load_state_dict(seen["scaler"])
         logger.info("going on from step %d in %s", seen["step"], self.folder)
-        return seen
 
 
 def _penalty(model: nn.Module) -> Tensor | float:

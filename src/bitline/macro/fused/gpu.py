@@ -514,7 +514,7 @@ def _given(low: Lowered, geometry: Geometry, words: Words) -> dict[str, Any]:
         "most": code.most if code is not None else 0,
         "edges": low.edges,
         "which": low.which,
-        "law": low.law,
+        "law": law.words if law is not None else None,
         "ideal_codes": law.ideal_codes if law is not None else 0,
         "noise_words": noise_words(column) * layout.reads * layout.groups,
         "group_words": noise_words(column),
@@ -530,7 +530,7 @@ def _given(low: Lowered, geometry: Geometry, words: Words) -> dict[str, Any]:
         "ONE": max(lengths) == 1,
         "RUN": run,
         "BY_LEGS": low.by_legs,
-        "LAW_BITS": law.cut.shape[1].bit_length() - 1 if law is not None else -1,
+        "LAW_BITS": law.bits if law is not None else -1,
         "CODE_BITS": code.most.bit_length() if code is not None and low.edges is not None else 0,
     }
 

@@ -168,19 +168,6 @@ class Lowered:
         return None if code is None or code.thresholds is None else (code.thresholds + 0.5).contiguous()
 
     @cached_property
-    def law(self) -> Tensor | None:
-        """Alias tables in words of 32 bits, cut above alias; a bin that is its own entirely is its own alias."""
-        law = self.column.law
-        if law is None:
-            return None
-        bits = law.cut.shape[1].bit_length() - 1
-        full = law.cut == 1 << (32 - bits)
-        own = torch.arange(law.cut.shape[1], device=law.cut.device).expand_as(law.cut)
-        cut, alias = torch.where(full, 0, law.cut), torch.where(full, own, law.alias)
-        word = cut << bits | alias
-        return torch.where(word >= 1 << 31, word - (1 << 32), word).to(torch.int32)
-
-    @cached_property
     def slope(self) -> Tensor | None:
         """Mean read slope at each node of the mean curve, or at each row of the table."""
         if self.column.law is not None:
