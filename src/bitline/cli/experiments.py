@@ -46,15 +46,23 @@ def train(
     changes: Changes = None,
     plan: Plan = None,
 ) -> None:
-    """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there."""
+    """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there.
+
+    Several processes train it together, each on chips of its own:
+    `torchrun --nproc-per-node 2 -m bitline train EXPERIMENT.yaml --method error_aware`
+    """
+    from bitline.train import joined
+
     experiment = loaded(file, changes, plan)
     chosen = methods_of(experiment, method)[0]
     folder = folder_of(file, out)
-    walk = walk_of(experiment, folder)
-    net = walk.float_network()
-    for macro in experiment.macros:
-        walk.trained(walk.converted(net, macro), macro, chosen)
-    say(f"saved under {folder / 'train'}")
+    with joined() as rank:
+        walk = walk_of(experiment, folder)
+        net = walk.float_network()
+        for macro in experiment.macros:
+            walk.trained(walk.converted(net, macro), macro, chosen)
+    if rank == 0:
+        say(f"saved under {folder / 'train'}")
 
 
 def evaluate(
@@ -101,7 +109,10 @@ def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | No
     from bitline.experiment import Run, clear
     from bitline.macro import slow
     from bitline.report.tables import facts_table, summary_table
+    from bitline.train import started
 
+    if started() > 1:
+        raise ValueError("torchrun is for `bitline train`: `bitline run` in its folder then tests what was trained")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if fresh:
         clear(out)
