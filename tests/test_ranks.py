@@ -87,7 +87,7 @@ def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(ranks: Any, how: st
 
 def test_a_loss_that_is_not_finite_stops_all_ranks(ranks: list[dict[str, Any]]) -> None:
     first, second = (seen["poisoned"] for seen in ranks)
-    assert first == "the loss is nan at step 1 (epoch 0), by that of another rank"
+    assert first == "the loss is nan at step 1 (epoch 0), that of another rank"
     assert "the loss is nan at step 1 (epoch 0), on samples " in second
 
 

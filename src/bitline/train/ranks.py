@@ -25,7 +25,7 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device | None = None
 
     @staticmethod
     def here(device: torch.device) -> Ranks:
