@@ -6,6 +6,7 @@ from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
 from bitline.nn.die import Silicon
 from bitline.nn.kept import kept
 from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
+from bitline.nn.moving import calibrated, moved
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 from bitline.nn.tradeoff import Tradeoff, range_tradeoff
@@ -23,12 +24,14 @@ __all__ = [
     "Tradeoff",
     "Xnor",
     "calibrate",
+    "calibrated",
     "convert",
     "differentiate",
     "fingerprint",
     "kept",
     "layers",
     "mapping",
+    "moved",
     "on_chip",
     "programmed",
     "range_tradeoff",
