@@ -105,14 +105,27 @@ class CimLayer(nn.Module):
 
     def renew(self) -> None:
         """Forget what was programmed: the die, the weights or the macro changed."""
-        self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
         self._sample: Tensor | None = None
-        forget(self)
+        self.erase()
         if self.macro.variation is not None and not self.macro.sliced:
             groups, (inputs, outputs) = self.groups_of, self.matrix_shape[:2]
             shape = torch.Size((groups * outputs, inputs))
             silicon, variation = self.silicon, self.macro.variation
             self._sample = sampled(variation, shape, silicon.chip, self.site, silicon.write, self.weight.device).float()
+
+    def erase(self) -> None:
+        """Forget the programmed column; it is programmed again, the same, when it is read."""
+        self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
+        forget(self)
+
+    @property
+    def arrays(self) -> frozenset[int]:
+        """Numbers of the arrays it shares with other layers; none where it has its own."""
+        pool, first = self.site.pool, self.site.first
+        if pool is None:
+            return frozenset()
+        count = min(self.macro.layout(*self.matrix_shape).arrays, pool)
+        return frozenset((first + i) % pool for i in range(count))
 
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
@@ -174,6 +187,8 @@ class CimLayer(nn.Module):
         )
         if not grad:
             self._column = (key, column, scale)
+            if self.site.pool is not None:
+                silicon.write_arrays(self)
         return column, scale
 
     def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from bitline.nn.model import layers
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import AnyQuantizer, Lsq, Xnor
 from bitline.nn.ranges import ConverterRange
+from bitline.nn.transposed import TransposedLinear, stored_transposed
 
 STE = Ste()
 
@@ -55,7 +56,7 @@ def convert(
     inplace: bool = False,
     plan: str | None = None,
 ) -> nn.Module:
-    """Put a network's linear layers and convolutions on a macro.
+    """Put a network's linear layers and convolutions on a macro, Hugging Face's ``Conv1D`` among them.
 
     ``macro``: one for all, or by dotted-name pattern (``"layers.*.conv?"``; the first that matches counts). ``skip``:
     patterns of layers that stay digital. ``inputs`` and ``weights``: quantizers where the macro has digits; default
@@ -115,7 +116,7 @@ def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     model = model if inplace else copy.deepcopy(model)
     for name, layer in layers(model).items():
         model = _put(model, name, _plain(layer))
-    for module in [m for m in model.modules() if isinstance(m, MultiheadAttention)]:
+    for module in [m for m in model.modules() if isinstance(m, MultiheadAttention | TransposedLinear)]:
         model = _replace(model, module, module.restored())
     padded_encoders(model, False)
     if hasattr(model, "fingerprint"):
@@ -148,7 +149,7 @@ def mapping(model: nn.Module) -> tuple[Mapped, ...]:
                     why=module.plan.why,
                 )
             )
-        elif type(module) in LAYERS:
+        elif type(module) in LAYERS or stored_transposed(module):
             found.append(Mapped(layer=name, kind=_kind(module), macro=None, why="skipped by pattern"))
         elif (
             not isinstance(module, Quantizer | ConverterRange)
@@ -173,14 +174,20 @@ def _kind(module: nn.Module) -> str:
 
 
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections."""
+    """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections, and a
+    linear layer for one that is stored transposed."""
     named: dict[str, nn.Module] = {}
+    linears: dict[nn.Module, TransposedLinear] = {}
     attentions: dict[nn.Module, dict[str, nn.Linear]] = {}  # one that occurs twice has the same projections twice
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) is nn.MultiheadAttention:
             if module not in attentions:
                 attentions[module] = MultiheadAttention.projections(module)
             named |= {f"{name}.{part}".lstrip("."): linear for part, linear in attentions[module].items()}
+        elif stored_transposed(module):
+            if module not in linears:
+                linears[module] = TransposedLinear.of(module)
+            named[name] = linears[module]
         elif type(module) in LAYERS:
             named[name] = module
     return named
