@@ -25,10 +25,10 @@ _FROM = {
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),
     "evaluate": (
-        *("accuracy_curve", "evaluate", "recalibrate"),
+        *("Workers", "accuracy_curve", "evaluate", "recalibrate", "sweep"),
         *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits", "write_verify"),
     ),
-    "report": ("write_html",),
+    "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("data", "methods", "networks", "presets", "units")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, testing_chip
+from bitline.evaluate.ledger import UNKEPT, Ledger
+from bitline.evaluate.montecarlo import Batch, answers, blocks, testing_chip
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
 from bitline.nn import OnSilicon, kept, layers, on_chip, parts, silicon, use
@@ -128,13 +129,12 @@ def _kept(model: nn.Module) -> Iterator[dict[str, OnSilicon]]:
         use(model)
 
 
-def _mean(model: nn.Module, source: Source, chips: int, seed: int) -> float:
-    trials = [trial.right.double().mean() for trial in over_chips(model, source, chips, seed)]
-    return float(torch.stack(trials).mean()) * 100
+def _mean(model: nn.Module, name: str, source: Source, chips: int, seed: int, ledger: Ledger) -> float:
+    return float(ledger.over_chips(model, name, source, chips, seed).double().mean()) * 100
 
 
 def sensitivity(
-    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0
+    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0, ledger: Ledger = UNKEPT
 ) -> tuple[Sensitivity, ...]:
     """Accuracy with one layer, or analog norm, alone on real chips and all else ideal, one after the other."""
     rows = []
@@ -143,19 +143,21 @@ def sensitivity(
         base = float(answers(model, source()).double().mean()) * 100
         for name, layer in found.items():
             layer.use(layer.design)
-            mean = _mean(model, source, chips, seed)
+            mean = _mean(model, f"{method}: {name} alone", source, chips, seed, ledger)
             layer.use(ideal(layer.design))
             rows.append(Sensitivity(method=method, layer=name, mean=round(mean, 4), loss=round(base - mean, 4)))
     return tuple(rows)
 
 
-def explanation(model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0) -> tuple[Cause, ...]:
+def explanation(
+    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0, ledger: Ledger = UNKEPT
+) -> tuple[Cause, ...]:
     """Accuracy with one imperfection at a time made ideal in every layer, all others kept."""
     rows = []
     with _kept(model) as found:
-        base = _mean(model, source, chips, seed)
+        base = _mean(model, f"{method}: all causes", source, chips, seed, ledger)
         for cause in dict.fromkeys(cause for layer in found.values() for cause in causes(layer.design)):
             use(model, cause=cause)
-            mean = _mean(model, source, chips, seed)
+            mean = _mean(model, f"{method}: without {cause}", source, chips, seed, ledger)
             rows.append(Cause(method=method, cause=cause, mean=round(mean, 4), gain=round(mean - base, 4)))
     return tuple(rows)

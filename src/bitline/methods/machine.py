@@ -88,11 +88,12 @@ class Qat(OnMacro):
 
 
 class OnFreshChips(OnMacro):
-    """What methods share that train on the macro with all its errors: a fresh chip of the training lot each step."""
+    """What methods share that train on the macro with all its errors: a fresh chip of the training lot each step, on
+    each rank another."""
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         super().before_step(model, progress)
-        on_chip(model, training_chip(self.seed, progress.step))
+        on_chip(model, training_chip(self.seed, progress.draw))
 
 
 class ErrorAware(OnFreshChips):

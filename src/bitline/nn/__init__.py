@@ -6,6 +6,7 @@ from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, r
 from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
 from bitline.nn.model import differentiate, layers, on_chip, parts, programmed, requantise, silicon, use
+from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
@@ -26,6 +27,7 @@ __all__ = [
     "Tradeoff",
     "Xnor",
     "calibrate",
+    "calibrated",
     "convert",
     "differentiate",
     "digital",
@@ -33,6 +35,7 @@ __all__ = [
     "kept",
     "layers",
     "mapping",
+    "moved",
     "on_chip",
     "parts",
     "programmed",

@@ -107,8 +107,7 @@ class CimLayer(OnSilicon):
 
     def renew(self) -> None:
         """Forget what was programmed: the die, the weights or the macro changed."""
-        self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
-        forget(self)
+        self.erase()
         if (variation := self.macro.variation) is None:
             return
         device, outputs = self.weight.device, len(self.weight)
@@ -122,6 +121,20 @@ class CimLayer(OnSilicon):
     def offsets(self) -> OffsetRow | None:
         """The row that holds this layer's bias; None where it has none, or adds it digitally."""
         return self.macro.bias if self.bias is not None else None
+
+    def erase(self) -> None:
+        """Forget the programmed column; it is programmed again, the same, when it is read."""
+        self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
+        forget(self)
+
+    @property
+    def arrays(self) -> frozenset[int]:
+        """Numbers of the arrays it shares with other layers; none where it has its own."""
+        pool, first = self.site.pool, self.site.first
+        if pool is None:
+            return frozenset()
+        count = min(self.macro.layout(*self.matrix_shape).arrays, pool)
+        return frozenset((first + i) % pool for i in range(count))
 
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
@@ -189,6 +202,8 @@ class CimLayer(OnSilicon):
         )
         if not grad:
             self._column = (key, column, scale)
+            if self.site.pool is not None:
+                silicon.write_arrays(self)
         return column, scale
 
     def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:

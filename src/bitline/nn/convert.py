@@ -24,6 +24,7 @@ from bitline.nn.norms import NORMS, AnalogNorm
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import AnyQuantizer, Lsq, Xnor
 from bitline.nn.ranges import ConverterRange
+from bitline.nn.transposed import TransposedLinear, stored_transposed
 
 STE = Ste()
 
@@ -58,7 +59,7 @@ def convert(
     inplace: bool = False,
     plan: str | None = None,
 ) -> nn.Module:
-    """Put a network's linear layers and convolutions on a macro.
+    """Put a network's linear layers and convolutions on a macro, Hugging Face's ``Conv1D`` among them.
 
     ``macro``: one for all, or by dotted-name pattern (``"layers.*.conv?"``; the first that matches counts). ``skip``:
     patterns of layers that stay digital. Batch norms go onto a macro that says ``norm``. ``inputs`` and ``weights``:
@@ -131,7 +132,7 @@ def digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 def restore(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The plain torch network again, with the weights as they are now."""
     model = digital(model, inplace=inplace)
-    for module in [m for m in model.modules() if isinstance(m, MultiheadAttention)]:
+    for module in [m for m in model.modules() if isinstance(m, MultiheadAttention | TransposedLinear)]:
         model = _replace(model, module, module.restored())
     padded_encoders(model, False)
     if hasattr(model, "fingerprint"):
@@ -169,7 +170,7 @@ def mapping(model: nn.Module) -> tuple[Mapped, ...]:
         elif isinstance(module, AnalogNorm):
             why = f"depthwise 1×1, shifts in a row of amplitude {module.row.told}"
             found.append(Mapped(layer=name, kind=_kind(module), macro=module.macro.name, plan="folded", why=why))
-        elif type(module) in LAYERS:
+        elif type(module) in LAYERS or stored_transposed(module):
             found.append(Mapped(layer=name, kind=_kind(module), macro=None, why="skipped by pattern"))
         elif (
             not isinstance(module, Quantizer | ConverterRange)
@@ -197,15 +198,21 @@ def _chosen(by_pattern: Mapping[str, Macro], name: str) -> Macro | None:
 
 
 def _candidates(model: nn.Module, macro_of: Callable[[str], Macro | None]) -> dict[str, nn.Module]:
-    """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections. Batch norms
-    with running statistics, where their macro has a place for them."""
+    """Layers that can sit on a macro by dotted name; an attention layer stands for its four projections, and a
+    linear layer for one that is stored transposed. Batch norms with running statistics, where their macro has a place
+    for them."""
     named: dict[str, nn.Module] = {}
+    linears: dict[nn.Module, TransposedLinear] = {}
     attentions: dict[nn.Module, dict[str, nn.Linear]] = {}  # one that occurs twice has the same projections twice
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) is nn.MultiheadAttention:
             if module not in attentions:
                 attentions[module] = MultiheadAttention.projections(module)
             named |= {f"{name}.{part}".lstrip("."): linear for part, linear in attentions[module].items()}
+        elif stored_transposed(module):
+            if module not in linears:
+                linears[module] = TransposedLinear.of(module)
+            named[name] = linears[module]
         elif type(module) in LAYERS:
             named[name] = module
         elif type(module) in NORMS and module._buffers.get("running_mean") is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bitline.evaluate.result import Band, Row, Seen, Verification, write_atomic
 from bitline.report.contents import Column, Table, accuracy, number, percent
-from bitline.report.html import page
+from bitline.report.html import render
 
 SOURCES: tuple[tuple[str, str, Callable[[Band], Seen | None]], ...] = (
     ("Network", "all of them, as the network ran on the behavioural model", lambda band: band.network),
@@ -98,8 +98,15 @@ def _pair(name: str, what: str, of: Callable[[Band], Seen | None]) -> list[Colum
 def render_verification(found: Verification, command: str | None = None) -> str:
     """The page as a string; the same verification and ``command`` give the same bytes."""
     title = f"{found.method or 'Network'}, verified on {found.circuit}"
-    parts = {"found": found, "rows": rows(found.rows), "bands": conversions(found.bands)}
-    return page("verification.html", title, sentence(found), command, **parts)
+    return render(
+        "verification.html",
+        {"command": command},
+        title,
+        sentence(found),
+        found=found,
+        rows=rows(found.rows),
+        bands=conversions(found.bands),
+    )
 
 
 def write_verification(found: Verification, path: Path | str, command: str | None = None) -> None:
