@@ -214,9 +214,7 @@ class _Run:
             self.scaler.scale(value * share).backward()
             loss += number * share
         if not math.isfinite(loss := ranks.total(loss)):
-            raise NonFiniteLoss(
-                bad or f"the loss is {loss} at step {at.step} (epoch {at.epoch}), by that of another rank"
-            )
+            raise NonFiniteLoss(bad or f"the loss is {loss} at step {at.step} (epoch {at.epoch}), that of another rank")
         ranks.reduce(model)
         if config.clip is not None:
             self.scaler.unscale_(self.optimizer)
