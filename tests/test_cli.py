@@ -350,7 +350,7 @@ def fits(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
 def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
     schema = json.loads(call("schema").stdout)
     demo = yaml.safe_load(Path(experiment.__file__).with_name("demo.yaml").read_text())
-    macro = yaml.safe_load((presets.FOLDER / f"{NAME}.yaml").read_text())
+    macro = yaml.safe_load(presets.find(NAME).read_text())
     assert isinstance(macro["volts_per_count"], str)  # with its unit
     for good in (demo, TINY, demo | {"macro": macro}, demo | {"macro": [NAME, macro]}):
         assert fits(good, schema, schema)
@@ -358,7 +358,7 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
         assert not fits(demo | bad, schema, schema)
     for name in presets.names():
         own = json.loads(call("schema", "macro").stdout)
-        assert fits(yaml.safe_load((presets.FOLDER / f"{name}.yaml").read_text()), own, own), name
+        assert fits(yaml.safe_load(presets.find(name).read_text()), own, own), name
 
 
 def test_a_schema_goes_to_a_file(tmp_path: Path) -> None:

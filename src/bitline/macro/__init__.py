@@ -15,6 +15,7 @@ from bitline.macro.characterised import (
 )
 from bitline.macro.chip import Chip, Reads
 from bitline.macro.column import Column
+from bitline.macro.compensation import Compensation
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
 from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_table
@@ -32,6 +33,7 @@ from bitline.macro.program import program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.simulate import simulate
 from bitline.macro.tables import falls, fit_table
+from bitline.macro.writing import Pulses, pulses
 
 __all__ = [
     "Adapted",
@@ -40,6 +42,7 @@ __all__ = [
     "Characterised",
     "Chip",
     "Column",
+    "Compensation",
     "Components",
     "Conv",
     "Converters",
@@ -53,6 +56,7 @@ __all__ = [
     "Mismatch",
     "Plan",
     "Probe",
+    "Pulses",
     "Quantised",
     "Rates",
     "Reads",
@@ -93,6 +97,7 @@ __all__ = [
     "model_circuit",
     "nominal",
     "program",
+    "pulses",
     "reads_for",
     "runs_fused",
     "sample_circuit",

@@ -5,7 +5,7 @@ from bitline.nn.cim import CimLayer
 from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
 from bitline.nn.die import Silicon
 from bitline.nn.kept import kept
-from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
+from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use, verify_writes
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 from bitline.nn.tradeoff import Tradeoff, range_tradeoff
@@ -37,5 +37,6 @@ __all__ = [
     "silicon",
     "streamlined",
     "use",
+    "verify_writes",
     "walk",
 ]

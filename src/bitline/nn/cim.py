@@ -79,6 +79,7 @@ class CimLayer(nn.Module):
         self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
         self.geometry = self._geometry()
         self.probe: Probe | None = None
+        self.verified: Tensor | None = None  # weights that the write–verify loop corrects, of their shape; None: all
         self.added_noise: float | None = None
         self.observing = False
         self.positions = 0
@@ -169,9 +170,9 @@ class CimLayer(nn.Module):
         silicon, around = self.silicon, None
         if grad and self.training and self.wiring is not None and self.macro.wires is not None:
             around = self.wiring.around(matrix, self.macro, self.macro.layout(*self.matrix_shape))
-        column = program(
-            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample, around
-        )
+        verified = None if self.verified is None else self.geometry.matrix(self.verified)
+        where = (silicon.chip, self.site, silicon.write, self.groups_of)
+        column = program(matrix, self.macro, *where, self._sample, around, verified)
         if not grad:
             self._column = (key, column, scale)
         return column, scale
