@@ -72,7 +72,8 @@ def described_macro(folder: Path, name: str = "m.yaml", /, **macro: Any) -> Path
         ({"placement": 3}, "macro.placement: a mapping is expected, such as {kind: unbounded} (given: 3)"),
         (
             {"cell": {"errors": [{"sigma": 0.1}]}},
-            "macro.cell.errors.0: `kind` is missing; there are: gaussian, lognormal, table, measured, stuck",
+            "macro.cell.errors.0: `kind` is missing; there are: gaussian, uniform, lognormal, "
+            "state, table, measured, capacitor, stuck, stuck_map",
         ),
         ({"cell": {"errors": {"sigma": 0.1}}}, "macro.cell.errors: a list is expected, such as [{sigma: …}]"),
         (

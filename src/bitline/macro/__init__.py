@@ -15,6 +15,7 @@ from bitline.macro.characterised import (
 )
 from bitline.macro.chip import Chip, Reads
 from bitline.macro.column import Column
+from bitline.macro.compensation import Compensation
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
 from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_table
@@ -34,6 +35,7 @@ from bitline.macro.read import Converters, Probe
 from bitline.macro.readout import Readout
 from bitline.macro.simulate import simulate
 from bitline.macro.tables import falls, fit_table
+from bitline.macro.writing import Pulses, pulses
 
 __all__ = [
     "Adapted",
@@ -42,6 +44,7 @@ __all__ = [
     "Characterised",
     "Chip",
     "Column",
+    "Compensation",
     "Components",
     "Conv",
     "Converters",
@@ -55,6 +58,7 @@ __all__ = [
     "Mismatch",
     "Plan",
     "Probe",
+    "Pulses",
     "Quantised",
     "Rates",
     "Readout",
@@ -95,6 +99,7 @@ __all__ = [
     "model_circuit",
     "nominal",
     "program",
+    "pulses",
     "reads_for",
     "runs_fused",
     "sample_circuit",

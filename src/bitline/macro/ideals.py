@@ -22,12 +22,13 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
         "": ("trim",),
     },
     "wires": {"": ("wires",)},
-    "noise": {"cell": ("read_sigma",), "column": ("sigma",), "converter": ("noise",)},
+    "noise": {"cell": ("read_sigma", "read_noise"), "column": ("sigma",), "converter": ("noise",)},
     "curve": {
         "cell": ("g_min", "g_max"),
         "column": ("mean", "pattern"),
         "converter": ("inl",),
         "driver": ("levels", "inl"),
+        "": ("compensation",),
     },
 }
 

@@ -15,6 +15,7 @@ from bitline.configuration import Changes, Value, Written, explain, from_yaml, w
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
+from bitline.macro.compensation import Compensation
 from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Trim
 from bitline.macro.placement import Layout, Placement, Unbounded
 from bitline.units import Volts
@@ -44,6 +45,7 @@ class Macro(Written, Value):
     column: AnyColumn | None = None
     trim: Trim | None = None
     converter: Adc | None = Field(default=None, description="absent: the column's value is read as it is")
+    compensation: Compensation | None = Field(default=None, description="of drift; absent: outputs drift as cells do")
     placement: Placement = Unbounded()
     volts_per_count: Volts | None = Field(
         default=None, gt=0, description="bit-line swing of one count, to print σ in volts"
@@ -70,7 +72,7 @@ class Macro(Written, Value):
         if isinstance(self.column, TableColumn):
             if self.converter is not None:
                 raise ValueError("a measured table already contains its converter: remove `converter`")
-            if self.cell is not None and (self.cell.errors or self.cell.read_sigma or self.cell.g_min):
+            if self.cell is not None and (not self.cell.plain or self.cell.read_sigma):
                 raise ValueError("a measured table already contains the cells' errors: remove `cell`")
             if self.variation is not None or self.trim is not None:
                 raise ValueError("a measured table contains variation and trim: remove `variation` and `trim`")
@@ -80,6 +82,10 @@ class Macro(Written, Value):
             isinstance(self.column, CurveColumn) and (self.column.gain_sigma or self.column.offset_sigma)
         ):
             raise ValueError("trim corrects gain_sigma and offset_sigma of a curve column: there is neither")
+        if self.compensation is not None:
+            if self.cell is None or not (self.cell.measured or self.cell.drift is not None):
+                raise ValueError("compensation of drift: describe cell.drift, or measured cells; there is none")
+            self.cell.young()
         if self.inputs is None and self.driver is not None:
             raise ValueError("driver has levels for input digits: describe `inputs`")
         if self.column is not None and (self.inputs is None or (self.weights is None and self.variation is None)):
@@ -176,6 +182,16 @@ class Macro(Written, Value):
             columns=self.columns,
             columns_per_adc=self.columns_per_adc,
         )
+
+    def aged(self, seconds: float, kelvin: float = 300.0) -> Macro:
+        """The macro read ``seconds`` after its arrays were programmed, kept at ``kelvin``.
+
+        Raises ValueError where nothing in its cells ages, before the drift law starts, or outside what was measured.
+        """
+        try:
+            return self.model_copy(update={"cell": (self.cell or Cell()).aged(seconds, kelvin)})
+        except ValueError as error:
+            raise ValueError(f"macro {self.name}: {error}") from None
 
     def at(self, corner: str) -> Macro:
         """The macro at one of its corners; raises ValueError naming the corners there are."""

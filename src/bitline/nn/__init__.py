@@ -5,7 +5,17 @@ from bitline.nn.cim import CimLayer
 from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, restore
 from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
-from bitline.nn.model import differentiate, layers, on_chip, parts, programmed, requantise, silicon, use
+from bitline.nn.model import (
+    differentiate,
+    layers,
+    on_chip,
+    parts,
+    programmed,
+    requantise,
+    silicon,
+    use,
+    verify_writes,
+)
 from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
@@ -45,5 +55,6 @@ __all__ = [
     "silicon",
     "streamlined",
     "use",
+    "verify_writes",
     "walk",
 ]

@@ -80,6 +80,7 @@ class CimLayer(OnSilicon):
         self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
         self.geometry = self._geometry()
         self.probe: Probe | None = None
+        self.verified: Tensor | None = None  # weights that the write–verify loop corrects, of their shape; None: all
         self.added_noise: float | None = None
         self.observing = False
         self.positions = 0
@@ -196,10 +197,9 @@ class CimLayer(OnSilicon):
         if self.offsets is not None and self.bias is not None:
             offsets = (self.bias / scale).detach()
             beside = offsets / self.offsets.factor(matrix, offsets)
-        sample = self._draws[1]
-        column = program(
-            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, sample, around, beside
-        )
+        verified = None if self.verified is None else self.geometry.matrix(self.verified)
+        where = (silicon.chip, self.site, silicon.write, self.groups_of)
+        column = program(matrix, self.macro, *where, self._draws[1], around, beside, verified)
         if not grad:
             self._column = (key, column, scale)
             if self.site.pool is not None:

@@ -34,6 +34,8 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
         return "values are read without a converter"
     if isinstance(macro.column, CurveColumn) and macro.column.pattern is not None:
         return "the column has pattern counts"
+    if macro.cell is not None and macro.cell.read_noise is not None:
+        return "read noise differs from cell to cell"
     if macro.converter is not None and macro.converter.levels is not None:
         return "the converter's levels are uneven"
     word = inputs.word
@@ -113,6 +115,8 @@ def run(
     clipped = bool(out.y.numel()) and read(words, low, geometry, keys, converters, out, at_once)
     if not clipped:
         out.inside = None
+    if out.step is not None and column.factor is not None:
+        out.step = out.step * column.factor
     if not plain(column):
         out.y = corrected(out.y, words.codes(), column, geometry)
         if after is not None:
