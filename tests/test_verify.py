@@ -292,7 +292,9 @@ def test_the_falsifier_is_zero_mean_and_alike_for_all_sums():
 def test_the_comparison_has_all_rows(name):
     experiment = load(Path(__file__).parents[1] / "examples" / f"{name}.yaml")
     titles = [method.title for method in experiment.methods]
-    assert titles == ["untrained on chips", "gaussian-trained", "gaussian-trained (rms)", "error-aware"]
+    rows = ["untrained on chips", "gaussian-trained", "gaussian-trained (rms)", "error-aware"]
+    assert titles == rows[:1] + [f"{name}, distilled" for name in rows[1:]]
+    assert all(method.distil == experiment.methods[0].distil for method in experiment.methods)  # the same teacher
     assert experiment.test.recalibrate
     (pairs,), single = experiment.macros, presets.load(PRESET)
     assert (pairs.cell, pairs.column, pairs.rows, pairs.inputs) == (
