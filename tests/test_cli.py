@@ -31,6 +31,7 @@ COMMANDS = [
     "evaluate",
     "verify",
     "curvature",
+    "sweep",
     "report",
     "presets",
     "schema",
@@ -286,12 +287,12 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pyt
 
 DIES = """
 import os, signal
-from bitline.experiment import answers
-save = answers._save
-def dying(path, right):
-    save(path, right)
+from bitline.evaluate import ledger
+append = ledger.append
+def dying(path, trial):
+    append(path, trial)
     os.kill(os.getpid(), signal.SIGKILL)
-answers._save = dying
+ledger.append = dying
 from bitline.cli import app
 app()
 """

@@ -126,7 +126,7 @@ def run(
 
 def _finished(y: Tensor, after: After, geometry: Geometry, words: Words) -> Tensor:
     """As the kernel does it last of all, written over ``y``."""
-    y = y.mul_(after.scale.detach()).to(torch.float32)
+    y = y.mul_(after.scale.detach())
     if after.bias is not None:
         y.add_(after.bias.detach())
     if after.add is not None:
