@@ -337,6 +337,7 @@ DRIFTS = [
     PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0, keep="spread", until=1e9),
     PowerLawDrift(nu=PROFILES[4], nu_sigma=Logarithm(slope=-0.0125, offset=-0.0059, low=0.008, high=0.045)),
     LogTimeDrift(mu=PROFILES[1], sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0, keep="mean", until=1e9),
+    LogTimeDrift(mu=-0.03, sigma=PROFILES[2]),
 ]
 READ_NOISES = [
     StateNoise(sigma=PROFILES[2]),

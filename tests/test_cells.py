@@ -46,6 +46,7 @@ from bitline.macro import (
     choose,
     describe,
     fused,
+    nominal,
     program,
     pulses,
     reference,
@@ -102,7 +103,7 @@ def test_profiles(profile, values) -> None:
             {"kind": "state", "sigma": 0.1, "mu": {"kind": "polynomial", "coefficients": [0, 2]}},
             r"mu = 1\.0.* accepted",
         ),
-        ({"kind": "state", "sigma": True}, "sigma"),
+        ({"kind": "state", "sigma": True}, "a number or a profile is expected, such as 0.05"),
         ({"kind": "state", "sigma": {"kind": "points", "state": [0, 0], "value": [1, 1]}}, r"\[0\.0, 0\.0\] must rise"),
         ({"kind": "state", "sigma": {"kind": "points", "state": [0, 1], "value": [1]}}, "2 states but 1 values"),
         ({"kind": "state", "sigma": 0.1, "floor": 0.1}, "less than or equal to 0"),
@@ -486,6 +487,18 @@ def test_ageing_is_what_the_macro_would_program() -> None:
         macro.aged(1.0)
     with pytest.raises(ValueError, match="macro plain: its cells have no drift law"):
         base("plain").aged(100.0)
+
+
+@pytest.mark.parametrize("name", ["pcm-128", "sonos-128"])
+def test_the_typical_die_holds_the_mean(name: str) -> None:
+    """What explanations call common to all cells is what they hold on average, drift included."""
+    macro = presets.load(name).at("day").model_copy(update={"compensation": None})
+    for level in (0.0, 3.0, 15.0):
+        w = full(level, 40_000).float().view(200, 200)
+        whole, common = (program(w, m, CHIP, Site("layer")) for m in (macro, nominal(macro)))
+        each, same = (c.cells[:, 0, :128, :, 0].double() * c.unit for c in (whole, common))
+        assert float(same.max() - same.min()) < 1e-9
+        assert float(each.mean()) == pytest.approx(float(same.mean()), abs=5 * float(each.std()) / 25_600**0.5 + 1e-9)
 
 
 def test_noise_alone_may_age() -> None:

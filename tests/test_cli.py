@@ -175,7 +175,7 @@ def test_convert_shows_where_layers_sit(folder: Path) -> None:
     refused(call("convert", folder / "tiny.yaml", "--plan", "folded"), "plan folded cannot run macro")
 
 
-def test_curvature_says_what_layers_deserve(folder: Path) -> None:
+def test_curvature_says_what_layers_deserve(folder: Path, tmp_path: Path) -> None:
     options = ["--out", folder / "out", "--batches", 1, "--probes", 2, "--share", 0.25, "--bits", 3]
     done = call("curvature", folder / "tiny.yaml", *options)
     assert done.exit_code == 0, done.output
@@ -186,6 +186,11 @@ def test_curvature_says_what_layers_deserve(folder: Path) -> None:
     trained = call("curvature", folder / "tiny.yaml", *options, "--method", "error_aware", "--json")
     assert json.loads(trained.stdout)["layers"] != json.loads(found.model_dump_json())["layers"]
     refused(call("curvature", folder / "tiny.yaml", *options, "--method", "dnat"), "has no such method")
+    twice = yaml.safe_load((folder / "tiny.yaml").read_text())
+    twice["methods"] = [{"kind": "error_aware"}, {"kind": "error_aware", "distil": {}}]
+    (tmp_path / "twice.yaml").write_text(yaml.safe_dump(twice))
+    both = call("train", tmp_path / "twice.yaml", "--method", "error_aware")
+    refused(both, "has 2 of them; choose by title: 'error-aware', 'error-aware, distilled'")
 
 
 def test_train_then_evaluate_then_run_share_a_folder(folder: Path, tmp_path: Path) -> None:
@@ -210,7 +215,9 @@ def test_train_then_evaluate_then_run_share_a_folder(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_method_that_is_not_there(folder: Path, command: str) -> None:
     refused(
-        call(command, folder / "tiny.yaml", "--method", "gaussian"), "--method gaussian", "it has: qat, error_aware"
+        call(command, folder / "tiny.yaml", "--method", "gaussian"),
+        "--method gaussian",
+        "it has: qat ('untrained on chips'), error_aware ('error-aware')",
     )
 
 

@@ -126,12 +126,14 @@ def trained_to(loss: float, method: Method, seed: int) -> nn.Module:
 
 def test_verified_weights_are_those_that_matter_most() -> None:
     priority = {"a": torch.tensor([[5.0, 1.0], [0.0, 3.0]]), "b": torch.tensor([4.0, 2.0])}
-    chosen = bl.write_verify(priority, 0.5)
+    chosen = bl.choose_writes(priority, 0.5)
     assert chosen["a"].tolist() == [[True, False], [False, True]]
     assert chosen["b"].tolist() == [True, False]
-    assert not any(bool(mask.any()) for mask in bl.write_verify(priority, 0).values())
+    assert not any(bool(mask.any()) for mask in bl.choose_writes(priority, 0).values())
+    with pytest.raises(ValueError, match="priority names no layer"):
+        bl.choose_writes({}, 0.5)
     with pytest.raises(ValueError, match=r"share = 1\.5"):
-        bl.write_verify(priority, 1.5)
+        bl.choose_writes(priority, 1.5)
 
 
 def test_verifying_by_curvature_beats_verifying_by_magnitude_or_chance() -> None:
@@ -147,7 +149,7 @@ def test_verifying_by_curvature_beats_verifying_by_magnitude_or_chance() -> None
     rise = dict.fromkeys(ranked, 0.0)
     plain = restore(model)
     for name, priority in ranked.items():
-        chosen = bl.write_verify(priority, 0.1)
+        chosen = bl.choose_writes(priority, 0.1)
         for number in range(60):
             on_chip(model, Chip(2, number))
             real = {
@@ -190,6 +192,20 @@ def test_errors_of_cells_by_code() -> None:
     scale = float(layer.weight_quantizer(layer.weight)[1].detach())
     assert float(powers["0"].mean()) == pytest.approx(2 * (0.05 * 7 * scale) ** 2, rel=0.02)
     assert powers["0"].shape == layer.weight.shape
+
+
+def test_errors_of_weights_that_share_their_range_with_offsets() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 6))
+    with torch.no_grad():
+        plain[0].bias[0] = 4.0
+    model = convert(plain, WIDE)
+    powers, layer = bl.error_powers(model)["0"], layers(model)["0"]
+    squares = []
+    for number in range(400):
+        on_chip(model, Chip(1, number))
+        squares.append((layer._held()[0] - layer.weight).detach().square())
+    assert float(powers.mean()) == pytest.approx(float(torch.stack(squares).mean()), rel=0.05)
 
 
 def test_priorities_of_a_network(tmp_path: Any) -> None:

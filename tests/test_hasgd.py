@@ -93,6 +93,20 @@ def test_samples_are_chips_of_their_own() -> None:
     assert chips[-3:] == chips[:3]
 
 
+def test_every_rank_draws_samples_of_its_own() -> None:
+    chips: list[Chip] = []
+    for rank in (0, 1):
+        net = model()
+        method = HaSgd(samples=2, seed=1)
+        method.begin(net, batches)
+        progress = Progress(3, STEPS, rank, 2)
+        method.before_step(net, progress)
+        layers(net)["0"].register_forward_pre_hook(lambda layer, _: chips.append(layer.silicon.chip))
+        loss_of(method, net)
+        assert chips[-2] == training_chip(1, progress.draw)
+    assert len(set(chips)) == 4
+
+
 def test_four_samples_quarter_the_variance_of_the_gradient() -> None:
     """A1.8, over 400 steps at fixed weights."""
     variance = {}
@@ -197,10 +211,12 @@ def test_statistics_are_learnt_once_a_sample() -> None:
     runs = {}
     for name, parts in {"plain": {}, "SAM": {"sam": Sam()}, "two": {"samples": 2}}.items():
         net = model(macro(norm={}), norm=True).train()
-        loss_of(started(HaSgd(**parts), net), net).backward()
+        method = started(HaSgd(**parts), net)
+        loss_of(method, net).backward()
         runs[name] = net[1].running_mean.clone()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
         assert net[1].momentum == 0.1
+        assert int(net[1].num_batches_tracked) == method.samples
     assert torch.equal(runs["plain"], runs["SAM"])
     assert not torch.equal(runs["plain"], runs["two"])
 

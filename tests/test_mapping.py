@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitline.devices import LogNormalWeight, OffsetRow, RangeWeight
 from bitline.devices.weights import half_range
 from bitline.evaluate import evaluate, recalibrate
-from bitline.macro import Chip, Macro, describe, ideal
+from bitline.macro import Chip, Macro, causes, describe, ideal, nominal, without
 from bitline.macro.chip import Effect
 from bitline.nn import AnalogNorm, calibrate, convert, layers, mapping, on_chip, parts, restore, silicon, use
 
@@ -69,6 +69,23 @@ def test_moments_of_censored_draws() -> None:
         expected += censor * (1 - 0.5 * (1 + math.erf(censor / math.sqrt(2))))
         assert float(delta.mean()) == pytest.approx(0.03 + 0.1 * expected, abs=4 * 0.1 / N**0.5)
         assert float(delta.square().mean()) == pytest.approx(float(error.power(w)[0]), rel=0.01)
+
+
+def test_what_all_weights_have_in_common_stays_in_the_typical_die() -> None:
+    w = torch.linspace(-1, 1, N, dtype=torch.float64)
+    error = RangeWeight(sigma=0.1, mu=0.03, censor=0.5)
+    macro = Macro(name="shifted", rows=8, columns=8, variation=error)
+    typical = nominal(macro).variation
+    assert typical is not None
+    assert not typical.varies
+    shift = float((error.apply(w, error.sample(effect(3))) - w).mean())
+    assert float((typical.apply(w, None) - w).mean()) == pytest.approx(shift, abs=4 * 0.1 / N**0.5)
+    assert causes(macro) == ["variation", "curve"]
+    centred = without(macro, "curve").variation
+    assert centred == RangeWeight(sigma=0.1, censor=0.5)
+    clean = ideal(macro).variation
+    assert clean is not None
+    assert torch.equal(clean.apply(w, None), w)
 
 
 @pytest.mark.parametrize(

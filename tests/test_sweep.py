@@ -18,12 +18,13 @@ from torch import nn
 
 from bitline import presets
 from bitline.data import SklearnDigits, batches
-from bitline.evaluate import Over, Sweep, answers, changed, evaluate, ledger, over_chips, sweep
+from bitline.devices import OffsetRow
+from bitline.evaluate import Ledger, Over, Sweep, answers, changed, evaluate, ledger, over_chips, sweep
 from bitline.evaluate.swept import grid, sentence, told
 from bitline.experiment import Run, SweepRun, load, parse
 from bitline.macro import Macro
 from bitline.networks import Digits
-from bitline.nn import calibrate, calibrated, convert, layers, moved, requantise
+from bitline.nn import AnalogNorm, calibrate, calibrated, convert, layers, moved, parts, requantise, verify_writes
 from bitline.nn.quantizers import Pact
 from test_experiment import DIES, NAME, PLAIN, TINY, config, quiet
 
@@ -114,6 +115,28 @@ def test_a_network_moved_to_its_own_macro_is_the_same(sram: nn.Module) -> None:
     assert all(torch.equal(value, before[name]) for name, value in sram.state_dict().items())
 
 
+def test_what_a_network_is_made_of_moves_with_it(net: nn.Module) -> None:
+    """Analog norms, and the choice of weights that are verified as cells are written."""
+    design = analog().model_copy(update={"norm": OffsetRow()})
+    model = convert(net, {"*": design}).eval()
+    assert {name for name, part in parts(model).items() if isinstance(part, AnalogNorm)} == {"bn1", "bn2", "bn3"}
+    assert torch.equal(right(moved(model, lambda macro: macro)), right(model))
+    there = moved(model, lambda macro: changed(macro, {SIGMA: 0.3}))
+    assert all(part.design.variation.sigma == 0.3 for part in parts(there).values())  # type: ignore[union-attr]
+
+    cells = calibrate(convert(net, presets.load("generic-ctt-128"), skip=["fc"]), IMAGES).eval()
+    verify_writes(cells, {"conv1": torch.rand_like(layers(cells)["conv1"].weight)}, 0.5)
+    same = moved(cells, lambda macro: macro)
+    chosen, kept = (layers(m)["conv1"].verified for m in (cells, same))
+    assert chosen is not None
+    assert torch.equal(chosen, kept)
+    keys = {Ledger(None, "").key(cells, "row")}
+    verify_writes(cells, None)
+    assert len(keys | {Ledger(None, "").key(cells, "row")}) == 2
+    with pytest.raises(ValueError, match="no layer of this model sits on a macro"):
+        moved(net, lambda macro: macro)
+
+
 def test_ranges_stay_where_codes_do_and_begin_anew_where_not(sram: nn.Module) -> None:
     old = layers(sram)["conv2"]
     noisy = layers(moved(sram, lambda macro: changed(macro, {"macro.converter.noise": 2.0})))["conv2"]
@@ -184,6 +207,8 @@ def test_impossible_sweeps_are_refused(net: nn.Module) -> None:
         sweep(model, TEST, {}, chips=1)
     with pytest.raises(ValueError, match="no model is on a macro"):
         sweep(net, TEST, {SIGMA: [0.1]}, chips=1)
+    with pytest.raises(ValueError, match="'ideal macro', which is a row of its own"):
+        sweep({"ideal macro": model}, TEST, {SIGMA: [0.1]}, chips=1)
 
 
 def test_a_sweep_that_was_interrupted_goes_on(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +326,7 @@ def test_methods_are_trained_for_each_value_where_asked(tmp_path: Path) -> None:
         ("training.lr=0.1", None, "training.lr is no key of the macro"),
         ("macro.variation.sigma=0.1,7", None, r"variation.sigma: .*or equal to 1"),
         ("macro.variation.sigma=0.1", "training.lrr=0.1", r"no such key; did you mean lr\?"),
+        ("macro.variation.sigma=0.1", "macro.rows=32,64", "give its values to --over macro.rows"),
         ("macro.variation.sigma=0.1", "methods.7.kind=qat", "'7' is no place in a list of 1"),
     ],
 )
@@ -317,6 +343,14 @@ def test_several_macros_are_refused(tmp_path: Path) -> None:
     both = config(macro=[NAME, ANALOG])
     with pytest.raises(ValueError, match="several macros: choose one"):
         SweepRun(parse(both, "test"), OVER, tmp_path, tell=quiet, progress=False)()
+
+
+def test_the_ideal_row_is_the_untrained_networks_wherever_its_method_stands(tmp_path: Path) -> None:
+    data = TINY | {"macro": ANALOG, "methods": [{"kind": "error_aware", "distil": {}}, {"kind": "qat"}]}
+    data["test"] = data["test"] | {"details": False, "recalibrate": False}
+    found = SweepRun(parse(data, "test"), OVER[:1], tmp_path, tell=quiet, progress=False)()
+    assert found.methods == ("untrained on chips", "error-aware, distilled")
+    assert "error-aware, distilled is the best" in found.sentence or "chips is the best" in found.sentence
 
 
 def test_a_killed_sweep_goes_on_as_if_nothing_had_happened(tmp_path: Path, whole: Path) -> None:

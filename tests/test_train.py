@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -459,6 +460,28 @@ def test_amp_bf16_and_clipping():
     history = train(network(), Batches(), config=TrainConfig(steps=12, lr=0.05, amp="bf16", clip=0.5, log_every=1))
     assert len(history.series("gradient")) == 12
     assert history.records[-1]["loss"] < history.records[0]["loss"]
+
+
+def test_frozen_norms_learn_no_statistics_and_normalise_by_those_there_are():
+    def run(**config):
+        model, seen = network(), []
+
+        class Watched(Plain):
+            def before_step(self, model, progress):
+                seen.append((model[1].running_mean.clone(), model[1].training))
+
+        settings = CONFIG.model_copy(update={"epochs": None, "steps": 10, **config})
+        train(model, Batches(), config=settings, method=Watched(), progress=False)
+        return seen, model
+
+    seen, model = run(frozen_norms=0.3)
+    assert [training for _, training in seen] == [True] * 7 + [False] * 3
+    means = [mean for mean, _ in seen] + [model[1].running_mean]
+    assert [torch.equal(a, b) for a, b in pairwise(means)] == [False] * 7 + [True] * 3
+    free, other = run()
+    assert all(training for _, training in free)
+    assert equal({"mean": free[7][0]}, {"mean": seen[7][0]})
+    assert not torch.equal(other[0].weight, model[0].weight)
 
 
 def test_log_and_events(tmp_path):

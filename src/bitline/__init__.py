@@ -21,12 +21,12 @@ _FROM = {
         *("Sampled", "Slope", "coverage", "fit_gaussian", "learning_curve", "split_table"),
         *("behaviour_of", "error_model", "ideal", "mac", "model_circuit", "nominal", "program", "shipped", "simulate"),
     ),
-    "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
+    "nn": ("calibrate", "choose_writes", "convert", "mapping", "on_chip", "restore", "verify_writes"),
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),
     "evaluate": (
         *("Workers", "accuracy_curve", "evaluate", "recalibrate", "sweep"),
-        *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits", "write_verify"),
+        *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits"),
     ),
     "report": ("write_html", "write_sweep"),
 }

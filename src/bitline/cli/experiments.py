@@ -20,6 +20,7 @@ from bitline.cli.options import (
     Plan,
     folder_of,
     loaded,
+    method_of,
     methods_of,
     walk_of,
     workers_of,
@@ -107,7 +108,7 @@ def demo(
 
 def train(
     file: File,
-    method: Annotated[str, typer.Option("--method", help="kind of the method to train with, e.g. error_aware")],
+    method: Annotated[str, typer.Option("--method", help="kind or title of the one to train with, e.g. error_aware")],
     out: Out = None,
     changes: Changes = None,
     plan: Plan = None,
@@ -120,7 +121,7 @@ def train(
     from bitline.train import joined
 
     experiment = loaded(file, changes, plan)
-    chosen = methods_of(experiment, method)[0]
+    chosen = method_of(experiment, method)
     folder = folder_of(file, out)
     with joined() as rank:
         walk = walk_of(experiment, folder)
@@ -133,21 +134,23 @@ def train(
 
 def evaluate(
     file: File,
-    method: Annotated[str, typer.Option("--method", help="kind of the method whose trained network is tested")],
+    method: Annotated[str, typer.Option("--method", help="kind or title of the one whose trained network is tested")],
     out: Out = None,
     changes: Changes = None,
     as_json: AsJson = False,
     plan: Plan = None,
 ) -> None:
-    """Test one method's network on chips, trained before in the same folder, or now.
+    """Test a method's network on chips, trained before in the same folder, or now.
 
     Results go to `evaluate-METHOD` in that folder.
     """
+    from bitline.experiment import slug
+
     experiment = loaded(file, changes, plan)
     chosen = methods_of(experiment, method)
     one = experiment.model_copy(update={"methods": chosen})
     folder = folder_of(file, out)
-    _run(one, folder, False, as_json, folder / f"evaluate-{method}")
+    _run(one, folder, False, as_json, folder / f"evaluate-{slug(method)}")
 
 
 def report(

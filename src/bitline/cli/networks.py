@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bitline.cli.circuits import dice_of
-from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, methods_of, walk_of
+from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, method_of, walk_of
 from bitline.cli.telling import console, errors, say
 
 
@@ -39,7 +39,8 @@ def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: 
 def curvature(
     file: File,
     method: Annotated[
-        str | None, typer.Option("--method", help="kind of the method whose network is looked at; absent: untrained")
+        str | None,
+        typer.Option("--method", help="kind or title of the one looked at; absent: untrained"),
     ] = None,
     out: Out = None,
     batches: Annotated[int, typer.Option("--batches", min=1, help="of 64 training images")] = 8,
@@ -55,6 +56,7 @@ def curvature(
     Example: `bitline curvature examples/digits-two-macros.yaml --set macro=rram-dac4.yaml --share 0.05`
     """
     from bitline.evaluate import priorities
+    from bitline.experiment import slug
     from bitline.report.tables import priorities_table
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
@@ -64,11 +66,11 @@ def curvature(
     macro = experiment.macros[0]
     model = walk.converted(walk.float_network(), macro)
     if method is not None:
-        model = walk.trained(model, macro, methods_of(experiment, method)[0])
+        model = walk.trained(model, macro, method_of(experiment, method))
     found = priorities(
         model, walk.plain(), batches=batches, probes=probes, share=share, mean_bits=bits, seed=experiment.seed
     )
-    path = folder / ("curvature.json" if method is None else f"curvature-{method}.json")
+    path = folder / ("curvature.json" if method is None else f"curvature-{slug(method)}.json")
     found.write(path)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
@@ -81,7 +83,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="an experiment in YAML, or `demo`")],
     circuit: Annotated[str, typer.Option("--circuit", help="a circuit in YAML, or the name of one with samples")],
     method: Annotated[
-        str, typer.Option("--method", help="kind of the method whose network is verified")
+        str, typer.Option("--method", help="kind or title of the one whose network is verified")
     ] = "error_aware",
     samples: Annotated[
         Path | None,
@@ -105,6 +107,7 @@ def verify(
     Example: `bitline verify demo --circuit sram-8t-compact`
     """
     from bitline.circuits.spice import Circuit, Simulator
+    from bitline.experiment import slug
     from bitline.flows import verify as verified
     from bitline.macro import shipped
     from bitline.report.tables import verification_tables
@@ -112,7 +115,7 @@ def verify(
     from bitline.samples import Samples
 
     experiment = loaded(file, changes)
-    chosen, folder = methods_of(experiment, method)[0], folder_of(file, out)
+    chosen, folder = method_of(experiment, method), folder_of(file, out)
     if len(experiment.macros) > 1:
         raise ValueError("the experiment has several macros: choose one with --set macro=…")
     at = Circuit.load(circuit)
@@ -135,7 +138,7 @@ def verify(
         conversions=conversions,
         seed=experiment.seed,
     )
-    page, figures = (folder / f"verify-{method}.{ending}" for ending in ("html", "json"))
+    page, figures = (folder / f"verify-{slug(method)}.{ending}" for ending in ("html", "json"))
     found.write(figures)
     write_verification(found, page, " ".join(["bitline", *sys.argv[1:]]))
     if as_json:
@@ -152,7 +155,7 @@ def verify(
 def export(
     file: File,
     macro: Annotated[str | None, typer.Argument(help="name of one of its macros; absent: its only one")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="kind of the method whose network is exported")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="kind or title of the one exported")] = None,
     out: Out = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", help="folder to write; default: `bundle` in --out")] = None,
     arrays: Annotated[
@@ -176,7 +179,7 @@ def export(
     if (macro is None and len(names) > 1) or (macro is not None and macro not in names):
         raise ValueError(f"macro {macro!r}: name one of the experiment's: {', '.join(names)}")
     design = experiment.macros[names.index(macro) if macro else 0]
-    chosen = methods_of(experiment, method)[0] if method else experiment.methods[-1]
+    chosen = method_of(experiment, method) if method else experiment.methods[-1]
     folder = folder_of(file, out)
     walk = walk_of(experiment, folder)
     model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)

@@ -47,13 +47,22 @@ def workers_of(count: int | None, address: str | None) -> Any:
     return None if count is None and address is None else Workers(count=count, address=address)
 
 
-def methods_of(experiment: Any, kind: str) -> tuple[Any, ...]:
-    """The methods of a kind, at least one; raises ValueError naming those there are."""
-    chosen = tuple(m for m in experiment.methods if m.kind == kind)
+def methods_of(experiment: Any, name: str) -> tuple[Any, ...]:
+    """The methods of this kind, or the one of this title; raises ValueError naming those there are."""
+    chosen = tuple(m for m in experiment.methods if name in (m.title, m.kind))
     if not chosen:
-        there = ", ".join(m.kind for m in experiment.methods)
-        raise ValueError(f"--method {kind}: the experiment has no such method; it has: {there}")
+        there = ", ".join(f"{m.kind} ({m.title!r})" for m in experiment.methods)
+        raise ValueError(f"--method {name}: the experiment has no such method; it has: {there}")
     return chosen
+
+
+def method_of(experiment: Any, name: str) -> Any:
+    """The only method of this kind, or that of this title; raises ValueError naming those there are."""
+    first, *more = methods_of(experiment, name)
+    if more:
+        there = ", ".join(repr(m.title) for m in (first, *more))
+        raise ValueError(f"--method {name}: the experiment has {1 + len(more)} of them; choose by title: {there}")
+    return first
 
 
 def walk_of(experiment: Any, folder: Path, voice: Console = console) -> Any:

@@ -146,19 +146,16 @@ class Cell(Model):
 
     def typical(self) -> Cell:
         """The cell without spread between cells; what all cells have in common stays."""
-        kept = tuple(typical for error in self.errors if (typical := error.typical()) is not None)
-        return self.model_copy(
-            update={
-                "errors": kept,
-                "write_verify": self.write_verify and self.write_verify.exact(),
-                "drift": self.drift.typical() if self.drift is not None and self.seconds is not None else self.drift,
-            }
-        )
+        errors = tuple(typical for error in self.errors if (typical := error.typical()) is not None)
+        drift = self.drift.typical() if self.drift is not None and self.seconds is not None else self.drift
+        loop = self.write_verify and self.write_verify.exact()
+        return self.model_copy(update={"errors": errors, "write_verify": loop, "drift": drift})
 
     def centred(self) -> Cell:
         """The cell with its spread, but without what all cells have in common."""
+        errors = tuple(error.centred() for error in self.errors)
         drift = self.drift.centred() if self.drift is not None and self.seconds is not None else self.drift
-        return self.model_copy(update={"errors": tuple(error.centred() for error in self.errors), "drift": drift})
+        return self.model_copy(update={"errors": errors, "drift": drift})
 
     def held(self, levels: Tensor, draws: Draws, level_high: int, chosen: Tensor | None = None) -> Held:
         """What cells hold that should hold ``levels`` (float64), written, verified and aged.

@@ -7,6 +7,7 @@ A number stands for a figure that is the same in all states.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -142,8 +143,11 @@ class _OrNumber:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any) -> Any:
-            plain = isinstance(value, int | float) and not isinstance(value, bool)
-            return Constant(value=value) if plain else value
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return Constant(value=value)
+            if not isinstance(value, Mapping | Profile):
+                raise ValueError("a number or a profile is expected, such as 0.05 or {kind: polynomial, …}")
+            return value
 
         def write(profile: Any, inner: Any) -> Any:
             return profile.value if isinstance(profile, Constant) else inner(profile)

@@ -46,6 +46,14 @@ class WeightError(Model):
         """Standard deviation of each weight from read to read, (); None where every read finds the same."""
         return None
 
+    def typical(self) -> WeightError:
+        """The error without spread between weights or reads; what all weights have in common stays."""
+        return self.model_copy(update={"sigma": 0.0})
+
+    def centred(self) -> WeightError:
+        """The error with its spread, but without the shift that all weights have in common."""
+        return self
+
     def at(self, level: float) -> WeightError:
         """The error with ``level`` times its spread."""
         return self.model_copy(update={"sigma": self.sigma * level})
@@ -118,6 +126,13 @@ class RangeWeight(WeightError):
 
     def deviation(self, w: Tensor, beside: Tensor | None = None) -> Tensor | None:
         return half_range(w, beside) * self.sigma if self.fresh and self.sigma else None
+
+    def typical(self) -> RangeWeight:
+        shift = self.mu + self.sigma * self._moments()[0]
+        return self.model_copy(update={"sigma": 0.0, "mu": shift, "censor": None})
+
+    def centred(self) -> RangeWeight:
+        return self.model_copy(update={"mu": 0.0})
 
     def _scale(self, w: Tensor, beside: Tensor | None) -> Tensor:
         half = half_range(w, beside)

@@ -4,9 +4,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from bitline.evaluate.batchnorm import Recalibration, norms, recalibrate, recalibrated
+from bitline.evaluate.batchnorm import Recalibration, recalibrate, recalibrated
 from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities
-from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits, write_verify
+from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
 from bitline.evaluate.ledger import Ledger
@@ -64,7 +64,6 @@ __all__ = [
     "hessian_traces",
     "interval",
     "layer_reports",
-    "norms",
     "opened",
     "over_chips",
     "priorities",
@@ -76,7 +75,6 @@ __all__ = [
     "sweep",
     "testing_chip",
     "write_atomic",
-    "write_verify",
 ]
 
 

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitline.macro import Chip
-from bitline.nn import kept, on_chip, silicon
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def norms(model: nn.Module) -> list[nn.Module]:
-    """The batch norms of a model."""
-    return [module for module in model.modules() if isinstance(module, _NORMS)]
+from bitline.nn import batch_norms, kept, on_chip, silicon
 
 
 @torch.no_grad()
@@ -35,7 +28,7 @@ def recalibrate(
     quantizers and weights stay. Raises ValueError for a model without batch norm, or
     without any batch.
     """
-    found = norms(model)
+    found = batch_norms(model)
     if not found:
         raise ValueError("the network has no batch norm to recalibrate")
     momenta = [norm.momentum for norm in found]
@@ -45,8 +38,8 @@ def recalibrate(
         with kept(model):
             model.eval()
             for norm in found:
-                norm.reset_running_stats()  # type: ignore[operator]
-                norm.momentum, norm.training = None, True  # type: ignore[assignment]
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True
             for number, batch in enumerate(islice(batches, most)):
                 if chip is not None:
                     on_chip(model, chip(number))

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitline.evaluate.curvature import gauss_newton, hessian_traces, spend_bits, write_verify
+from bitline.evaluate.curvature import gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.montecarlo import testing_chip
 from bitline.evaluate.result import Frozen, write_atomic
-from bitline.nn import CimLayer, kept, layers, on_chip
+from bitline.nn import CimLayer, choose_writes, kept, layers, on_chip
 
 
 class LayerCurvature(Frozen):
@@ -59,7 +59,11 @@ def error_powers(model: nn.Module, chips: int = 4, seed: int = 0) -> dict[str, T
         for name, layer in layers(model).items():
             if layer.macro.variation is not None:
                 column, scale = layer.program()
-                power = layer.macro.variation.power(column.wanted)
+                beside = None
+                if layer.offsets is not None and layer.bias is not None:
+                    offsets = layer.bias / scale
+                    beside = offsets / layer.offsets.factor(column.wanted, offsets)
+                power = layer.macro.variation.power(column.wanted, beside)
             elif layer.macro.cell is not None and layer.macro.cell.errors:
                 power, scale = _by_code(model, layer, chips, seed)
             else:
@@ -110,7 +114,7 @@ def priorities(
     powers = error_powers(model, seed=seed)
     weights = {name: found[name].weight.detach() for name in curved}
     ranked = {name: curved[name] * powers[name] for name in curved if name in powers} or curved
-    chosen = write_verify(ranked, share)
+    chosen = choose_writes(ranked, share)
     bits = spend_bits(curved, weights, mean_bits)
     rows = []
     for name, w in weights.items():

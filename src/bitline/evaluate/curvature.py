@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from bitline import draws
 from bitline.nn import digital, layers
 from bitline.nn.layers import LAYERS
+from bitline.nn.transposed import stored_transposed
 
 Data = Iterable[Any]
 """Batches (x, y) or (x, y, index)."""
@@ -86,20 +87,6 @@ def gauss_newton(model: nn.Module, data: Data, *, probes: int = 4, seed: int = 0
     return {name: value / (count * probes) for name, value in total.items()}
 
 
-def write_verify(priority: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Which weights to verify as they are written: the ``share`` of all, 0 … 1, with the highest priority (bool, shapes
-    as given). SWIM's priority is curvature times mean square error, ``gauss_newton`` times ``error_powers``."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share = {share:g}: a share of all weights, 0 … 1")
-    flat = torch.cat([value.flatten() for value in priority.values()])
-    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    chosen[flat.topk(round(share * len(flat))).indices] = True
-    sizes = [value.numel() for value in priority.values()]
-    return {
-        name: part.view(value.shape) for (name, value), part in zip(priority.items(), chosen.split(sizes), strict=True)
-    }
-
-
 def spend_bits(
     curvature: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
@@ -137,7 +124,11 @@ def spend_bits(
 def _clean(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """(a copy in torch layers, in eval mode; the weights of its linear layers and convolutions, which alone train)."""
     net = (digital(model) if layers(model) else copy.deepcopy(model)).eval().requires_grad_(False)
-    found = {name: module for name, module in net.named_modules() if type(module) in LAYERS}
+    found = {
+        name: module
+        for name, module in net.named_modules()
+        if isinstance(module, tuple(LAYERS)) or stored_transposed(module)
+    }
     if not found:
         raise ValueError(f"{type(model).__name__} has no linear layer or convolution")
     return net, {name: module.weight.requires_grad_() for name, module in found.items()}

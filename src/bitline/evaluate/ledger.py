@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bitline.evaluate.montecarlo import Batch, Trial, over_chips
 from bitline.evaluate.workers import Pool
-from bitline.nn import layers
+from bitline.nn import layers, parts
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,15 @@ class Ledger:
 
     def key(self, model: nn.Module, name: str) -> str:
         """Hash of everything that sets the answers of ``model`` in row ``name``."""
-        macros = [f"{site} {layer.macro.fingerprint} {layer.cause}" for site, layer in layers(model).items()]
+        causes = {site: layer.cause for site, layer in layers(model).items()}
+        macros = [f"{site} {part.macro.fingerprint} {causes.get(site)}" for site, part in parts(model).items()]
         digest = hashlib.blake2b("|".join([self.context, name, *macros]).encode(), digest_size=8)
         for key, value in model.state_dict().items():
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for site, layer in layers(model).items():
+            if layer.verified is not None:
+                digest.update(site.encode() + layer.verified.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def over_chips(

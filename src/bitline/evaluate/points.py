@@ -21,7 +21,7 @@ from bitline.evaluate.statistics import difference, row
 from bitline.evaluate.swept import IDEAL, Over, Point, Settings, Sweep, grid, sentence, told
 from bitline.evaluate.workers import Workers, opened
 from bitline.macro import Macro, ideal
-from bitline.nn import calibrate, calibrated, layers, moved, use
+from bitline.nn import calibrate, calibrated, layers, moved, parts, use
 
 Variant = tuple[str, nn.Module, Recalibration | None]
 
@@ -97,7 +97,7 @@ class Comparison:
 
     def placed(self, model: nn.Module, settings: Settings) -> nn.Module:
         """A copy of a model on its macros changed by ``settings``; ranges they leave open are calibrated."""
-        designs = {id(layer.design): layer.design for layer in layers(model).values()}  # one object for many layers
+        designs = {id(part.design): part.design for part in parts(model).values()}  # one object for many parts
         made = {key: changed(design, settings) for key, design in designs.items()}
         here = moved(model, lambda design: made[id(design)])
         if not calibrated(here):
@@ -149,6 +149,8 @@ def sweep(
     on_macros = {name: model for name, model in named.items() if layers(model)}
     if not on_macros:
         raise ValueError("no model is on a macro: call bitline.convert(model, macro) first")
+    if IDEAL in on_macros:
+        raise ValueError(f"a model is called {IDEAL!r}, which is a row of its own: give it another name")
     axes = tuple(Over(key=key, values=tuple(values)) for key, values in over.items())
     points = check((layer.design for model in on_macros.values() for layer in layers(model).values()), axes)
     source = Source(data)

@@ -123,11 +123,11 @@ def sentence(points: Sequence[Point]) -> str:
     where = "at every point" if len(wins) == 1 else f"at {len(wins[leader])} of {len(points)} points"
     ends = points[0], points[-1]
 
-    def path(method: str) -> str:
+    def path(method: str, place: str = "") -> str:
         means = [row.mean for point in ends for row in point.on_chips if row.method == method]
-        return f"{method}, {' → '.join(f'{mean:.1f} %' for mean in means)}"
+        return f"{method}{place}, {' → '.join(f'{mean:.1f} %' for mean in means)}"
 
     last = min(ends[1].on_chips, key=lambda row: row.mean).method
-    lead = path(leader).replace(",", f" is the best {where},", 1)
+    lead = path(leader, f" is the best {where}")
     text = f"From {told(ends[0].settings, True)} to {told(ends[1].settings, True)}: {lead}"
     return text + (f"; {path(last)}." if last != leader else ".")

@@ -33,7 +33,6 @@ from bitline.evaluate import (
     difference,
     explanation,
     layer_reports,
-    norms,
     opened,
     recalibrated,
     row,
@@ -46,7 +45,7 @@ from bitline.experiment.config import Experiment
 from bitline.macro import Macro, ideal
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Qat, training_chip
-from bitline.nn import calibrate, mapping, use
+from bitline.nn import batch_norms, calibrate, mapping, use
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
 
@@ -163,14 +162,14 @@ class Run:
     def networks(self, start: nn.Module, macro: Macro) -> dict[str, nn.Module]:
         """``start`` trained by each method, by its title; the untouched one is there whatever the methods are."""
         found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
-        return found if UNTRAINED in found else {UNTRAINED: start} | found
+        return {UNTRAINED: start} | found
 
     def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, Recalibration | None]]:
         """(row, network, what is done on each chip before it is tested): as it is, and where asked with batch-norm
         statistics of the macro that the model computes with."""
         test = self.experiment.test
         yield name, model, None
-        if not norms(model):
+        if not batch_norms(model):
             return
         batches = list(islice(self.plain(), test.recalibration_batches))
         if test.recalibrate:
@@ -346,4 +345,4 @@ def _claim(out: Path, experiment: Experiment) -> None:
 
 def slug(name: str) -> str:
     """A name of a folder."""
-    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
+    return "".join(c if c.isalnum() or c == "_" else "-" for c in name.lower()).strip("-")

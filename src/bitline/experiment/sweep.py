@@ -42,6 +42,13 @@ class SweepRun:
         started = time.time()
         if len(self.experiment.macros) > 1:
             raise ValueError("the experiment has several macros: choose one with --set macro=…")
+        swept = {each.key for each in self.over}
+        for each in self.train_over:
+            if each.key.startswith("macro.") and each.key not in swept:
+                raise ValueError(
+                    f"--train-over {each.key}: at a point all networks meet the same macro, so give its values to "
+                    f"--over {each.key}=… too"
+                )
         trainings = [(settings, self._changed(settings)) for settings in grid(self.train_over)]
         base = Run(self.experiment, self.out, self.tell, progress=self.progress)
         images = next(iter(base.plain()))[0][:FEW].float()

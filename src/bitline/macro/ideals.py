@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bitline.converters import Adc
-from bitline.devices import LogNormalWeight
+from bitline.devices.weights import WeightError
 from bitline.macro.kinds import TableColumn
 from bitline.macro.macro import Macro
 from bitline.macro.read import Converters
@@ -52,9 +52,12 @@ def _without(macro: Macro, *causes: str) -> Macro:
                 changes |= ideal
     if "curve" in causes and "wires" not in causes and macro.wires is not None and kept is not None:
         changes["cell"] = changes["cell"].model_copy(update=kept.range_from_zero())  # wires need conductances
-    error = macro.variation
+    error: WeightError | None = macro.variation
     if error is not None and ("noise" if error.fresh else "variation") in causes:
-        changes["variation"] = LogNormalWeight(sigma=0.0)  # not None: the weights stay unsliced
+        error = error.typical()  # not None: the weights stay unsliced
+    if error is not None and "curve" in causes:
+        error = error.centred()
+    changes["variation"] = error
     return macro.model_copy(update=changes)
 
 

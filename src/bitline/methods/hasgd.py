@@ -111,8 +111,9 @@ class HaSgd(OnFreshChips):
     def _meet(self, model: nn.Module, sample: int) -> None:
         """The step's chip number ``sample``: the first is every method's, each other of a lot of its own."""
         shared = silicon(model)
-        first = training_chip(self.seed, shared.read)
-        die = first if not sample else Chip(draws.key("training lot", self.seed, sample), shared.read)
+        number = shared.chip.number  # the step's on this rank, as before_step chose it, in every lot
+        first = training_chip(self.seed, number)
+        die = first if not sample else Chip(draws.key("training lot", self.seed, sample), number)
         if shared.chip != die:
             on_chip(model, die)
 

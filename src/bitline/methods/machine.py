@@ -59,7 +59,7 @@ class OnMacro(BaseModel):
         """The criterion on what the macro computes, noise keyed by (step, sample)."""
         shared = silicon(model)
         shared.begin(index, shared.read)
-        if self.distil and self._teacher:
+        if self.distil is not None and self._teacher is not None:
             criterion = self.distil.around(criterion, self._teacher, x)
         value = criterion(model(x), y)
         shared.samples = None  # whoever reads next says what

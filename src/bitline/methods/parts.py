@@ -11,12 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline import draws
 from bitline.macro import Macro
 from bitline.methods.protocol import Progress
-from bitline.nn import layers
+from bitline.nn import batch_norms, layers
 
 
 class Part(BaseModel):
@@ -114,7 +113,7 @@ class Clip(Part):
     def apply(self, model: nn.Module) -> None:
         """Clip in place."""
         for layer in layers(model).values():
-            most = self.k * layer.weight.std()
+            most = self.k * layer.weight.std(correction=0)
             layer.weight.clamp_(-most, most)
 
 
@@ -151,11 +150,16 @@ class _Objective(nn.Module):
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
     """Batch norms normalise, but learn nothing from what passes."""
-    norms: list[tuple[Any, float | None]] = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
+    found: list[tuple[Any, float | None, Tensor | None]] = []
+    for norm in batch_norms(model):
+        seen = norm.num_batches_tracked
+        found.append((norm, norm.momentum, seen if seen is None else seen.clone()))
     try:
-        for norm, _ in norms:
+        for norm, _, _ in found:
             norm.momentum = 0.0
         yield
     finally:
-        for norm, momentum in norms:
+        for norm, momentum, seen in found:
             norm.momentum = momentum
+            if seen is not None:
+                norm.num_batches_tracked.copy_(seen)

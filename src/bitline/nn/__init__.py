@@ -14,13 +14,13 @@ from bitline.nn.model import (
     requantise,
     silicon,
     use,
-    verify_writes,
 )
 from bitline.nn.moving import calibrated, moved
-from bitline.nn.norms import AnalogNorm
+from bitline.nn.norms import AnalogNorm, batch_norms
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 from bitline.nn.tradeoff import Tradeoff, range_tradeoff
+from bitline.nn.verifying import choose_writes, verify_writes
 
 __all__ = [
     "AnalogNorm",
@@ -36,8 +36,10 @@ __all__ = [
     "Silicon",
     "Tradeoff",
     "Xnor",
+    "batch_norms",
     "calibrate",
     "calibrated",
+    "choose_writes",
     "convert",
     "differentiate",
     "digital",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitline.macro import AnyGradient, Chip, Column, Macro, causes
 from bitline.nn.cim import CimLayer
@@ -55,35 +55,6 @@ def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:
     shared.chip, shared.write = chip, write
     for part in parts(model).values():
         part.renew()
-
-
-def verify_writes(model: nn.Module, priority: Mapping[str, Tensor] | None, share: float = 1.0) -> None:
-    """Let the write–verify loop of the macro's cells correct only the weights of highest priority; None: all.
-
-    ``priority``: by layer, a number for each weight, in its shape (a sensitivity: SWIM, Yan et al., DAC 2022), compared
-    over all layers; layers that are not named have none. ``share``: of all weights, how many are verified; of equal
-    ones the first. Raises ValueError naming a layer that is not on the macro, or a shape that is not its weight's.
-    """
-    found = layers(model)
-    if not 0 <= share <= 1:
-        raise ValueError(f"share = {share:g}; accepted is 0 … 1")
-    masks: dict[str, Tensor | None] = dict.fromkeys(found)
-    if priority is not None:
-        for name, value in priority.items():
-            if name not in found:
-                raise ValueError(f"no layer {name!r} on the macro; there are: {', '.join(found) or 'none'}")
-            if value.shape != found[name].weight.shape:
-                raise ValueError(f"{name}: priority of shape {tuple(value.shape)}; its weight's is accepted")
-        none = {name: torch.full_like(layer.weight, -torch.inf) for name, layer in found.items()}
-        parts = {name: priority.get(name, none[name]).detach().to(none[name]) for name in found}
-        every = torch.cat([part.flatten() for part in parts.values()])
-        chosen = torch.zeros_like(every, dtype=torch.bool)
-        chosen[every.argsort(descending=True, stable=True)[: round(share * len(every))]] = True
-        pieces = chosen.split([part.numel() for part in parts.values()])
-        masks = {name: piece.view(parts[name].shape) for name, piece in zip(parts, pieces, strict=True)}
-    for name, layer in found.items():
-        layer.verified = masks[name]
-        layer.renew()
 
 
 def differentiate(model: nn.Module, gradient: AnyGradient | None = None) -> None:

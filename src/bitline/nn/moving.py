@@ -11,7 +11,7 @@ from torch import nn
 from bitline.macro import Macro
 from bitline.nn.cim import CimLayer
 from bitline.nn.convert import convert, restore
-from bitline.nn.model import layers
+from bitline.nn.model import layers, parts
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import Xnor
 
@@ -21,11 +21,14 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
 
     Quantizers stay where their codes do, converter ranges where bits, rule and span of the converter do. Others begin
     anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest.
-    Raises ValueError as ``convert`` does.
+    Raises ValueError as ``convert`` does, and for a model that was not converted.
     """
     found = layers(model)
+    if not found:
+        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
     first = next(iter(found.values()))
-    designs = {glob.escape(name): change(layer.design) for name, layer in found.items()}
+    wanted = {name: change(part.design) for name, part in parts(model).items()}
+    designs = {glob.escape(name): one for name, one in wanted.items() if name in found or one.norm is not None}
     made = convert(restore(model), designs, gradient=first.asked, plan=first.forced, inplace=True)
     for name, layer in layers(made).items():
         _carry(found[name], layer)
@@ -44,6 +47,7 @@ def calibrated(model: nn.Module) -> bool:
 def _carry(old: CimLayer, new: CimLayer) -> None:
     """Give a layer what its codes and its converters have in common with those of the layer it replaces."""
     before, after = old.design, new.design
+    new.verified = old.verified
     new.input_quantizer = _quantizer(old.input_quantizer, new.input_quantizer, before.inputs == after.inputs, None)
     new.weight_quantizer = _quantizer(
         old.weight_quantizer, new.weight_quantizer, before.weights == after.weights, len(new.weight)

@@ -13,6 +13,11 @@ from bitline.macro import Macro, Site, without
 from bitline.nn.die import OnSilicon, Silicon
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of a model, digital and analog."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 class AnalogNorm(OnSilicon, _BatchNorm):
     """A batch norm as an array does it: a depthwise 1×1 convolution by w = γ/√(σ² + ε) with the shift b = β − µ·w in a
     row beside it, both with the errors of this die, on one physical range (S1: Wan et al., JETC 2022, authors' code).

@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline.nn.cim import CimLayer
 from bitline.nn.die import OnSilicon
-from bitline.nn.folding import NORMS, traced
+from bitline.nn.folding import traced
+from bitline.nn.norms import NORMS
 from bitline.nn.tail import Tail
 
 RELU = (torch.relu, F.relu, "relu")

@@ -81,6 +81,9 @@ class TrainConfig(_Frozen):
     one_chip: Literal[True] | None = Field(
         None, description="ranks of torchrun meet the same chips, as one process does; absent: each its own"
     )
+    frozen_norms: Unit | None = Field(
+        None, description="last share of the steps, in which batch norms normalise by their running statistics"
+    )
     no_decay: tuple[str, ...] = Field((), description="parameter name patterns, e.g. 'head.*'")
     log_every: PositiveInt = Field(10, description="steps")
     checkpoint_every: PositiveInt = Field(500, description="steps")
@@ -94,6 +97,10 @@ class TrainConfig(_Frozen):
     def total_steps(self, batches: int) -> int:
         """Optimiser steps of the run, for epochs of so many batches."""
         return self.steps if self.steps is not None else (self.epochs or 0) * -(-batches // self.accumulate)
+
+    def keeps_norms(self, step: int, total: int) -> bool:
+        """Whether batch norms keep their statistics in this step of so many: as on a chip, which is given no other."""
+        return self.frozen_norms is not None and step >= (1 - self.frozen_norms) * total
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of the model's trainable parameters, in two groups: with and without weight decay.

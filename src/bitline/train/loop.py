@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from bitline.methods.machine import ErrorAware
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batch, Batches, Criterion, Method, Progress
-from bitline.nn import layers
+from bitline.nn import batch_norms, layers
 from bitline.train import checkpoint
 from bitline.train.batches import Stream, kept_random_state, seed_all
 from bitline.train.config import TrainConfig
@@ -99,11 +99,11 @@ def train(
     folder = Path(out) if out is not None else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     ranks = Ranks.here(device)
-    if folder is not None:
-        prepare(folder, ranks.rank)
     if config.amp == "fp16" and device.type != "cuda":
         raise ValueError(f"amp='fp16' needs a CUDA device, the model is on {device}; use 'bf16'")
     criterion = _criterion(loss, config)
+    if folder is not None:
+        prepare(folder, ranks.rank)
     ranks.begin(model)
     with kept_random_state():
         stream = Stream(batches, config.seed)
@@ -194,6 +194,9 @@ class _Run:
         seed_all(config.seed, "step", at.step, *([ranks.rank] if ranks.rank else []))
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = at.lr
+        if config.keeps_norms(at.step, at.total):
+            for module in batch_norms(model):
+                module.eval()
         alone = Progress(at.step, at.total)
         self.method.before_step(model, alone if config.one_chip else replace(alone, rank=ranks.rank, ranks=ranks.count))
         self.optimizer.zero_grad(set_to_none=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline.methods.protocol import Batch
+from bitline.nn import batch_norms
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Ranks:
             if some and parameter.grad is None:  # no sample of this rank reached it
                 parameter.grad = torch.zeros_like(parameter)
         self._add([p.grad for p in parameters if p.grad is not None])
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
-        running = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+        running = [
+            t for m in batch_norms(model) if m.training for t in (m.running_mean, m.running_var) if t is not None
+        ]
         self._add(running)
         for statistic in running:
             statistic /= self.count
