@@ -10,7 +10,8 @@ from bitline.macro import Macro
 from bitline.networks import Digits, LeNet5, Network, ResNet, Vgg, Vit, WideResNet
 from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
-from bitline.nn.folding import NORMS, fold_batch_norm
+from bitline.nn.folding import fold_batch_norm
+from bitline.nn.norms import NORMS
 from bitline.nn.model import layers
 
 
@@ -18,7 +19,7 @@ def _trained(net: nn.Module, seed: int = 0) -> nn.Module:
     """Norms with statistics and parameters that do something."""
     draw = torch.Generator().manual_seed(seed)
     for norm in net.modules():
-        if isinstance(norm, NORMS):
+        if isinstance(norm, tuple(NORMS)):
             for tensor, low, high in ((norm.running_mean, -0.5, 0.5), (norm.running_var, 0.5, 2.0)):
                 if tensor is not None:
                     tensor.copy_(torch.rand(tensor.shape, generator=draw) * (high - low) + low)
