@@ -11,8 +11,8 @@ from bitline.networks import Digits, LeNet5, Network, ResNet, Vgg, Vit, WideResN
 from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
 from bitline.nn.folding import fold_batch_norm
-from bitline.nn.norms import NORMS
 from bitline.nn.model import layers
+from bitline.nn.norms import NORMS
 
 
 def _trained(net: nn.Module, seed: int = 0) -> nn.Module:
