@@ -8,11 +8,12 @@ from bitline.nn.kept import kept
 from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
-from bitline.nn.tradeoff import Tradeoff, range_tradeoff
+from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
 
 __all__ = [
     "AnyQuantizer",
     "CimLayer",
+    "InputRange",
     "Lsq",
     "Mapped",
     "MinMax",
@@ -26,6 +27,7 @@ __all__ = [
     "convert",
     "differentiate",
     "fingerprint",
+    "input_ranges",
     "kept",
     "layers",
     "mapping",
