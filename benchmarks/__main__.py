@@ -19,15 +19,19 @@ NAMES = {
     "digits": "Handwritten digits, the longer setting",
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
+    "s1": "Training for analog memory, digits",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
-    "dnat_resnet20": "D-NAT on a skewed table, ResNet20",
+    "dnat_networks": "D-NAT on a skewed table, ResNet20",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }
-LONG = {  # half an hour of a core a seed, by name only
+LONG = {  # by name only: some take half an hour of a core a seed
     "s0_resnet20:seeds": "Error-aware against Gaussian training, ResNet20, three seeds",
-    "dnat_resnet20:seeds": "D-NAT on a skewed table, ResNet20, three seeds",
+    "dnat_networks:resnet20": "D-NAT on a skewed table, ResNet20, three seeds",
+    "dnat_networks:vgg8": "D-NAT on a skewed table, VGG8, three seeds",
+    "dnat_networks:vgg16": "D-NAT on a skewed table, VGG16",
+    "dnat:cost": "D-NAT: what a training step costs",
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -18,10 +18,10 @@ from benchmarks.seeds import demo, scores, table
 from bitline import presets
 from bitline.evaluate import difference, over_chips, recalibrate
 from bitline.experiment import Experiment, Run
-from bitline.macro import Macro, Slope, Ste
+from bitline.macro import Macro, Ste
 from bitline.methods import DNat, Gaussian, Qat
 from bitline.networks import ResNet
-from bitline.nn import use
+from bitline.nn import requantise, use
 from bitline.nn.quantizers import Pact
 
 SEEDS = (0, 1, 2)
@@ -153,10 +153,12 @@ def read_on(there: Macro, walk: Run, start: nn.Module, state: dict[str, torch.Te
 def cost() -> str:
     """A2.7: a training step of ResNet20 on the skewed table against fp32, time and peak memory."""
     plain = ResNet(depth=20).build()
-    cases = {fused.PLAIN: fused.training_step(copy.deepcopy(plain))}
-    for name, gradient in (("Ste", Ste()), ("Slope", Slope())):
-        model = fused.on_macro(plain, skewed(), gradient=gradient)
-        cases[f"D-NAT, gradient {name} (bound {TIME:g}×)"] = fused.training_step(model)
+    cases = {
+        fused.PLAIN: fused.training_step(copy.deepcopy(plain)),
+        "plain torch, amp: bf16": fused.training_step(copy.deepcopy(plain), amp=True),
+    }
+    for name, amp in (("", False), (", amp: bf16", True)):
+        cases[f"D-NAT{name} (bound {TIME:g}×)"] = fused.training_step(taught(plain), amp)
     took = timing.table(timing.side_by_side(cases, rounds=7), f"ResNet20, batch {fused.BATCH}, training step")
     peaks = [fused.peak(f"dnat.show_peak({on})", "dnat") for on in (False, True)]
     lines = ["| ResNet20, training, a process of its own | peak memory, MiB | ratio |", "|---|---|---|"]
@@ -165,16 +167,18 @@ def cost() -> str:
     return f"{took}\n\n" + "\n".join(lines)
 
 
-def skewed() -> dict[str, Any]:
-    """The macro of the skewed table with its one-bit weights."""
-    return presets.load("generic-skewed-sram").dump()
+def taught(net: nn.Module) -> nn.Module:
+    """The network on the macro of the skewed table with its one-bit weights, as D-NAT trains it."""
+    model = fused.on_macro(net, presets.load("generic-skewed-sram").dump(), gradient=DNat().gradient)
+    requantise(model, Pact(asymmetric=True))
+    return model
 
 
 def show_peak(on_macro: bool) -> None:
     """Print the peak memory of this process, kB, after three training steps."""
     torch.manual_seed(0)
     net = ResNet(depth=20).build()
-    step = fused.training_step(fused.on_macro(net, skewed(), gradient=Slope()) if on_macro else net)
+    step = fused.training_step(taught(net) if on_macro else net)
     for _ in range(3):
         step()
     fused.print_peak()

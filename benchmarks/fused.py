@@ -119,8 +119,8 @@ def _instruction_sets() -> str:
         kernel.bitline_use(best)
 
 
-def training_step(net: nn.Module) -> Callable[[], None]:
-    """A step of SGD as the training loop takes it, on a fresh chip where there is one."""
+def training_step(net: nn.Module, amp: bool = False) -> Callable[[], None]:
+    """A step of SGD as the training loop takes it, on a fresh chip where there is one; ``amp``: in bf16."""
     net.train()
     x, y = _images(), torch.randint(0, 10, (BATCH,))
     optimiser, chips = torch.optim.SGD(net.parameters(), lr=0.01), iter(range(10**9))
@@ -129,7 +129,9 @@ def training_step(net: nn.Module) -> Callable[[], None]:
         if layers(net):
             on_chip(net, Chip(0, next(chips)))
         optimiser.zero_grad()
-        cross_entropy(net(x), y).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            output = net(x)
+        cross_entropy(output.float(), y).backward()
         optimiser.step()
         constrain(net)  # as the loop does; scales that run away would make denormal numbers, which are slow
 

@@ -9,9 +9,9 @@ SHORT = ("training.steps=100", "test.chips=3")
 
 def run() -> str:
     """A short setting, one seed: minutes."""
-    return example("s0-resnet20", "error-aware", (0,), SHORT)
+    return example("s0-resnet20", "error-aware, distilled", (0,), SHORT)
 
 
 def seeds() -> str:
     """The example as it is, three seeds: an hour or two on one core each, kept in ``out/bench`` as they end."""
-    return example("s0-resnet20", "error-aware", (0, 1, 2))
+    return example("s0-resnet20", "error-aware, distilled", (0, 1, 2))

@@ -17,16 +17,32 @@ from pydantic import BaseModel
 from bitline.circuits.crossbar import Wires
 from bitline.converters import Adc, CalibratedRange, Driver, FixedRange, FullRange
 from bitline.devices import (
+    CapacitorMismatch,
     Cell,
     Conductances,
+    Constant,
+    FlickerNoise,
     GaussianCell,
     LevelTable,
+    Logarithm,
     LogNormalCell,
     LogNormalWeight,
+    LogTimeDrift,
     MeasuredCell,
+    Middle,
+    OffsetRow,
+    Power,
     PowerLawDrift,
     RangeWeight,
+    Saturating,
+    StateCell,
+    StateNoise,
+    StatePoints,
+    StatePolynomial,
     StuckAt,
+    StuckMap,
+    UniformCell,
+    WriteVerify,
 )
 from bitline.encode import (
     BinaryWeight,
@@ -43,6 +59,7 @@ from bitline.encode import (
 from bitline.macro import (
     Chip,
     Column,
+    Compensation,
     Conv,
     Converters,
     Dense,
@@ -110,6 +127,7 @@ def base(name: str, **changes: Any) -> Macro:
 
 
 LOSSLESS = Adc(bits=10)
+SPREAD = CurveColumn(gain_sigma=0.03, offset_sigma=0.5)
 NEAR = 1e-9  # the limit of a parameter that may not be zero
 
 
@@ -141,6 +159,15 @@ def converter(name: str, adc: Adc, limit: Adc = LOSSLESS, **marks: bool) -> Exam
     return Example(base(name, converter=adc), base(name, converter=limit), **marks)
 
 
+PROFILES = [
+    Constant(value=0.02),
+    StatePolynomial(coefficients=(0.01, 0.08, -0.05)),
+    Saturating(most=0.0125, scale=0.11),
+    Power(coefficient=0.0088, exponent=-0.65, most=0.2),
+    Logarithm(slope=-0.0155, offset=0.0244, low=0.049, high=0.1),
+    Middle(outer=0.02, middle=0.06, low=0.2, high=0.8),
+    StatePoints(state=(0.0, 0.4, 1.0), value=(0.01, 0.06, 0.02)),
+]
 EXACT = Conductances(  # every cell at its aim
     name="exact",
     low=2.0**-20,
@@ -151,6 +178,21 @@ EXACT = Conductances(  # every cell at its aim
 CELL_ERRORS = [
     cells("gaussian cell", GaussianCell(sigma=0.05, mu=0.01), GaussianCell(sigma=0)),
     cells("mismatched cell", GaussianCell(sigma=0.05, clock="fabrication"), GaussianCell(sigma=0, clock="fabrication")),
+    cells("uniform cell", UniformCell(half_width=0.1, mu=0.01), UniformCell(half_width=0)),
+    cells(
+        "cell by state",
+        StateCell(sigma=PROFILES[1], mu=Logarithm(slope=0.01, offset=0, low=-0.03, high=0)),
+        StateCell(sigma=0.0),
+    ),
+    cells(
+        "cell by state, from 0 S", StateCell(sigma=PROFILES[2], mu=PROFILES[0], floor=0.0), StateCell(sigma=0, floor=0)
+    ),
+    cells("spread by state", StateCell(sigma=0.1, floor=-0.05, keep="spread"), StateCell(sigma=0, floor=-0.05)),
+    cells(
+        "capacitors",
+        CapacitorMismatch(farads=1.2e-15, coefficient=0.05),
+        CapacitorMismatch(farads=1.2e-15, coefficient=0),
+    ),
     cells("log-normal cell", LogNormalCell(sigma=0.1), LogNormalCell(sigma=0)),
     cells("shifted log-normal cell", LogNormalCell(sigma=0.1, mu=0.05), LogNormalCell(sigma=0)),
     cells(
@@ -165,6 +207,10 @@ CELL_ERRORS = [
     ),
     cells("stuck cells", StuckAt(low=0.05, high=0.02), StuckAt()),
     cells("stuck around the level", StuckAt(low=0.05, high=0.02, keep="spread"), StuckAt(keep="spread")),
+    Example(
+        base("fault map", cell=Cell(errors=(StuckMap(low=(2, 38, 77), high=(4, 41)),))),
+        base("fault map", cell=Cell(errors=(StuckMap(),))),
+    ),
     cells("stuck, differential", StuckAt(low=0.1), StuckAt(), weights=DifferentialWeight(bits=BITS, cell_bits=3)),
     cells("cell, reference column", GaussianCell(sigma=0.05), GaussianCell(sigma=0), weights=OffsetWeight(bits=BITS)),
 ]
@@ -179,6 +225,85 @@ CELLS = [
     ),
     PEDESTAL,
     Example(base("noisy cell", cell=Cell(read_sigma=0.05)), base("noisy cell", cell=Cell()), fresh=True),
+    Example(
+        base("noise by state", cell=Cell(g_min=0, g_max=25e-6, read_noise=StateNoise(sigma=PROFILES[2]))),
+        base("noise by state", cell=Cell()),
+        fresh=True,
+    ),
+    Example(
+        base(
+            "flicker, converted",
+            converter=LOSSLESS,
+            weights=OffsetWeight(bits=BITS, cell_bits=2),
+            cell=Cell(read_noise=FlickerNoise(q=PROFILES[3], t0=1.0)),
+        ),
+        base(
+            "flicker, converted",
+            converter=LOSSLESS,
+            weights=OffsetWeight(bits=BITS, cell_bits=2),
+            cell=Cell(read_noise=FlickerNoise(q=0.0)),
+        ),
+        fresh=True,
+    ),
+    Example(
+        base(
+            "written and verified",
+            weights=OffsetWeight(bits=BITS, cell_bits=2),
+            cell=Cell(
+                errors=(StuckAt(low=0.02), GaussianCell(sigma=0.1)),
+                write_verify=WriteVerify(levels=0.1, most_pulses=5, sigma=0.05),
+            ),
+        ),
+        base(
+            "written and verified",
+            weights=OffsetWeight(bits=BITS, cell_bits=2),
+            cell=Cell(write_verify=WriteVerify(levels=0.1, most_pulses=5, sigma=0.05)),
+        ),
+        frozen=True,
+    ),
+    Example(
+        base(
+            "a year later",
+            weights=DifferentialWeight(bits=BITS, cell_bits=3),
+            cell=Cell(
+                g_min=0.1e-6,
+                g_max=25e-6,
+                errors=(StateCell(sigma=PROFILES[1]),),
+                drift=PowerLawDrift(nu=PROFILES[4], nu_sigma=0.01),
+                seconds=3e7,
+                kelvin=310.0,
+                read_noise=FlickerNoise(q=PROFILES[3], window=1.0),
+            ),
+            compensation=Compensation(per="column", reads=100),
+        ),
+        base(
+            "a year later",
+            weights=DifferentialWeight(bits=BITS, cell_bits=3),
+            cell=Cell(g_min=0, g_max=25e-6, drift=PowerLawDrift(nu=0)),
+            compensation=Compensation(),
+        ),
+        frozen=True,
+        fresh=True,
+    ),
+    Example(
+        base(
+            "compensated",
+            weights=BinaryWeight(),
+            converter=Adc(bits=8),
+            column=SPREAD,
+            inputs=OffsetInput(bits=4, digit_bits=2),
+            compensation=Compensation(),
+            cell=Cell(drift=LogTimeDrift(mu=-0.05, sigma=0.01, t0=1.0), seconds=1e3),
+        ),
+        base(
+            "compensated",
+            weights=BinaryWeight(),
+            converter=LOSSLESS,
+            inputs=OffsetInput(bits=4, digit_bits=2),
+            cell=Cell(drift=LogTimeDrift(mu=0.0), seconds=1e3),
+        ),
+        frozen=True,
+    ),
     Example(
         base(
             "everything in a cell",
@@ -208,8 +333,17 @@ WIRES = [
                  wires=Wires(bit_line=5.0, sense=20.0)),
             base("wires, reference column", weights=OffsetWeight(bits=BITS, cell_bits=2), cell=OHMIC, wires=Wires())),
 ]  # fmt: skip
-DRIFTS = [PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0)]
+DRIFTS = [
+    PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0, keep="spread", until=1e9),
+    PowerLawDrift(nu=PROFILES[4], nu_sigma=Logarithm(slope=-0.0125, offset=-0.0059, low=0.008, high=0.045)),
+    LogTimeDrift(mu=PROFILES[1], sigma=0.01, t0=10.0, activation_ev=0.3, kelvin=310.0, keep="mean", until=1e9),
+]
+READ_NOISES = [
+    StateNoise(sigma=PROFILES[2]),
+    FlickerNoise(q=PROFILES[3], t_read=1e-6, t0=1.0, window=10.0),
+]
 SIGNED = TwosComplementWeight(bits=BITS)
+OFFSETS = {"inputs": None, "weights": None, "bias": OffsetRow(), "norm": OffsetRow(amplitude=1)}
 VARIATIONS = [
     Example(base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0.3)),
             base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0)), frozen=True),
@@ -223,6 +357,16 @@ VARIATIONS = [
             frozen=True),
     Example(base("continuous", inputs=None, weights=None, variation=LogNormalWeight(sigma=0.3)),
             base("continuous", inputs=None, weights=None, variation=LogNormalWeight(sigma=0)), frozen=True),
+    Example(base("censored and fine", weights=SIGNED, variation=RangeWeight(sigma=0.1, censor=1.0, fine=0.25)),
+            base("censored and fine", weights=SIGNED, variation=RangeWeight(sigma=0, censor=1.0, fine=0.25)),
+            frozen=True),
+    Example(base("read by read", weights=SIGNED, variation=RangeWeight(sigma=0.1, clock="read"), converter=Adc(bits=7)),
+            base("read by read", weights=SIGNED, variation=RangeWeight(sigma=0, clock="read"), converter=LOSSLESS),
+            fresh=True),
+    Example(base("unrolled", **OFFSETS, variation=RangeWeight(sigma=0.1, clock="read")),
+            base("unrolled", **OFFSETS, variation=RangeWeight(sigma=0, clock="read")), fresh=True),
+    Example(base("all in analog", **OFFSETS, variation=RangeWeight(sigma=0.1, mu=0.02)),
+            base("all in analog", **OFFSETS, variation=RangeWeight(sigma=0)), frozen=True),
 ]  # fmt: skip
 CURVES = [
     curves("polynomial", Polynomial(coefficients=(0.5, 80.0, -8.0)), Polynomial(coefficients=(0.0, FULL))),
@@ -301,7 +445,6 @@ DRIVERS = [
     Example(base("bipolar driver", inputs=BipolarInput(bits=3, digit_bits=2), driver=Driver(inl=(0.1, 0.0, 0.05))),
             base("bipolar driver", inputs=BipolarInput(bits=3, digit_bits=2), driver=Driver(inl=(0.0, 0.0)))),
 ]  # fmt: skip
-SPREAD = CurveColumn(gain_sigma=0.03, offset_sigma=0.5)
 INPUTS = [
     Example(base(f"inputs {scheme.kind}", inputs=scheme, column=SPREAD, converter=Adc(bits=8)),
             base(f"inputs {scheme.kind}", inputs=scheme, converter=LOSSLESS), frozen=True)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from bitline import experiment, presets
 from bitline.cli import app
-from bitline.evaluate import Result
+from bitline.evaluate import Priorities, Result
 from bitline.macro import Macro
 from test_experiment import TINY
 
@@ -32,6 +32,8 @@ COMMANDS = [
     "train",
     "evaluate",
     "verify",
+    "curvature",
+    "sweep",
     "report",
     "presets",
     "schema",
@@ -204,6 +206,19 @@ def test_convert_shows_where_layers_sit(folder: Path) -> None:
     refused(call("convert", folder / "tiny.yaml", "--plan", "folded"), "plan folded cannot run macro")
 
 
+def test_curvature_says_what_layers_deserve(folder: Path) -> None:
+    options = ["--out", folder / "out", "--batches", 1, "--probes", 2, "--share", 0.25, "--bits", 3]
+    done = call("curvature", folder / "tiny.yaml", *options)
+    assert done.exit_code == 0, done.output
+    assert "Tr H" in done.stdout
+    found = Priorities.model_validate_json((folder / "out" / "curvature.json").read_text())
+    assert [row.layer for row in found.layers] == ["conv1", "conv2", "conv3", "fc"]
+    assert sum(row.bits * row.weights for row in found.layers) <= 3 * sum(row.weights for row in found.layers)
+    trained = call("curvature", folder / "tiny.yaml", *options, "--method", "error_aware", "--json")
+    assert json.loads(trained.stdout)["layers"] != json.loads(found.model_dump_json())["layers"]
+    refused(call("curvature", folder / "tiny.yaml", *options, "--method", "dnat"), "has no such method")
+
+
 def test_train_then_evaluate_then_run_share_a_folder(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = call("train", folder / "tiny.yaml", "--method", "error_aware", "--out", out)
@@ -303,12 +318,12 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pyt
 
 DIES = """
 import os, signal
-from bitline.experiment import answers
-save = answers._save
-def dying(path, right):
-    save(path, right)
+from bitline.evaluate import ledger
+append = ledger.append
+def dying(path, trial):
+    append(path, trial)
     os.kill(os.getpid(), signal.SIGKILL)
-answers._save = dying
+ledger.append = dying
 from bitline.cli import app
 app()
 """
@@ -381,7 +396,7 @@ def fits(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
 def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
     schema = json.loads(call("schema").stdout)
     demo = yaml.safe_load(Path(experiment.__file__).with_name("demo.yaml").read_text())
-    macro = yaml.safe_load((presets.FOLDER / f"{NAME}.yaml").read_text())
+    macro = yaml.safe_load(presets.find(NAME).read_text())
     assert isinstance(macro["volts_per_count"], str)  # with its unit
     for good in (demo, TINY, demo | {"macro": macro}, demo | {"macro": [NAME, macro]}):
         assert fits(good, schema, schema)
@@ -389,7 +404,7 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
         assert not fits(demo | bad, schema, schema)
     for name in presets.names():
         own = json.loads(call("schema", "macro").stdout)
-        assert fits(yaml.safe_load((presets.FOLDER / f"{name}.yaml").read_text()), own, own), name
+        assert fits(yaml.safe_load(presets.find(name).read_text()), own, own), name
 
 
 def test_a_schema_goes_to_a_file(tmp_path: Path) -> None:

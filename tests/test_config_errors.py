@@ -72,7 +72,8 @@ def described_macro(folder: Path, name: str = "m.yaml", /, **macro: Any) -> Path
         ({"placement": 3}, "macro.placement: a mapping is expected, such as {kind: unbounded} (given: 3)"),
         (
             {"cell": {"errors": [{"sigma": 0.1}]}},
-            "macro.cell.errors.0: `kind` is missing; there are: gaussian, lognormal, table, measured, stuck",
+            "macro.cell.errors.0: `kind` is missing; there are: gaussian, uniform, lognormal, "
+            "state, table, measured, capacitor, stuck, stuck_map",
         ),
         ({"cell": {"errors": {"sigma": 0.1}}}, "macro.cell.errors: a list is expected, such as [{sigma: …}]"),
         (
@@ -101,7 +102,7 @@ def test_a_macro_file_is_told_like_an_experiment(tmp_path: Path) -> None:
     file = described_macro(tmp_path, **MACRO, rowz=3)
     with pytest.raises(ValueError, match=r"rowz") as found:
         Macro.load(file)
-    says = f"{file}: rowz: no such key; did you mean rows? known: active_rows, cell, column, columns, columns_per_adc, "
+    says = f"{file}: rowz: no such key; did you mean rows? known: active_rows, bias, cell, column, columns, "
     assert str(found.value).startswith(says)
     assert told(tmp_path, macro="m.yaml").startswith(f"macro: {says}")
     described_macro(tmp_path, **MACRO | {"columns": 0}, rowz=3)
@@ -158,7 +159,10 @@ def test_a_macro_that_stands_on_itself(tmp_path: Path) -> None:
             {"network": {"kind": "digits", "channels": 8}},
             "network.channels: a list is expected, such as [8] (given: 8)",
         ),
-        ({"methods": ["qat", {"kind": "qat", "warmup": 3}]}, "methods.1.warmup: no such key; known: kind, seed"),
+        (
+            {"methods": ["qat", {"kind": "qat", "warmup": 3}]},
+            "methods.1.warmup: no such key; known: distil, kind, seed",
+        ),
         ({"methods": ["qad"]}, "methods.0: no kind 'qad'; did you mean qat? there are: plain, qat, error_aware, "),
         ({"methods": ["qat", "qat"]}, "methods: 2 of them are called 'untrained on chips': rows of the result could"),
         ({"data": 3}, "data: a mapping is expected, such as {set: …} (given: 3)"),
@@ -205,7 +209,7 @@ def test_an_experiment(tmp_path: Path, changes: dict[str, Any], says: str) -> No
             r"macro\.column\.mean\.compresion: no such key; did you mean compression\? known: compression, dead_zone",
         ),
         ("methods.0.kind=qad", r"methods\.0: no kind 'qad'; did you mean qat\? there are: plain, qat, error_aware, ga"),
-        ("methods.0.sigma=1", r"methods\.0\.sigma: no such key; known: kind, seed"),
+        ("methods.0.sigma=1", r"methods\.0\.sigma: no such key; known: distil, kind, seed"),
         ("methods.0.kind=error_aware", "2 of them are called 'error-aware'"),
         ("macro=[generic-8t-sram, generic-8t-sram]", "2 of them are called 'generic-8t-sram'"),
         ("macro=[]", r"macro: .*at least 1"),

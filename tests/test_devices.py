@@ -91,7 +91,7 @@ def test_errors_happen_in_order_and_the_pedestal_last():
     cell = Cell(g_min=1e-6, g_max=8e-6, errors=(GaussianCell(sigma=0, mu=0.1), StuckAt(high=1.0)))
     levels = torch.zeros(4, dtype=torch.float64)
     short = Effect(0, torch.arange(4))
-    assert cell.held(levels, [short, short], 7).tolist() == [8.0] * 4  # stuck at 7, and 7·1/7 of leakage
+    assert cell.held(levels, lambda *_: short, 7).levels.tolist() == [8.0] * 4  # stuck at 7, and 7·1/7 of leakage
     assert cell.pedestal(7) == pytest.approx(1.0)
     assert Cell().pedestal(7) == 0
 
@@ -155,8 +155,8 @@ def test_gradient_of_a_variation(variation):
 def test_drift_law():
     drift = PowerLawDrift(nu=0.05, nu_sigma=0.01, t0=20.0)
     levels = torch.full((N,), 4.0, dtype=torch.float64)
-    assert torch.equal(drift.apply(levels, EFFECT, 20.0, 300.0), levels)
-    later = drift.apply(levels, EFFECT, 2e4, 300.0)
+    assert torch.equal(drift.apply(levels, levels / 7, EFFECT, 7, 20.0, 300.0), levels)
+    later = drift.apply(levels, levels / 7, EFFECT, 7, 2e4, 300.0)
     exponent = -(later / 4).log() / math.log(1000)
     assert float(exponent.mean()) == pytest.approx(0.05, rel=0.01)
     assert float(exponent.std()) == pytest.approx(0.01, rel=0.01)
@@ -166,11 +166,13 @@ def test_drift_by_temperature():
     drift = PowerLawDrift(nu=0.1, activation_ev=0.5, kelvin=300.0)
     one, draw = torch.ones(1, dtype=torch.float64), Effect(0, torch.zeros(1, dtype=torch.int64))
     faster = math.exp(0.5 / 8.617333262e-5 * (1 / 300 - 1 / 350))
-    hot, cold = drift.apply(one, draw, 1000.0, 350.0), drift.apply(one, draw, 1000.0 * faster, 300.0)
+    hot, cold, warm = (
+        drift.apply(one, one, draw, 1, *at) for at in ((1e3, 350.0), (1e3 * faster, 300.0), (1e3, 300.0))
+    )
     assert float(hot) == pytest.approx(float(cold), rel=1e-9)
-    assert float(hot) < float(drift.apply(one, draw, 1000.0, 300.0))
+    assert float(hot) < float(warm)
 
 
 def test_no_drift_before_the_law_starts():
     with pytest.raises(ValueError, match="age of 19 s at 300 K counts as 19 s at 300 K, before t0 = 20 s"):
-        PowerLawDrift(nu=0.1).apply(torch.ones(1), EFFECT, 19.0, 300.0)
+        PowerLawDrift(nu=0.1).since(19.0, 300.0)

@@ -218,7 +218,7 @@ def test_two_models_meet_the_same_chips_images_and_reads(noisy: nn.Module) -> No
     assert not torch.equal(first[0], first[1])
     other = [trial.right for trial in over_chips(twin, source(), 3, seed=1)]
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    resumed = list(over_chips(noisy, source(), 3, first=2))
+    resumed = list(over_chips(noisy, source(), 3, known={0, 1}))
     assert [trial.chip for trial in resumed] == [2]
     assert torch.equal(resumed[0].right, first[2])
 

@@ -21,13 +21,16 @@ from safetensors.torch import save_file
 
 from bitline import presets
 from bitline.encode import DifferentialWeight
-from bitline.experiment import Run, answers, load, parse
+from bitline.evaluate import ledger
+from bitline.experiment import Run, load, parse
+from bitline.experiment import config as experiments
 from bitline.macro import Chip, Macro, Site, program
 from bitline.methods import ErrorAware, Gaussian, Qat
 from bitline.networks import Digits
 from bitline.train import CheckpointError
 
 NAME = "generic-8t-sram"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY: dict[str, Any] = {
     "title": "tiny",
     "data": {
@@ -85,7 +88,7 @@ def test_a_configuration_survives_its_own_yaml() -> None:
 
 
 def test_the_demo_is_an_experiment() -> None:
-    file = Path(answers.__file__).with_name("demo.yaml")
+    file = Path(experiments.__file__).with_name("demo.yaml")
     assert load(file).test.chips == 20
 
 
@@ -93,6 +96,15 @@ def written(folder: Path, **changes: Any) -> Path:
     file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(config(**changes)))
     return file
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*-gpu.yaml")), ids=lambda path: path.stem)
+def test_what_waits_for_a_gpu_is_an_experiment(path: Path) -> None:
+    """Nothing but its reading is tested: each method trains on the macro, every corner is a macro."""
+    experiment = load(path)
+    for macro in experiment.macros:
+        assert all(method.refuses(macro) is None for method in experiment.methods)
+        assert all(macro.at(corner) != macro for corner in macro.corners)
 
 
 def test_changes_are_laid_over_the_yaml(tmp_path: Path) -> None:
@@ -343,20 +355,20 @@ def test_answers_are_kept(tmp_path: Path, whole: Path, monkeypatch: pytest.Monke
     """A second run asks no chip again; more chips ask the new ones alone; other methods share the folder."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     asked = []
-    original = answers.over_chips
+    original = ledger.over_chips
 
-    def counted(model: Any, source: Any, chips: int, *rest: Any, first: int = 0) -> Any:
-        asked.extend(range(first, chips))
-        return original(model, source, chips, *rest, first=first)
+    def counted(model: Any, source: Any, chips: int, *rest: Any, known: Any, **more: Any) -> Any:
+        asked.extend(number for number in range(chips) if number not in known)
+        return original(model, source, chips, *rest, known=known, **more)
 
-    monkeypatch.setattr(answers, "over_chips", counted)
+    monkeypatch.setattr(ledger, "over_chips", counted)
     assert carry_out(config(), tmp_path) == (whole / "result.json").read_bytes()
     assert asked == []
     more = carry_out(config(test=TINY["test"] | {"chips": 3}), tmp_path)
     assert asked == [2] * 4
     before, after = (json.loads(text)["rows"] for text in ((whole / "result.json").read_bytes(), more))
     assert all(new["per_chip"][:2] == old["per_chip"] for old, new in zip(before[2:], after[2:], strict=True))
-    damaged = next((tmp_path / "answers").iterdir())
+    damaged = next(file for file in (tmp_path / "answers").iterdir() if len(ledger.read(file)) == 3)
     damaged.write_bytes(damaged.read_bytes()[:20])
     asked.clear()
     assert carry_out(config(), tmp_path) == (whole / "result.json").read_bytes()
@@ -409,7 +421,7 @@ app()
 
 @pytest.mark.parametrize(
     ("module", "function", "after"),
-    [("bitline.train.checkpoint", "save", 6), ("bitline.experiment.answers", "_save", 3)],
+    [("bitline.train.checkpoint", "save", 6), ("bitline.evaluate.ledger", "append", 3)],
     ids=["training", "evaluation"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
@@ -423,6 +435,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert (out / "train" / "float" / "latest.json").exists()
     assert not (out / "result.json").exists()
-    assert (out / "answers").exists() == (module == "bitline.experiment.answers")
+    assert (out / "answers").exists() == (module == "bitline.evaluate.ledger")
     Run(load(file), out, quiet, progress=False)()
     assert (out / "result.json").read_bytes() == (whole / "result.json").read_bytes()

@@ -28,7 +28,7 @@ def test_moments_are_those_of_the_closed_form(name: str, seconds: float, kelvin:
     cell = MeasuredCell(table=name, seconds=seconds, kelvin=kelvin)
     for level, high in ((0, 7), (3, 7), (7, 7), (1, 1), (17, 31)):
         held = cell.apply(torch.full((N,), float(level), dtype=torch.float64), EFFECT, high)
-        mean, sigma = (float(v[0]) for v in cell.moments(np.array([float(level)]), high))
+        mean, sigma = (float(v) for v in cell.moments(torch.tensor(float(level), dtype=torch.float64), high))
         assert float(held.std()) == pytest.approx(sigma, rel=0.01)
         low, top = cell.span
         pedestal = high * low / (top - low)  # as conductance, from 0 S
@@ -177,10 +177,10 @@ def test_a_changed_table_is_another_one() -> None:
 
 def test_typical_and_centred_cells() -> None:
     cell = MeasuredCell(table="rram-a", seconds=5e3, kelvin=493.15)
-    levels = np.arange(8.0)
+    levels = torch.arange(8.0, dtype=torch.float64)
     mean, sigma = cell.moments(levels, 7)
     assert np.allclose(cell.typical().moments(levels, 7)[0], mean, atol=1e-4)
     assert np.allclose(cell.typical().moments(levels, 7)[1], 0, atol=1e-4)
     centred, spread = cell.centred().moments(levels, 7)
-    assert np.abs(centred - levels).max() < 1e-5 < 0.15 < np.abs(mean[3:] - levels[3:]).max()
+    assert (centred - levels).abs().max() < 1e-5 < 0.15 < (mean[3:] - levels[3:]).abs().max()
     assert np.allclose(spread[3:], sigma[3:], rtol=0.1)

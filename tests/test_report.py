@@ -15,8 +15,30 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bitline.evaluate.result import Cause, Difference, LayerReport, Mapped, Result, Row, Sensitivity
-from bitline.report import mapping_table, summary_table, write_csv, write_html
+from bitline.evaluate.result import (
+    Band,
+    Cause,
+    Difference,
+    LayerReport,
+    Mapped,
+    Result,
+    Row,
+    Seen,
+    Sensitivity,
+    Verification,
+)
+from bitline.evaluate.swept import IDEAL, Over, Point, Sweep, grid, sentence
+from bitline.report import (
+    mapping_table,
+    render_verification,
+    summary_table,
+    write_csv,
+    write_html,
+    write_sweep,
+    write_sweep_csv,
+    write_verification,
+)
+from bitline.report.curves import Places
 
 RUN = {
     "command": "bitline run examples/digits-8t-sram.yaml --out out/demo --set seed=1",
@@ -127,6 +149,28 @@ def bare() -> Result:
     return Result(title="Bare", sentence="Nothing was tried.", rows=())
 
 
+def verified(name: str = "sram-8t-compact", simulated: int = 32) -> Verification:
+    """A verification with a band of either sign, the second without a point in ngspice."""
+    on = zip(sample().rows[:3], ("ideal macro", "macro", name), strict=True)
+    rows = [row.model_copy(update={"method": method}) for row, method in on]
+
+    def band(low: int, high: int, n: int) -> Band:
+        wrong, right = Seen(rate=0.975, error=-9.25), Seen(rate=0.0, error=0.0)
+        circuit = wrong if n else None
+        common = {"share": 0.004, "network": wrong, "n": 32, "model": right, "table": right}
+        return Band(low=low, high=high, circuit=circuit, simulated=n, residual=0.5 if n else None, **common)
+
+    return Verification(
+        method="error-aware",
+        circuit=name,
+        rows=tuple(rows),
+        bands=(band(-61, -48, simulated), band(49, 88, 0)),
+        simulator="ngspice-39",
+        assumed="each conversion is 2 columns",
+        left_over=0.25,
+    )
+
+
 class Page(HTMLParser):
     """Checks that tags close in order, and keeps the headings and attributes."""
 
@@ -198,6 +242,20 @@ def test_names_are_text_never_markup(tmp_path: Path) -> None:
     page = Page(written(_renamed(sample(2, 3), evil), tmp_path, {"command": evil, evil: {evil: [evil]}}))
     assert not any(tag == "script" for tag, _ in page.tags)
     assert page.text.count(evil) >= 12
+
+
+def test_a_verification_says_what_it_found_and_what_was_simulated() -> None:
+    page = Page(render_verification(verified(), "bitline verify"))
+    assert sections(page) == ["accuracy", "conversions", "assumed"]
+    told = "32 of its conversions in ngspice, spread over the sums, 97.5 % have another code than their sum's"
+    for text in (told, "differ by 0.50 LSB rms, where its own fit leaves 0.25", "−61 … −48", "−9.25", "bitline verify"):
+        assert text in page.text, text
+    assert "In the circuit each conversion is 2 columns. Simulator: ngspice-39." in page.text
+    assert "none of its conversions was simulated" in render_verification(verified(simulated=0))
+    evil = "<script>alert(1)</script>{{ 7 * 7 }}"
+    page = Page(render_verification(verified(evil), evil))
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert page.text.count(evil) >= 4
 
 
 def _renamed(result: Result, name: str) -> Result:
@@ -281,6 +339,96 @@ def test_csv_has_one_line_a_row(tmp_path: Path) -> None:
     assert rows[4]["chips"] == "20"
 
 
+# ------------------------------------------------------------------------------------------------------------ sweeps
+
+
+def swept(methods: int = 3, layers: int = 5, key: str = "macro.variation.sigma", chips: int = 20) -> Sweep:
+    """A sweep over two keys of realistic shape."""
+    draw = random.Random(methods)
+    over = (Over(key=key, values=(0, 0.05, 0.1, 0.2)), Over(key="macro.variation.mu", values=(0, -0.01)))
+    names = [f"method {i}, which has a name of some length" for i in range(methods)]
+
+    def row(method: str, mean: float) -> Row:
+        each = (mean - 2.0, *[mean] * (chips - 2), mean + 2.0)
+        p5 = mean - 2.0 if chips >= 20 else None
+        numbers = {"worst": mean - 2.0, "p5": p5, "per_chip": each, "chips": chips, "images": 597}
+        return Row(method=method, macro="m", mean=mean, ci95=(mean - 1.5, mean + 1.5), **numbers)
+
+    def point(settings: dict) -> Point:
+        rows = [row(name, 98 - 300 * settings[key] * (0.2 + draw.random())) for name in names]
+        best = max(rows, key=lambda one: one.mean)
+        behind = [Difference(of=best.method, against=r.method, mean=best.mean - r.mean, ci95=(0.5, 9.0)) for r in rows]
+        lost = [
+            Sensitivity(method=name, layer=f"stage{i}.0.conv{i}", mean=90.0, loss=60 * settings[key] * draw.random())
+            for name in names
+            for i in range(layers)
+        ]
+        rows = [row(IDEAL, 98.0).model_copy(update={"chips": 1, "per_chip": (98.0,), "p5": None}), *rows]
+        return Point(settings=settings, rows=rows, differences=[d for d in behind if d.mean], sensitivity=lost)
+
+    points = tuple(point(settings) for settings in grid(over))
+    return Sweep(
+        title="Digits on analog weights",
+        sentence=sentence(points),
+        trained="Each method was trained once.",
+        over=over,
+        float_rows=(row("float", 98.5),),
+        points=points,
+        macros={"m": {"rows": 64}},
+        facts={"seed": "0"},
+    )
+
+
+def swept_page(sweep: Sweep, folder: Path) -> str:
+    write_sweep(sweep, folder / "sweep.html", RUN)
+    return (folder / "sweep.html").read_text(encoding="utf-8")
+
+
+def test_a_sweep_is_on_its_page(tmp_path: Path) -> None:
+    sweep = swept()
+    page = Page(swept_page(sweep, tmp_path))
+    assert sections(page) == ["accuracy", "percentile", "layers", "numbers", "macros", "facts", "run"]
+    for text in (sweep.sentence, sweep.trained, "5th percentile over 20 chips", "Behind the best", "stage3.0.conv3"):
+        assert text in page.text, text
+    for method in sweep.methods:
+        assert page.text.count(method) >= 4, method
+    drawn = [a for tag, a in page.tags if tag == "polyline"]
+    assert len(drawn) == 2 * 2 * 5  # two figures of two panels: three methods, the ideal macro and the float network
+    for attributes in drawn:
+        numbers = [float(n) for pair in (attributes["points"] or "").split() for n in pair.split(",")]
+        assert len(numbers) == 8
+        assert all(0 <= n <= 100 for n in numbers)
+    assert sum(tag == "polygon" for tag, _ in page.tags) == 2 * 3  # intervals, where the mean is
+    assert sum(tag == "caption" for tag, _ in page.tags) == sum(tag == "table" for tag, _ in page.tags)
+    assert all("aria-label" in a or "aria-hidden" in a or "viewbox" in a for tag, a in page.tags if tag == "svg")
+    assert not any({"style", "src"} & a.keys() for _, a in page.tags)
+    few = Page(swept_page(swept(chips=5), tmp_path)).text
+    assert "Accuracy in % of the worst of 5 chips." in few
+    assert swept_page(Sweep.model_validate_json(sweep.model_dump_json(by_alias=True)), tmp_path) == swept_page(
+        sweep, tmp_path
+    )
+
+
+def test_a_sweeps_csv_has_one_line_a_row_and_point(tmp_path: Path) -> None:
+    sweep = swept()
+    write_sweep_csv(sweep, tmp_path / "sweep.csv")
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 * 4
+    assert [r["macro.variation.sigma"] for r in rows[::8]] == ["0", "0.05", "0.1", "0.2"]
+    assert float(rows[-1]["mean"]) == sweep.points[-1].rows[-1].mean
+
+
+def test_values_lie_by_size_by_logarithm_or_in_order() -> None:
+    assert Places.of([0, 1, 4]).at == (5.0, 27.5, 95.0)
+    assert Places.of([1e-2, 1.0, 1e2]).at == pytest.approx((5.0, 50.0, 95.0))
+    assert Places.of([1e-2, 1.0, 1e2]).scale == "logarithmic"
+    assert Places.of(["a", None, "b"]).labels == ("a", "none", "b")
+    assert Places.of([3]).at == (50.0,)
+    crowded = str(Places.of([0.0001, 0.00011, 5.0]).picture())
+    assert crowded.count("<text") == 2  # no two touch
+
+
 # A browser narrower than about 500 px cannot be asked for, so the page is loaded in frames of the widths wanted.
 FRAMES = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
 const pages = %s, results = [];
@@ -322,6 +470,11 @@ def test_in_a_browser_nothing_overflows_and_the_console_stays_empty(tmp_path: Pa
     for name, result in (("sample", sample()), ("stress", stress()), ("bare", bare())):
         write_html(result, tmp_path / f"{name}.html", RUN)
         pages += [[f"{name}.html", width] for width in (1280, 1000, 800, 390)]
+    write_verification(verified(), tmp_path / "verified.html", "bitline verify")
+    pages += [["verified.html", width] for width in (1280, 1000, 800, 390)]
+    for name, sweep in (("sweep", swept()), ("wide", swept(11, 40, "macro.column.sigma.coefficients.0"))):
+        write_sweep(sweep, tmp_path / f"{name}.html", RUN)
+        pages += [[f"{name}.html", width] for width in (1280, 800, 390)]
     (tmp_path / "frames.html").write_text(FRAMES % str(pages).replace("'", '"'), encoding="utf-8")
     wait = ("--window-size=1400,900", "--virtual-time-budget=20000")
     done = chromium(tmp_path, *wait, "--dump-dom", (tmp_path / "frames.html").as_uri())

@@ -53,7 +53,8 @@ def source():
 
 def seen(network, each: int, images: int = 8) -> tuple[Conversions, torch.Tensor]:
     """Conversions of a network, and the inputs of its layer on the macro."""
-    met, given = Conversions(behaviour_of(STILL).shape, each), []
+    shape, given = behaviour_of(STILL).shape, []
+    met = Conversions(shape, shape.readout, each)
     layer = layers(network)["conv2"]
     hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     layer.probe = met
@@ -81,7 +82,7 @@ def test_conversions_are_those_of_the_physical_tiles(network):
     expected = [torch.einsum("mk,bnk->mbn", patches[:, t], bits[:, :, t]).flatten() for t in tiles]
     counted = torch.bincount(torch.cat(expected), minlength=len(met.total)).numpy()
     assert np.array_equal(met.total, counted)
-    drawn_x, drawn_w = met.vectors
+    drawn_x, (drawn_w,) = met.vectors[0], met.vectors[1].swapaxes(0, 1)
     sums = (drawn_x.astype(int) * drawn_w).sum(1)
     assert np.array_equal(np.bincount(sums, minlength=len(counted)), counted)  # asked for all, each once
     ragged = np.flatnonzero((drawn_x[:, 8:] == 0).all(1) & (drawn_w[:, 8:] == 0).all(1))
@@ -91,8 +92,8 @@ def test_conversions_are_those_of_the_physical_tiles(network):
 def test_conversions_are_drawn_evenly_and_at_random(network):
     few, _ = seen(network, each=4)
     x, w = few.vectors
-    bands = few.band((x.astype(int) * w).sum(1))
-    every = few.band(np.arange(len(few.total)))
+    bands = few.band((x.astype(int) * w[:, 0]).sum(1))
+    every = few.band(few.sums)
     for b in range(few.bands):
         assert (bands == b).sum() == min(4, few.total[every == b].sum())
     whole, _ = seen(network, each=10**6)
@@ -233,6 +234,7 @@ def test_conversions_in_ngspice_agree_with_the_models(network):
         assert band.simulated == band.n
         deviation = 4 / np.sqrt(band.n)  # LSB: dies scatter by three at most
         assert abs(band.circuit.error - band.model.error) < 3 * deviation
+        assert band.residual < 3 * found.left_over
 
 
 # ----------------------------------------------------------------------------------------------------- circuit, preset
@@ -290,7 +292,9 @@ def test_the_falsifier_is_zero_mean_and_alike_for_all_sums():
 def test_the_comparison_has_all_rows(name):
     experiment = load(Path(__file__).parents[1] / "examples" / f"{name}.yaml")
     titles = [method.title for method in experiment.methods]
-    assert titles == ["untrained on chips", "gaussian-trained", "gaussian-trained (rms)", "error-aware"]
+    rows = ["untrained on chips", "gaussian-trained", "gaussian-trained (rms)", "error-aware"]
+    assert titles == rows[:1] + [f"{name}, distilled" for name in rows[1:]]
+    assert all(method.distil == experiment.methods[0].distil for method in experiment.methods)  # the same teacher
     assert experiment.test.recalibrate
     (pairs,), single = experiment.macros, presets.load(PRESET)
     assert (pairs.cell, pairs.column, pairs.rows, pairs.inputs) == (
@@ -316,6 +320,7 @@ def test_the_command(tmp_path):
     assert found.method == "error-aware"
     assert found.rows[2].chips == 2
     assert Verification.model_validate_json((tmp_path / "verify-error_aware.json").read_text()) == found
+    assert found.assumed in (tmp_path / "verify-error_aware.html").read_text()
     done = CliRunner().invoke(app, call)  # the network is there already
     assert done.exit_code == 0, done.output
     assert "ngspice: no-such-ngspice is not installed" in done.stdout.replace("\n", " ")

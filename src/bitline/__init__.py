@@ -24,8 +24,11 @@ _FROM = {
     "nn": ("calibrate", "convert", "mapping", "on_chip", "restore"),
     "samples": ("Samples",),
     "train": ("TrainConfig", "train"),
-    "evaluate": ("accuracy_curve", "evaluate", "recalibrate"),
-    "report": ("write_html",),
+    "evaluate": (
+        *("Workers", "accuracy_curve", "evaluate", "recalibrate", "sweep"),
+        *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits", "write_verify"),
+    ),
+    "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("data", "methods", "networks", "presets", "units")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -239,6 +239,34 @@ def _whole(
     if get_origin(here.annotation) in (tuple, list) and isinstance(value, list | tuple):
         return [_whole(one, here.at(i), owner, (*place, i), wrong) for i, one in enumerate(value)]
     return value
+
+
+def lay(data: Any, key: str, value: Any, where: str) -> None:
+    """Put a value at ``key.key`` of plain data, in place; entries of lists go by number, what is absent is made.
+
+    Raises ValueError, ``where`` in front, for a number that a list does not have and a part that has no parts.
+    """
+    *path, last = key.split(".")
+    place = data
+    for part in path:
+        if isinstance(place, list):
+            place = place[_number(part, place, where)]
+        else:
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        if not isinstance(place, dict | list):
+            raise ValueError(f"{where}: {part} is {place!r}, which has no parts")
+    if isinstance(place, list):
+        place[_number(last, place, where)] = value
+    else:
+        place[last] = value
+
+
+def _number(part: str, place: Sized, where: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ValueError(f"{where}: {part!r} is no place in a list of {len(place)}")
+    return int(part)
 
 
 _TRUTH = PydanticCustomError(

@@ -8,8 +8,8 @@ import typer
 
 from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
-from bitline.cli.experiments import demo, evaluate, report, run, train
-from bitline.cli.networks import convert, export, ranges, verify
+from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
+from bitline.cli.networks import convert, curvature, export, ranges, verify
 from bitline.cli.telling import Told
 from bitline.lab.cli import lab
 
@@ -18,11 +18,13 @@ __all__ = ["app"]
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "run": run,
     "demo": demo,
+    "sweep": sweep,
     "convert": convert,
     "train": train,
     "evaluate": evaluate,
     "ranges": ranges,
     "verify": verify,
+    "curvature": curvature,
     "report": report,
     "characterize": characterize,
     "presets": presets,

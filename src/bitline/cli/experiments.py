@@ -9,7 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from bitline.cli.options import AsJson, Changes, File, Fresh, Out, Plan, folder_of, loaded, methods_of, walk_of
+from bitline.cli.options import (
+    Address,
+    AsJson,
+    Changes,
+    Count,
+    File,
+    Fresh,
+    Out,
+    Plan,
+    folder_of,
+    loaded,
+    methods_of,
+    walk_of,
+    workers_of,
+)
 from bitline.cli.telling import console, errors, say
 
 
@@ -20,14 +34,66 @@ def run(
     fresh: Fresh = False,
     as_json: AsJson = False,
     plan: Plan = None,
+    workers: Count = None,
+    address: Address = None,
 ) -> None:
     """Carry out a whole experiment: train by each method, test on chips, report.
 
     What an interrupted run had done is not done again. Writes `result.json`, `report.html`, `rows.csv`, `run.json`.
+    With `--workers`, or `--address` of a Ray cluster, chips are tested several at once: the same results.
 
     Example: `bitline run examples/digits.yaml --set test.chips=5`
     """
-    _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json)
+    _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json, workers=workers_of(workers, address))
+
+
+def sweep(
+    file: File,
+    over: Annotated[
+        list[str], typer.Option("--over", help="key of the macro and values to test at: macro.variation.sigma=0.05,0.1")
+    ],
+    train_over: Annotated[
+        list[str] | None,
+        typer.Option("--train-over", help="key of the experiment and values, for each of which methods are trained"),
+    ] = None,
+    out: Out = None,
+    changes: Changes = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+    plan: Plan = None,
+    workers: Count = None,
+    address: Address = None,
+) -> None:
+    """Test an experiment's methods at many macros: accuracy against any of its keys, with intervals, on the same chips.
+
+    Each method is trained once, or once for each `--train-over` value, and tested at every combination of `--over`
+    values. What was done before in the folder, by `run` too, is not done again. Writes `sweep.json`, `sweep.html` and
+    `sweep.csv`.
+
+    Example: `bitline sweep demo --over macro.converter.noise=0.2,0.5,1 --workers 2`
+    """
+    from bitline.evaluate import Over
+    from bitline.experiment import SweepRun, clear
+
+    experiment, folder = loaded(file, changes, plan), folder_of(file, out)
+    if fresh:
+        clear(folder)
+    voice = errors if as_json else console
+    walk = SweepRun(
+        experiment,
+        [Over.read(text) for text in over],
+        folder,
+        [Over.read(text, "--train-over") for text in train_over or ()],
+        lambda line: say(line, voice),
+        progress=voice.is_terminal,
+        workers=workers_of(workers, address),
+    )
+    found = walk()
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2, by_alias=True))
+        return
+    say(found.sentence)
+    say(f"report: {folder / 'sweep.html'}   figures: {folder / 'sweep.json'}, {folder / 'sweep.csv'}")
 
 
 def demo(
@@ -46,15 +112,23 @@ def train(
     changes: Changes = None,
     plan: Plan = None,
 ) -> None:
-    """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there."""
+    """Train by one of an experiment's methods and save the network; `run` in the same folder goes on from there.
+
+    Several processes train it together, each on chips of its own:
+    `torchrun --nproc-per-node 2 -m bitline train EXPERIMENT.yaml --method error_aware`
+    """
+    from bitline.train import joined
+
     experiment = loaded(file, changes, plan)
     chosen = methods_of(experiment, method)[0]
     folder = folder_of(file, out)
-    walk = walk_of(experiment, folder)
-    net = walk.float_network()
-    for macro in experiment.macros:
-        walk.trained(walk.converted(net, macro), macro, chosen)
-    say(f"saved under {folder / 'train'}")
+    with joined() as rank:
+        walk = walk_of(experiment, folder)
+        net = walk.float_network()
+        for macro in experiment.macros:
+            walk.trained(walk.converted(net, macro), macro, chosen)
+    if rank == 0:
+        say(f"saved under {folder / 'train'}")
 
 
 def evaluate(
@@ -97,11 +171,14 @@ def report(
     say(str(page))
 
 
-def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None) -> None:
+def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | None = None, workers: Any = None) -> None:
     from bitline.experiment import Run, clear
     from bitline.macro import slow
     from bitline.report.tables import facts_table, summary_table
+    from bitline.train import started
 
+    if started() > 1:
+        raise ValueError("torchrun is for `bitline train`: `bitline run` in its folder then tests what was trained")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if fresh:
         clear(out)
@@ -119,7 +196,7 @@ def _run(experiment: Any, out: Path, fresh: bool, as_json: bool, into: Path | No
 
     if (reason := slow()) is not None:
         tell(f"slower, with the same results: {reason}")
-    walk = Run(experiment, out, tell, chip, progress=voice.is_terminal, into=into)
+    walk = Run(experiment, out, tell, chip, progress=voice.is_terminal, into=into, workers=workers)
     for macro in experiment.macros:
         voice.print(facts_table(macro))
     result = walk()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,47 @@ def ranges(
             write_atomic(picture.with_stem(picture.stem + several), range_picture(found, f"Input ranges, {macro.name}"))
 
 
+def curvature(
+    file: File,
+    method: Annotated[
+        str | None, typer.Option("--method", help="kind of the method whose network is looked at; absent: untrained")
+    ] = None,
+    out: Out = None,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="of 64 training images")] = 8,
+    probes: Annotated[int, typer.Option("--probes", min=2, help="random directions of a trace")] = 8,
+    share: Annotated[float, typer.Option("--share", min=0, max=1, help="of all weights, to verify when written")] = 0.1,
+    bits: Annotated[float, typer.Option("--bits", help="a weight on average, spent on layers")] = 4.0,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the curvature of the loss layer by layer: which weights to verify as they are written, which layers deserve
+    more bits. Writes `curvature.json` (or `curvature-METHOD.json`).
+
+    Example: `bitline curvature examples/digits-two-macros.yaml --set macro=rram-dac4.yaml --share 0.05`
+    """
+    from bitline.evaluate import priorities
+    from bitline.report.tables import priorities_table
+
+    experiment, folder = loaded(file, changes), folder_of(file, out)
+    if len(experiment.macros) > 1:
+        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    walk = walk_of(experiment, folder, errors if as_json else console)
+    macro = experiment.macros[0]
+    model = walk.converted(walk.float_network(), macro)
+    if method is not None:
+        model = walk.trained(model, macro, methods_of(experiment, method)[0])
+    found = priorities(
+        model, walk.plain(), batches=batches, probes=probes, share=share, mean_bits=bits, seed=experiment.seed
+    )
+    path = folder / ("curvature.json" if method is None else f"curvature-{method}.json")
+    found.write(path)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    console.print(priorities_table(found))
+    say(f"figures: {path}")
+
+
 def verify(
     file: Annotated[Path, typer.Argument(help="an experiment in YAML, or `demo`")],
     circuit: Annotated[str, typer.Option("--circuit", help="a circuit in YAML, or the name of one with samples")],
@@ -99,7 +141,8 @@ def verify(
     """Verify a trained network on its circuit: on the behavioural model with dies it has never met, and its own
     conversions in ngspice, error rates by sum side by side.
 
-    Takes the network trained in the folder, or trains it now. Writes `verify-METHOD.json` there.
+    Takes the network trained in the folder, or trains it now. Writes `verify-METHOD.html` and `.json` there. Columns
+    that meet before a conversion, such as pairs, are simulated one by one.
 
     Example: `bitline verify demo --circuit sram-8t-compact`
     """
@@ -107,6 +150,7 @@ def verify(
     from bitline.flows import verify as verified
     from bitline.macro import shipped
     from bitline.report.tables import verification_tables
+    from bitline.report.verification import sentence, write_verification
     from bitline.samples import Samples
 
     experiment = loaded(file, changes)
@@ -133,14 +177,18 @@ def verify(
         conversions=conversions,
         seed=experiment.seed,
     )
-    found.write(folder / f"verify-{method}.json")
+    page, figures = (folder / f"verify-{method}.{ending}" for ending in ("html", "json"))
+    found.write(figures)
+    write_verification(found, page, " ".join(["bitline", *sys.argv[1:]]))
     if as_json:
         typer.echo(found.model_dump_json(indent=2, by_alias=True))
         return
     for table in verification_tables(found):
         console.print(table)
+    console.print(sentence(found), markup=False)
+    say(f"in the circuit {found.assumed}")
     say(f"ngspice: {found.simulator}")
-    say(f"figures: {folder / f'verify-{method}.json'}")
+    say(f"report: {page}   figures: {figures}")
 
 
 def export(

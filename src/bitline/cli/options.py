@@ -17,6 +17,8 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="start over: remove what an
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON on standard output, and nothing else there")]
 Plan = Annotated[str | None, typer.Option("--plan", help="force a plan: `reference` is the slow oracle")]
 Written = Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")]
+Count = Annotated[int | None, typer.Option("--workers", min=1, help="share chips out over so many Ray workers")]
+Address = Annotated[str | None, typer.Option("--address", help="of a Ray cluster: its workers; absent: local ones")]
 Ngspice = Annotated[str, typer.Option("--ngspice", help="the simulator's program")]
 
 
@@ -36,6 +38,13 @@ def loaded(file: Path, changes: list[str] | None, plan: str | None = None) -> An
 def folder_of(file: Path, out: Path | None) -> Path:
     """The folder of an experiment's results."""
     return out or Path("out") / file.stem
+
+
+def workers_of(count: int | None, address: str | None) -> Any:
+    """The Ray workers asked for; None: this process does it all."""
+    from bitline.evaluate import Workers
+
+    return None if count is None and address is None else Workers(count=count, address=address)
 
 
 def methods_of(experiment: Any, kind: str) -> tuple[Any, ...]:

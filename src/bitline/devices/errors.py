@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from bitline.devices.model import Draw, Model
+from bitline.units import Farads
 
 
 class CellError(Model):
@@ -19,6 +21,7 @@ class CellError(Model):
     explanations take out one and keep the other. Both keep the kind and the clock, and so the draws of each cell.
     """
 
+    permanent: ClassVar[bool] = False  # whether programming cannot move such a cell
     clock: Literal["fabrication", "programming"] = "programming"
 
     @property
@@ -29,6 +32,10 @@ class CellError(Model):
     @abstractmethod
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         """Levels held, from levels wanted (any shape)."""
+
+    @abstractmethod
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
+        """(mean, standard deviation) of what cells hold that should hold ``levels``, in closed form, in levels."""
 
     @abstractmethod
     def centred(self) -> CellError:
@@ -42,6 +49,10 @@ class CellError(Model):
         """The error ``seconds`` after programming at ``kelvin``: the same, unless it was measured by age."""
         return self
 
+    def young(self) -> CellError:
+        """The error as programmed: the same, unless it was measured by age."""
+        return self
+
 
 class GaussianCell(CellError):
     """Additive, relative to the range: level + level_high · (sigma · n + mu). S1's device model (Wan et al., 2022)."""
@@ -53,11 +64,39 @@ class GaussianCell(CellError):
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         return levels + level_high * (self.sigma * draw.normal() + self.mu)
 
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
+        return levels + level_high * self.mu, torch.full_like(levels, level_high * self.sigma)
+
     def centred(self) -> GaussianCell:
         return self.model_copy(update={"mu": 0.0})
 
     def typical(self) -> GaussianCell | None:
         return self.model_copy(update={"sigma": 0.0}) if self.mu else None
+
+
+class UniformCell(CellError):
+    """Additive, relative to the range: level + level_high · (half_width · u + mu), u evenly in [-1, 1].
+
+    The standard deviation is half_width / sqrt 3 of the range. S1's other device model (Wan et al., 2022), whose code
+    has no width of its own.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+    half_width: float = Field(ge=0, le=1, description="largest deviation relative to G_max - G_min")
+    mu: float = Field(default=0.0, ge=-1, le=1, description="shift of all cells, relative to G_max - G_min")
+
+    def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
+        return levels + level_high * (self.half_width * (2 * draw.uniform() - 1) + self.mu)
+
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
+        sigma = level_high * self.half_width / math.sqrt(3)
+        return levels + level_high * self.mu, torch.full_like(levels, sigma)
+
+    def centred(self) -> UniformCell:
+        return self.model_copy(update={"mu": 0.0})
+
+    def typical(self) -> UniformCell | None:
+        return self.model_copy(update={"half_width": 0.0}) if self.mu else None
 
 
 class LogNormalCell(CellError):
@@ -70,12 +109,46 @@ class LogNormalCell(CellError):
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         return levels * torch.exp(self.sigma * draw.normal() + self.mu)
 
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
+        mean = levels * math.exp(self.mu + self.sigma**2 / 2)
+        return mean, mean * math.sqrt(math.expm1(self.sigma**2))
+
     def centred(self) -> LogNormalCell:
         return self.model_copy(update={"mu": -(self.sigma**2) / 2})
 
     def typical(self) -> LogNormalCell | None:
         mu = self.mu + self.sigma**2 / 2
         return self.model_copy(update={"sigma": 0.0, "mu": mu}) if mu else None
+
+
+class CapacitorMismatch(CellError):
+    """The capacitor of an SRAM cell: level · (1 + coefficient · sqrt(1 fF / farads) · n).
+
+    Mismatch falls with the square root of the area (Pelgrom et al., JSSC 1989), and so of the capacitance. The
+    coefficient is of a process: none is assumed. It is that of one capacitor, 1/sqrt 2 of that of a difference of two.
+    """
+
+    kind: Literal["capacitor"] = "capacitor"
+    farads: Farads = Field(gt=0, le=1e-12, description="capacitance of a cell")
+    coefficient: float = Field(ge=0, le=1, description="standard deviation of C/mean(C) of a capacitor of 1 fF")
+    clock: Literal["fabrication"] = "fabrication"
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of C/mean(C)."""
+        return self.coefficient * math.sqrt(1e-15 / self.farads)
+
+    def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
+        return levels * (1 + self.sigma * draw.normal())
+
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
+        return levels, levels * self.sigma
+
+    def centred(self) -> CapacitorMismatch:
+        return self
+
+    def typical(self) -> None:
+        return None
 
 
 class LevelTable(CellError):
@@ -94,51 +167,20 @@ class LevelTable(CellError):
         return self
 
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
+        mean, sigma = self.moments(levels, level_high)
+        return mean + sigma * draw.normal()
+
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
         if len(self.mean) != level_high + 1:
             raise ValueError(f"cell table has {len(self.mean)} levels, but the weights use levels 0 to {level_high}")
         mean, sigma = (
             torch.tensor(column, dtype=levels.dtype, device=levels.device) for column in (self.mean, self.sigma)
         )
         index = levels.long()
-        return mean[index] + sigma[index] * draw.normal()
+        return mean[index], sigma[index]
 
     def centred(self) -> LevelTable:
         return self.model_copy(update={"mean": tuple(map(float, range(len(self.mean))))})
 
     def typical(self) -> LevelTable:
         return self.model_copy(update={"sigma": (0.0,) * len(self.sigma)})
-
-
-class StuckAt(CellError):
-    """Cells stuck at the lowest or highest level: a fault map of the die."""
-
-    kind: Literal["stuck"] = "stuck"
-    low: float = Field(default=0.0, ge=0, le=1, description="share of cells stuck at level 0")
-    high: float = Field(default=0.0, ge=0, le=1, description="share of cells stuck at the highest level")
-    keep: Literal["all", "mean", "spread"] = Field(
-        default="all", description="mean: every cell holds what cells hold on average; spread: around the level"
-    )
-    clock: Literal["fabrication"] = "fabrication"
-
-    @model_validator(mode="after")
-    def _shares(self) -> StuckAt:
-        if self.low + self.high > 1:
-            raise ValueError(f"stuck cells: low + high = {self.low + self.high:g} exceeds 1")
-        return self
-
-    def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
-        u = draw.uniform()
-        stuck = torch.where(u < self.low, torch.zeros_like(levels), levels)
-        stuck = torch.where(u >= 1 - self.high, torch.full_like(levels, level_high), stuck)
-        if self.keep == "all":
-            return stuck
-        mean = (1 - self.low - self.high) * levels + self.high * level_high
-        return mean if self.keep == "mean" else stuck + (levels - mean)
-
-    def centred(self) -> StuckAt:
-        if self.keep == "mean":
-            return StuckAt()
-        return self.model_copy(update={"keep": "spread"}) if self.low or self.high else self
-
-    def typical(self) -> StuckAt | None:
-        return self.model_copy(update={"keep": "mean"}) if self.keep != "spread" and (self.low or self.high) else None

@@ -87,6 +87,10 @@ class MeasuredCell(CellError):
         self.table.at(seconds, kelvin)
         return self.model_copy(update={"seconds": seconds, "kelvin": kelvin})
 
+    def young(self) -> MeasuredCell:
+        """The cell as programmed; raises ValueError where that was not measured."""
+        return self.aged(0.0, REFERENCE)
+
     def quantiles(self, levels: np.ndarray, level_high: int) -> np.ndarray:
         """Quantiles (S) of cells that should hold ``levels`` of 0 … ``level_high``: (levels, quantiles)."""
         low, high = self.span
@@ -97,11 +101,12 @@ class MeasuredCell(CellError):
         measured = self.table.at(self.seconds, self.kelvin)
         return np.asarray(measured[left] * (1 - share) + measured[left + 1] * share)
 
-    def moments(self, levels: np.ndarray, level_high: int) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, standard deviation) of what cells hold, in levels, in closed form."""
+    def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
         low, high = self.span
-        mean, sigma = moments(self.quantiles(levels, level_high))
-        return (mean - low) * level_high / (high - low), sigma * level_high / (high - low)
+        wanted = levels.detach().double().cpu().numpy()
+        found = moments(self.quantiles(wanted.reshape(-1), level_high))
+        mean, sigma = (torch.from_numpy(each.reshape(wanted.shape)).to(levels) for each in found)
+        return (mean - low) * (level_high / (high - low)), sigma * (level_high / (high - low))
 
     def apply(self, levels: Tensor, draw: Draw, level_high: int) -> Tensor:
         low, high = self.span

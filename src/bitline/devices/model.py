@@ -17,9 +17,16 @@ class Draw(Protocol):
     Parts are independent of one another.
     """
 
+    @property
+    def address(self) -> Tensor:
+        """Physical address of each cell, (array · rows + row) · columns + column, int64."""
+
     def normal(self, part: str = "") -> Tensor: ...
 
     def uniform(self, part: str = "") -> Tensor: ...
+
+    def some(self, which: Tensor) -> Draw:
+        """The draws of the cells at ``which``, a mask or an index over the addresses."""
 
 
 class Model(BaseModel):

@@ -4,10 +4,14 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from bitline.evaluate.batchnorm import norms, recalibrate, recalibrated
+from bitline.evaluate.batchnorm import Recalibration, norms, recalibrate, recalibrated
+from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities
+from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits, write_verify
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
+from bitline.evaluate.ledger import Ledger
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
+from bitline.evaluate.points import Comparison, Few, changed, sweep
 from bitline.evaluate.result import (
     Band,
     Cause,
@@ -22,34 +26,57 @@ from bitline.evaluate.result import (
 )
 from bitline.evaluate.simple import evaluate
 from bitline.evaluate.statistics import difference, interval, row
+from bitline.evaluate.swept import Over, Point, Sweep
+from bitline.evaluate.workers import Pool, Workers, opened
 
 __all__ = [
     "AccuracyCurve",
     "Band",
     "Cause",
+    "Comparison",
     "Difference",
+    "Few",
+    "LayerCurvature",
     "LayerReport",
+    "Ledger",
+    "Over",
+    "Point",
+    "Pool",
+    "Priorities",
+    "Recalibration",
     "Result",
     "Row",
     "Seen",
     "Sensitivity",
+    "Sweep",
+    "Trace",
     "Trial",
     "Verification",
+    "Workers",
     "accuracy_curve",
     "answers",
+    "changed",
     "difference",
+    "error_powers",
     "evaluate",
     "explanation",
+    "gauss_newton",
+    "hessian_traces",
     "interval",
     "layer_reports",
     "norms",
+    "opened",
     "over_chips",
+    "priorities",
     "recalibrate",
     "recalibrated",
     "row",
     "sensitivity",
+    "spend_bits",
+    "sweep",
     "testing_chip",
     "write_atomic",
+    "write_verify",
 ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -57,6 +58,16 @@ def recalibrate(
     if number < 0:
         raise ValueError("no batch to recalibrate batch norm with: the loader is empty")
     return model
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What is done on each chip before it is tested: statistics of its own outputs, from these batches."""
+
+    batches: Sequence[tuple[Tensor, ...]]
+
+    def __call__(self, model: nn.Module, chip: int) -> None:
+        recalibrate(model, self.batches)
 
 
 def recalibrated(model: nn.Module, batches: Iterable[tuple[Tensor, ...]], chip: Callable[[int], Chip]) -> nn.Module:

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.montecarlo import Batch, answers, blocks, over_chips, testing_chip
+from bitline.evaluate.ledger import UNKEPT, Ledger
+from bitline.evaluate.montecarlo import Batch, answers, blocks, testing_chip
 from bitline.evaluate.result import Cause, LayerReport, Sensitivity
 from bitline.macro import Probe, causes, ideal
-from bitline.nn import kept, layers, on_chip, silicon, use
+from bitline.nn import OnSilicon, kept, layers, on_chip, parts, silicon, use
 from bitline.nn.cim import CimLayer
 
 ROUNDING = 1e-12  # error over signal of float32 arithmetic: what is below is no error of the macro
@@ -119,43 +120,44 @@ def _report(name: str, layer: CimLayer, watch: _Watch | None, power: _Power, met
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[dict[str, CimLayer]]:
-    """The model's layers, put back on their designs afterwards."""
-    found = layers(model)
+def _kept(model: nn.Module) -> Iterator[dict[str, OnSilicon]]:
+    """What of the model is on silicon, put back on its designs afterwards."""
+    found = parts(model)
     try:
         yield found
     finally:
         use(model)
 
 
-def _mean(model: nn.Module, source: Source, chips: int, seed: int) -> float:
-    trials = [trial.right.double().mean() for trial in over_chips(model, source, chips, seed)]
-    return float(torch.stack(trials).mean()) * 100
+def _mean(model: nn.Module, name: str, source: Source, chips: int, seed: int, ledger: Ledger) -> float:
+    return float(ledger.over_chips(model, name, source, chips, seed).double().mean()) * 100
 
 
 def sensitivity(
-    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0
+    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0, ledger: Ledger = UNKEPT
 ) -> tuple[Sensitivity, ...]:
-    """Accuracy with one layer alone on real chips and all others ideal, layer by layer."""
+    """Accuracy with one layer, or analog norm, alone on real chips and all else ideal, one after the other."""
     rows = []
     with _kept(model) as found:
         use(model, ideal)
         base = float(answers(model, source()).double().mean()) * 100
         for name, layer in found.items():
             layer.use(layer.design)
-            mean = _mean(model, source, chips, seed)
+            mean = _mean(model, f"{method}: {name} alone", source, chips, seed, ledger)
             layer.use(ideal(layer.design))
             rows.append(Sensitivity(method=method, layer=name, mean=round(mean, 4), loss=round(base - mean, 4)))
     return tuple(rows)
 
 
-def explanation(model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0) -> tuple[Cause, ...]:
+def explanation(
+    model: nn.Module, source: Source, method: str, chips: int = 3, seed: int = 0, ledger: Ledger = UNKEPT
+) -> tuple[Cause, ...]:
     """Accuracy with one imperfection at a time made ideal in every layer, all others kept."""
     rows = []
     with _kept(model) as found:
-        base = _mean(model, source, chips, seed)
+        base = _mean(model, f"{method}: all causes", source, chips, seed, ledger)
         for cause in dict.fromkeys(cause for layer in found.values() for cause in causes(layer.design)):
             use(model, cause=cause)
-            mean = _mean(model, source, chips, seed)
+            mean = _mean(model, f"{method}: without {cause}", source, chips, seed, ledger)
             rows.append(Cause(method=method, cause=cause, mean=round(mean, 4), gain=round(mean - base, 4)))
     return tuple(rows)

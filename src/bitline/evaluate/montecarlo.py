@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bitline import draws
+from bitline.evaluate.workers import Pool
 from bitline.macro import Chip
 from bitline.nn import kept, layers, on_chip, silicon, streamlined
 
@@ -90,20 +91,35 @@ def over_chips(
     chips: int,
     seed: int = 0,
     prepare: Callable[[nn.Module, int], None] | None = None,
-    first: int = 0,
+    known: Collection[int] = (),
+    pool: Pool | None = None,
 ) -> Iterator[Trial]:
     """Chip after chip, results as they come; memory is that of one chip.
 
-    ``prepare(model, chip)``: a step made on each chip before it is tested (recalibration); ``first``: where to go on.
+    ``prepare(model, chip)``: a step made on each chip before it is tested (recalibration), which may not depend on
+    chips before; ``known``: chips to leave out. A ``pool`` of workers asks several at once: same results, in any order.
     The model is left in the mode, and on the die, it came with.
     """
     if chips < 1:
         raise ValueError(f"chips = {chips}: at least one is needed")
-    shared = silicon(model)
+    numbers = [number for number in range(chips) if number not in known]
     with kept(model):
-        shared.seed = seed
-        for number in range(first, chips):
-            on_chip(model, testing_chip(seed, number))
-            if prepare is not None:
-                prepare(model, number)
-            yield Trial(number, answers(model, batches()))
+        if pool is None:
+            for number in numbers:
+                yield trial(number, model, batches(), (seed, prepare))
+        else:
+            on_chip(model, testing_chip(seed, 0))  # so that nothing programmed is sent
+            shared = pool.share(model), pool.once(batches), pool.share((seed, prepare))
+            yield from (found for _, found in pool.each(trial, numbers, *shared))
+
+
+def trial(
+    number: int, model: nn.Module, batches: Iterable[Batch], more: tuple[int, Callable[[nn.Module, int], None] | None]
+) -> Trial:
+    """One chip's answers; ``more``: seed and the step before the test, as of ``over_chips``."""
+    seed, prepare = more
+    silicon(model).seed = seed
+    on_chip(model, testing_chip(seed, number))
+    if prepare is not None:
+        prepare(model, number)
+    return Trial(number, answers(model, batches))

@@ -97,15 +97,19 @@ class Seen(Frozen):
 class Band(Frozen):
     """Conversions of a trained network whose sums lie in a band."""
 
-    low: int = Field(description="smallest sum, counts")
+    low: int = Field(description="smallest sum, counts; of legs that meet: with their signs")
     high: int = Field(description="largest sum, counts")
     share: float = Field(description="of the network's conversions, which the band holds")
     network: Seen = Field(description="all of them, as the network ran on the behavioural model")
     n: int = Field(description="of them, drawn at random, which the rest is of")
     circuit: Seen | None = Field(description="in ngspice, each on a die of its own; null: not simulated")
     simulated: int = Field(description="of the n, those that ngspice finished")
+    residual: float | None = Field(
+        default=None,
+        description="ngspice's value less that of the behavioural model of the same die, LSB rms; null: not simulated",
+    )
     model: Seen = Field(description="expected over dies, behavioural model")
-    table: Seen = Field(description="expected over dies and patterns, error model P(code | sum)")
+    table: Seen = Field(description="expected over dies and patterns, error model: from the sum, or that of each leg")
 
 
 class Verification(Frozen):
@@ -119,6 +123,10 @@ class Verification(Frozen):
     )
     bands: tuple[Band, ...]
     simulator: str = Field(description="version of ngspice, or why nothing was simulated")
+    assumed: str = Field(default="", description="what of a conversion is simulated, and what is taken to be ideal")
+    left_over: float | None = Field(
+        default=None, description="residual of a conversion that the behavioural model's own fit leaves, LSB rms"
+    )
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""

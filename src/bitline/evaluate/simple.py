@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
-from bitline.evaluate.montecarlo import Batch, answers, over_chips
-from bitline.evaluate.result import Result
+from bitline.evaluate.ledger import Ledger
+from bitline.evaluate.montecarlo import Batch, answers
+from bitline.evaluate.result import Result, Row
 from bitline.evaluate.statistics import difference, row
+from bitline.evaluate.workers import Workers, opened
 from bitline.macro import ideal
 from bitline.nn import layers, mapping, use
 
@@ -28,46 +30,40 @@ def evaluate(
     corners: bool = False,
     details: bool = True,
     title: str = "Evaluation",
+    workers: Workers | None = None,
 ) -> Result:
     """Accuracy over ``chips`` dies, with intervals, and what each layer met.
 
     ``models``: a converted network, or several by name (two macros, two methods), on the same chips, images and reads,
     each less the one before it; a float network among them gives a row of its own. ``data``: batches (x, y) or
     (x, y, index), walked once for each chip; without an index samples are counted. ``corners``: also each corner of the
-    macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. Raises ValueError
-    for empty data, data in another order at each walk, NaN inputs or NaN outputs.
+    macro. ``details``: per-layer figures, sensitivity and explanation of the first converted model. ``workers``: share
+    the chips out over them, results stay the same to the byte. Raises ValueError for empty data, data in another order
+    at each walk, NaN inputs or NaN outputs.
     """
     if isinstance(data, Iterator):
         raise TypeError(f"data is a {type(data).__name__}, which can be walked once: give a loader or a list")
     named = dict(models) if isinstance(models, Mapping) else {"on chips": models}
-    rows, differences, matrices = [], [], {}
-
     source = Source(data)
-    for name, model in named.items():
-        if not layers(model):
-            rows.append(row(answers(model, source())[None], name, "none", seed=seed))
-            continue
-        macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
-        use(model, ideal)
-        clean = answers(model, source())[None]
-        use(model)
-        prefix = "" if len(named) == 1 else f"{name}: "
-        rows.append(row(clean, f"{prefix}ideal macro", macro, seed=seed))
-        conditions: list[str | None] = [None]
-        if corners:
-            conditions += list(dict.fromkeys(c for layer in layers(model).values() for c in layer.design.corners))
-        for condition in conditions:
-            at_corner(model, condition)
-            matrix = torch.stack([trial.right for trial in over_chips(model, source, chips, seed)])
-            rows.append(row(matrix, name, macro, target=target, condition=condition or "nominal", seed=seed))
-            if condition is None:
-                matrices[name] = matrix
-        use(model)
+    rows: list[Row] = []
+    matrices: dict[str, Tensor] = {}
+    with opened(workers) as pool:
+        for name, model in named.items():
+            if not layers(model):
+                rows.append(row(answers(model, source())[None], name, "none", seed=seed))
+                continue
+            rows.append(_on_ideal(model, name if len(named) > 1 else None, source, seed))
+            for condition in (None, *(_corners(model) if corners else ())):
+                at_corner(model, condition)
+                matrix = Ledger(None, "", pool).over_chips(model, name, source, chips, seed)
+                macro = rows[-1].macro
+                rows.append(row(matrix, name, macro, target=target, condition=condition or "nominal", seed=seed))
+                matrices.setdefault(name, matrix)
+            use(model)
     if not matrices:
         raise ValueError("no model is on a macro: call bitline.convert(model, macro) first")
     names = list(matrices)
-    for against, of in pairwise(names):
-        differences.append(difference(matrices[of], matrices[against], (of, against), seed))
+    pairs = [(of, against) for against, of in pairwise(names)]
     first = named[names[0]]
     some = min(chips, 3)
     return Result(
@@ -78,7 +74,7 @@ def evaluate(
             chips,
         ),
         rows=tuple(rows),
-        differences=tuple(differences),
+        differences=tuple(difference(matrices[a], matrices[b], (a, b), seed) for a, b in pairs),
         layers=layer_reports(first, source, names[0], some, seed=seed) if details else (),
         sensitivity=sensitivity(first, source, names[0], some, seed) if details else (),
         explanation=explanation(first, source, names[0], some, seed) if details else (),
@@ -86,6 +82,20 @@ def evaluate(
         macros={layer.design.name: layer.design.dump() for model in named.values() for layer in layers(model).values()},
         facts={"seed": str(seed)},
     )
+
+
+def _on_ideal(model: nn.Module, name: str | None, source: Source, seed: int) -> Row:
+    """The row of a network on its macros made ideal; ``name`` tells it from others."""
+    macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
+    use(model, ideal)
+    right = answers(model, source())[None]
+    use(model)
+    return row(right, f"{name}: ideal macro" if name else "ideal macro", macro, seed=seed)
+
+
+def _corners(model: nn.Module) -> dict[str, None]:
+    """Names of the corners of a model's macros, each once."""
+    return dict.fromkeys(corner for layer in layers(model).values() for corner in layer.design.corners)
 
 
 def at_corner(model: nn.Module, corner: str | None) -> None:
@@ -117,3 +127,11 @@ class Source:
             self.digest = digest.digest()
         elif self.digest != digest.digest():
             raise ValueError("the data came in another order at the second walk: pairing needs shuffle=False")
+
+    def key(self) -> str:
+        """A hash of the data, which are walked for it."""
+        if self.digest is None:
+            for _ in self():
+                pass
+        assert self.digest is not None
+        return self.digest.hex()[:16]

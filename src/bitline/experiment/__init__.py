@@ -2,5 +2,6 @@
 
 from bitline.experiment.config import Experiment, load, parse
 from bitline.experiment.run import Run, clear
+from bitline.experiment.sweep import SweepRun
 
-__all__ = ["Experiment", "Run", "clear", "load", "parse"]
+__all__ = ["Experiment", "Run", "SweepRun", "clear", "load", "parse"]

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from bitline import presets
-from bitline.configuration import OneOrMany, Written, explain, from_yaml, near, refused, whole
+from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
 from bitline.data import AnyDataset, CropFlip
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
@@ -271,24 +271,4 @@ def _set(data: dict[str, Any], change: str) -> None:
         value = from_yaml(text)
     except yaml.YAMLError:
         raise ValueError(f"--set {change!r}: {text!r} is not YAML") from None
-    *path, last = name.split(".")
-    place: Any = data
-    for part in path:
-        if isinstance(place, list):
-            place = place[_number(part, place, change)]
-        else:
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
-        if not isinstance(place, dict | list):
-            raise ValueError(f"--set {change!r}: {part} is {place!r}, which has no parts")
-    if isinstance(place, list):
-        place[_number(last, place, change)] = value
-    else:
-        place[last] = value
-
-
-def _number(part: str, place: list[Any], change: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise ValueError(f"--set {change!r}: {part!r} is no place in a list of {len(place)}")
-    return int(part)
+    lay(data, name, value, f"--set {change!r}")

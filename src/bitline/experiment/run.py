@@ -8,10 +8,11 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from bitline.configuration import to_yaml
 from bitline.data import batches
 from bitline.evaluate import (
     Difference,
+    Ledger,
+    Pool,
+    Recalibration,
     Result,
     Row,
+    Workers,
     answers,
     difference,
     explanation,
     layer_reports,
     norms,
-    recalibrate,
+    opened,
     recalibrated,
     row,
     sensitivity,
@@ -37,7 +42,6 @@ from bitline.evaluate import (
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.simple import at_corner
-from bitline.experiment.answers import Answers
 from bitline.experiment.config import Experiment
 from bitline.macro import Macro, ideal
 from bitline.macro.describe import describe
@@ -63,6 +67,8 @@ class Run:
     progress: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     into: Path | None = None  # where results go, if not to `out`
+    workers: Workers | None = None  # that answer for chips; absent: this process
+    pool: Pool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         data = self.experiment.data
@@ -113,7 +119,7 @@ class Run:
         model = copy.deepcopy(start)
         use(model)
         method = method.model_copy(update={"seed": self.experiment.seed}) if hasattr(method, "seed") else method
-        folder = self.out / "train" / _slug(f"{macro.name} {method.title if not isinstance(method, Qat) else 'qat'}")
+        folder = self.out / "train" / slug(f"{macro.name} {method.title if not isinstance(method, Qat) else 'qat'}")
         train(
             model,
             self.batches,
@@ -126,6 +132,10 @@ class Run:
 
     def __call__(self) -> Result:
         """Carry it out; what was done before is not done again."""
+        with opened(self.workers) as self.pool:
+            return self._carried_out()
+
+    def _carried_out(self) -> Result:
         experiment = self.experiment
         started = time.time()
         net = self.float_network()
@@ -145,40 +155,53 @@ class Run:
             sensitivity=tuple(parts["sensitivity"]),
             explanation=tuple(parts["explanation"]),
             macros={macro.name: macro.dump() for macro in experiment.macros},
-            facts=self._facts(),
+            facts=self.facts(),
         )
         finish(result, self.into or self.out, started)
         return result
 
+    def networks(self, start: nn.Module, macro: Macro) -> dict[str, nn.Module]:
+        """``start`` trained by each method, by its title; the untouched one is there whatever the methods are."""
+        found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
+        return found if UNTRAINED in found else {UNTRAINED: start} | found
+
+    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, Recalibration | None]]:
+        """(row, network, what is done on each chip before it is tested): as it is, and where asked with batch-norm
+        statistics of the macro that the model computes with."""
+        test = self.experiment.test
+        yield name, model, None
+        if not norms(model):
+            return
+        batches = list(islice(self.plain(), test.recalibration_batches))
+        if test.recalibrate:
+            chip_of = lambda i: training_chip(self.experiment.seed, 1_000_000 + i)  # noqa: E731
+            yield f"{name} + BN recalibrated", recalibrated(model, batches, chip_of), None
+        if test.recalibrate_per_chip:
+            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(batches)
+
+    def steps(self) -> int:
+        """Optimiser steps of each method."""
+        return self.experiment.training.total_steps(-(-len(self.training) // self.experiment.data.batch))
+
+    def ledger(self, *more: object) -> Ledger:
+        """Where answers are kept; ``more``: what sets them besides network, macro, seed and data."""
+        context = json.dumps([self.experiment.seed, self._data_key(), self.experiment.plan, *more])
+        return Ledger(self.out / "answers", context, self.pool)
+
     def _on(self, net: nn.Module, macro: Macro, parts: dict[str, Any], differences: list[Difference]) -> None:
         experiment, test = self.experiment, self.experiment.test
         start = self.converted(net, macro)
-        models = {method.title: self.trained(start, macro, method) for method in experiment.methods}
-        if not any(isinstance(method, Qat) for method in experiment.methods):
-            models = {UNTRAINED: start} | models
+        models = self.networks(start, macro)
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
         clean = models[UNTRAINED]
         use(clean, ideal)
-        steps = experiment.training.total_steps(-(-len(self.training) // experiment.data.batch))
         right = answers(clean, self.source())[None]
-        self._row(label("ideal macro"), macro.name, right, 0 if clean is start else steps)
+        self._row(label("ideal macro"), macro.name, right, 0 if clean is start else self.steps())
         use(clean)
         for name, model in models.items():
-            spent = 0 if model is start else steps
-            self._chips(label(name), model, macro, spent)
-            if not norms(model):
-                continue
-            if test.recalibrate:
-                chip_of = lambda i: training_chip(experiment.seed, 1_000_000 + i)  # noqa: E731
-                fixed = recalibrated(model, _first(self.plain(), test.recalibration_batches), chip_of)
-                self._chips(label(f"{name} + BN recalibrated"), fixed, macro, spent)
-            if test.recalibrate_per_chip:
-
-                def prepare(on: nn.Module, _: int) -> None:
-                    recalibrate(on, self.plain(), most=test.recalibration_batches)
-
-                own = copy.deepcopy(model)
-                self._chips(label(f"{name} + BN recalibrated per chip"), own, macro, spent, prepare)
+            spent = 0 if model is start else self.steps()
+            for title, one, prepare in self.remedies(name, model):
+                self._chips(label(title), one, macro, spent, prepare)
         differences += self._differences(macro)
         best = max(models, key=lambda name: float(self.found[label(name)].double().mean()))
         if test.details:
@@ -188,8 +211,10 @@ class Run:
                     models[name], self.source, label(name), test.detail_chips, test.detail_images, experiment.seed
                 )
             few = lambda: batches(self.testing[: test.detail_images], BLOCK)  # noqa: E731
-            parts["sensitivity"] += sensitivity(clean, few, label(UNTRAINED), test.detail_chips, experiment.seed)
-            parts["explanation"] += explanation(clean, few, label(UNTRAINED), test.detail_chips, experiment.seed)
+            told = (clean, few, label(UNTRAINED), test.detail_chips, experiment.seed)
+            ledger = self.ledger("details", test.detail_images)
+            parts["sensitivity"] += sensitivity(*told, ledger)
+            parts["explanation"] += explanation(*told, ledger)
         parts["mapping"] += mapping(models[best])
 
     def _chips(
@@ -198,21 +223,19 @@ class Run:
         model: nn.Module,
         macro: Macro,
         steps: int | None,
-        prepare: Callable[[nn.Module, int], None] | None = None,
+        prepare: Recalibration | None = None,
     ) -> None:
         """Rows of one network: as designed, and at each corner where asked."""
         test, seed = self.experiment.test, self.experiment.seed
         for corner in (None, *(macro.corners if test.corners else ())):
             at_corner(model, corner)
-            own = test.recalibration_batches if prepare else None
-            context = json.dumps([macro.fingerprint, corner, seed, self._data_key(), self.experiment.plan, own])
-            store = Answers(self.out / "answers", context)
+            ledger = self.ledger(test.recalibration_batches if prepare else None)
             place = name if corner is None else f"{name} @ {corner}"
 
-            def tell(chip: int, accuracy: float, place: str = place) -> None:
-                self.chip(place, chip, accuracy)
+            def tell(count: int, accuracy: float, place: str = place) -> None:
+                self.chip(place, count, accuracy)
 
-            right = store.over_chips(model, place, self.source, test.chips, seed, tell, prepare)
+            right = ledger.over_chips(model, place, self.source, test.chips, seed, tell, prepare)
             self._row(name, macro.name, right, steps, corner or "nominal")
         use(model)
 
@@ -249,7 +272,8 @@ class Run:
             told.append(f"{lead} {first.method}{remedy} (means of {first.chips} chips)")
         return f"From {self.rows[0].mean:.1f} % in float, " + "; ".join(told) + "."
 
-    def _facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
+        """Settings to print."""
         experiment = self.experiment
         facts = {
             "data": f"{experiment.data.set.kind}: {len(self.training)} training, {len(self.testing)} test images",
@@ -262,9 +286,9 @@ class Run:
         return facts
 
 
-def finish(result: Result, out: Path, started: float) -> None:
-    """Write result.json, rows.csv, run.json and the report."""
-    run = {
+def record(started: float) -> dict[str, Any]:
+    """How, when and where something was carried out: what a result itself does not hold."""
+    return {
         "command": " ".join(["bitline", *sys.argv[1:]]),
         "seconds": round(time.time() - started, 1),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -276,6 +300,11 @@ def finish(result: Result, out: Path, started: float) -> None:
             "threads": str(torch.get_num_threads()),
         },
     }
+
+
+def finish(result: Result, out: Path, started: float) -> None:
+    """Write result.json, rows.csv, run.json and the report."""
+    run = record(started)
     result.write(out / "result.json")
     write_csv(result, out / "rows.csv")
     write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
@@ -284,9 +313,10 @@ def finish(result: Result, out: Path, started: float) -> None:
 
 def clear(out: Path) -> None:
     """Remove what a run left in a folder, and nothing else."""
-    for name in ("train", "answers"):
+    for name in ("train", "answers", "sweep"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html"):
+    written = ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html")
+    for name in (*written, "sweep.json", "sweep.csv", "sweep.html"):
         with suppress(OSError):
             (out / name).unlink()
 
@@ -314,12 +344,6 @@ def _claim(out: Path, experiment: Experiment) -> None:
         raise ValueError(f"output folder {out} cannot be written: {error.strerror or error}") from None
 
 
-def _first(source: Iterable[Batch], most: int) -> Iterable[Batch]:
-    for number, batch in enumerate(source):
-        if number == most:
-            return
-        yield batch
-
-
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name of a folder."""
     return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")

@@ -11,32 +11,21 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitline import draws
-from bitline.circuits.spice import Circuit, SimulationError, Simulator, Volts, characterize
-from bitline.converters import Adc, FixedRange
+from bitline.circuits.spice import Circuit, Simulator, Volts
 from bitline.evaluate import Band, Row, Seen, Verification, answers, over_chips, row, testing_chip
 from bitline.evaluate.montecarlo import Batch, blocks
-from bitline.macro import (
-    Behaviour,
-    Expected,
-    Macro,
-    Probe,
-    behaviour_of,
-    error_model,
-    expected_errors,
-    ideal,
-    ideal_codes,
-)
-from bitline.macro.behaviour import Shape
-from bitline.macro.characterised import shape_of
+from bitline.flows.conversions import BANDS, Conversions
+from bitline.flows.simulated import Simulated, assumed, left_over, simulated
+from bitline.macro import Behaviour, Expected, Macro, Readout, behaviour_of, expected_errors, ideal
 from bitline.macro.kinds import TableColumn
+from bitline.macro.legs import sums_of
 from bitline.nn import kept, layers, on_chip, silicon, use
 from bitline.samples import Samples
 
 Source = Callable[[], Iterable[Batch]]
-BANDS = 8  # of sums
 DICE = 2  # that conversions are drawn from
 
 
@@ -48,82 +37,27 @@ def verification_seed(seed: int) -> int:
 def on_behaviour(design: Macro, behaviour: Behaviour) -> Macro:
     """A macro with a circuit's behavioural model in place of its own columns, cells or table.
 
-    Raises ValueError where the macro is not one of such columns: rows, digits, levels or converter differ.
+    Columns that are converted alone must have the circuit's own converter; legs that meet before, one with a range
+    that is the same in all layers. Raises ValueError where the macro is not one of such columns.
     """
-    shape = behaviour.shape
-    wanted = Adc(bits=shape.bits, range=FixedRange(low=0.0, high=shape.step * (2**shape.bits - 1)))
-    pairs: list[tuple[str, object, object]] = [
+    shape, adc = behaviour.shape, design.converter
+    alone, table = len(design.leg_signs) == 1, isinstance(design.column, TableColumn)
+    told: list[tuple[str, object, object]] = [
         ("rows on", design.on, shape.rows),
         ("largest digit", design.digit_high, shape.digits - 1),
         ("largest level", design.level_high, shape.levels - 1),
-        ("columns a conversion", len(design.leg_signs), 1),
     ]
-    if not isinstance(design.column, TableColumn):  # a table of codes brings no converter
-        adc = design.converter
-        pairs.append(("codes", adc.codes if adc else None, wanted.codes))
-        pairs.append(("range", adc.range if adc else None, wanted.range))
-    for name, mine, its in pairs:
-        if mine != its:
-            raise ValueError(f"macro {design.name} is not one of this circuit's columns: {name} {mine}, not {its}")
-    converter = wanted if design.converter is None else design.converter
-    return design.model_copy(update={"column": behaviour.column(), "cell": behaviour.cell(), "converter": converter})
-
-
-class Conversions(Probe):
-    """Conversions of a network by the sum of their columns: how many, how many wrong, and from each of ``bands`` of
-    sums ``each`` of them drawn at random, as the digits and levels that met."""
-
-    wants_codes = True
-
-    def __init__(self, shape: Shape, each: int, bands: int = BANDS, seed: int = 0) -> None:
-        self.shape, self.each, self.bands = shape, each, bands
-        self.top = shape.rows * (shape.digits - 1) * (shape.levels - 1)
-        self.total = np.zeros(self.top + 1, dtype=np.int64)  # by sum
-        self.wrong = np.zeros(self.top + 1, dtype=np.int64)
-        self.error = np.zeros(self.top + 1)  # Σ (code - ideal code)
-        self.rng = np.random.default_rng(abs(seed))
-        self.drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
-            (np.empty(0), np.empty((0, shape.rows), dtype=np.int8), np.empty((0, shape.rows), dtype=np.int8))
-            for _ in range(bands)
-        ]  # in each band: lots drawn, x, w
-
-    def columns(self, x: Tensor, held: Tensor) -> None:
-        self.x, self.held = x, held[:, :, :, 0]  # one leg
-
-    def codes(self, code: Tensor, clipped: Tensor, ideal: Tensor) -> None:
-        sums = torch.einsum("gmr,grcn->gmcn", self.x.double(), self.held.double()).long().cpu().numpy()
-        self.total += np.bincount(sums.ravel(), minlength=len(self.total))
-        error = (code - ideal).double().cpu().numpy()
-        self.wrong += np.bincount(sums[error != 0], minlength=len(self.wrong))
-        self.error += np.bincount(sums.ravel(), error.ravel(), minlength=len(self.error))
-        lots, band = self.rng.random(sums.shape), self.band(sums)
-        for b in range(self.bands):
-            before, xs, ws = self.drawn[b]
-            most = before.max() if len(before) == self.each else 1.0
-            g, m, c, n = np.nonzero((band == b) & (lots < most))
-            if not len(g):
-                continue
-            new = lots[g, m, c, n]
-            first = np.argsort(new, kind="stable")[: self.each]
-            g, m, c, n = (index[first] for index in (g, m, c, n))
-            x = self._rows(self.x[g, m].cpu().numpy())
-            w = self._rows(self.held[g, :, c, n].cpu().numpy())
-            joined = np.concatenate([before, new[first]])
-            keep = np.argsort(joined, kind="stable")[: self.each]
-            self.drawn[b] = (joined[keep], np.concatenate([xs, x])[keep], np.concatenate([ws, w])[keep])
-
-    def band(self, sums: np.ndarray) -> np.ndarray:
-        """Band of each sum: equal ones up to the converter's last count, beyond it the last."""
-        return np.minimum(sums * self.bands // (self.shape.counts + 1), self.bands - 1)
-
-    def _rows(self, values: np.ndarray) -> np.ndarray:
-        """As a column of all rows: those of a ragged tile that are off hold and get nothing."""
-        return np.pad(values, ((0, 0), (0, self.shape.rows - values.shape[1]))).astype(np.int8)
-
-    @property
-    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """(x, w) of those drawn, band after band."""
-        return np.concatenate([x for _, x, _ in self.drawn]), np.concatenate([w for _, _, w in self.drawn])
+    if alone and not table:
+        its = shape.converter
+        told += [("codes", adc and adc.codes, its.codes), ("range", adc and adc.range, its.range)]
+    for name, mine, wanted in told:
+        if mine != wanted:
+            raise ValueError(f"macro {design.name} is not one of this circuit's columns: {name} {mine}, not {wanted}")
+    if table:  # codes without a converter: a column has the circuit's, legs one on the table's grid
+        adc = shape.converter if alone else ideal(design).converter
+    found = design.model_copy(update={"column": behaviour.column(), "cell": behaviour.cell(), "converter": adc})
+    Readout.of(found)
+    return found
 
 
 def verify(
@@ -144,6 +78,9 @@ def verify(
     the circuit's behavioural model; and errors of the conversions that ``images`` of it make on two of these dies,
     with ``conversions`` of them, spread over the sums, in ngspice, each on a die of its own.
 
+    Where several legs meet before a conversion (a pair, a reference column), each is a column of the circuit, with
+    mismatch of its own; their subtraction and the converter are ideal everywhere.
+
     ``samples``, ``dice``: of the circuit without and with mismatch (``characterize``), which the behavioural model is
     fitted to. ``simulator``: absent, nothing is simulated; where ngspice is not installed, or points fail, the result
     says so and holds the rest. The model stays as it is. Raises ValueError where the samples are of another circuit, or
@@ -155,22 +92,39 @@ def verify(
             other = (told.provenance.get("circuit") or {}).get("name", "no circuit")
             raise ValueError(f"these samples are of {other}, or of other figures than circuit {circuit.name} has now")
     behaviour = behaviour_of(samples, dice)
+    variant = lambda design: on_behaviour(design, behaviour)  # noqa: E731
+    readout = _readout(model, variant)
     fresh = verification_seed(seed)
     try:
         rows = [_row("ideal macro", model, source, 0, fresh, ideal)]
         rows.append(_row("macro", model, source, chips, fresh, lambda design: design))
-        variant = lambda design: on_behaviour(design, behaviour)  # noqa: E731
         rows.append(_row("behavioural model", model, source, chips, fresh, variant))
-        met = Conversions(behaviour.shape, max(1, conversions // BANDS), seed=fresh)
+        met = Conversions(behaviour.shape, readout, max(1, conversions // BANDS), seed=fresh)
         _collect(model, source, images, fresh, met)
     finally:
         use(model)
     x, w = met.vectors
-    expected = expected_errors(x, w, behaviour, error_model(behaviour, samples["x"], samples["w"]))
-    error, said = _simulated(circuit, x, w, samples, simulator, fresh)
+    expected = expected_errors(x, w, behaviour, readout, (samples["x"], samples["w"]))
+    axis = Volts(float(samples.provenance["zero"]), float(samples.provenance["lsb"]))
+    real = simulated(circuit, x, w, behaviour, readout, axis, simulator, fresh)
     return Verification(
-        method=method, circuit=circuit.name, rows=tuple(rows), bands=_bands(met, x, w, expected, error), simulator=said
+        method=method,
+        circuit=circuit.name,
+        rows=tuple(rows),
+        bands=_bands(met, readout.met(sums_of(x, w)), expected, real),
+        simulator=real.said,
+        assumed=assumed(readout),
+        left_over=left_over(behaviour, dice, readout),
     )
+
+
+def _readout(model: nn.Module, variant: Callable[[Macro], Macro]) -> Readout:
+    """The one way in which all layers' conversions are read; raises ValueError where there are several."""
+    found = {Readout.of(variant(layer.design)): name for name, layer in layers(model).items()}
+    if len(found) > 1:
+        told = "; ".join(f"{name}: {readout}" for readout, name in found.items())
+        raise ValueError(f"the layers' conversions are not alike, and cannot be told by their sums together: {told}")
+    return next(iter(found))
 
 
 def _row(name: str, model: nn.Module, source: Source, chips: int, seed: int, variant: Callable[[Macro], Macro]) -> Row:
@@ -209,42 +163,17 @@ def _collect(model: nn.Module, source: Source, images: int, seed: int, met: Conv
             layer.probe = None
 
 
-def _simulated(
-    circuit: Circuit, x: np.ndarray, w: np.ndarray, samples: Samples, simulator: Simulator | None, seed: int
-) -> tuple[np.ndarray, str]:
-    """(code less ideal code of each conversion in ngspice, NaN where there is none; who said so)."""
-    error = np.full(len(x), np.nan)
-    if simulator is None:
-        return error, "not asked for"
-    axis = Volts(float(samples.provenance["zero"]), float(samples.provenance["lsb"]))
-    try:
-        said = simulator.version
-        found = characterize(circuit, x, w, simulator, chips=np.arange(len(x)), seed=seed, axis=axis)
-        done, told = np.arange(len(x)), found
-    except FileNotFoundError as absent:
-        return error, str(absent)
-    except SimulationError as failed:
-        if failed.samples is None:
-            return error, str(failed)
-        said, told = f"{said}; {failed}", failed.samples
-        done = np.setdiff1d(np.arange(len(x)), list(failed.failures))
-    error[done] = told.code - ideal_codes(told.ideal, shape_of(circuit))
-    return error, said
-
-
 def _bands(
-    met: Conversions, x: np.ndarray, w: np.ndarray, expected: tuple[Expected, Expected], error: np.ndarray
+    met: Conversions, sums: np.ndarray, expected: tuple[Expected, Expected], real: Simulated
 ) -> tuple[Band, ...]:
-    """Band by band, those without a conversion left out."""
-    every = np.arange(len(met.total))
-    sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
+    """Band by band, those without a conversion left out; ``sums``: of those drawn."""
     found = []
     for b in range(met.bands):
-        of, some = met.band(every) == b, met.band(sums) == b
+        of, some = met.band(met.sums) == b, met.band(sums) == b
         if not some.any():
             continue
-        there, total = every[of][met.total[of] > 0], met.total[of].sum()
-        real = error[some][~np.isnan(error[some])]
+        there, total = met.sums[of][met.total[of] > 0], met.total[of].sum()
+        error, rest = (each[some][~np.isnan(real.error[some])] for each in (real.error, real.residual))
         model, table = (Seen(rate=float(e.rate[some].mean()), error=float(e.error[some].mean())) for e in expected)
         found.append(
             Band(
@@ -253,8 +182,9 @@ def _bands(
                 share=float(total / met.total.sum()),
                 network=Seen(rate=float(met.wrong[of].sum() / total), error=float(met.error[of].sum() / total)),
                 n=int(some.sum()),
-                circuit=Seen(rate=float((real != 0).mean()), error=float(real.mean())) if len(real) else None,
-                simulated=len(real),
+                circuit=Seen(rate=float((error != 0).mean()), error=float(error.mean())) if len(error) else None,
+                simulated=len(error),
+                residual=float(np.sqrt(np.mean(rest**2))) if len(rest) else None,
                 model=model,
                 table=table,
             )

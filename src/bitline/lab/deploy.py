@@ -43,6 +43,8 @@ def export(
     macro = next(iter(macros.values()))
     if macro.inputs is None or macro.weights is None or not macro.sliced:
         raise ValueError(f"macro {macro.name} has no digits in cells: there is nothing to write to a board")
+    if macro.compensation is not None:
+        raise ValueError(f"macro {macro.name}: a bundle holds no drift compensation; remove macro.compensation")
     if arrays is None and isinstance(macro.placement, Reload):
         arrays = macro.placement.arrays
     model.eval()

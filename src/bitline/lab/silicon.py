@@ -96,6 +96,9 @@ def row_group(column: Column, t: int, rows: int) -> Column:
         code=code,
         law=law,
         held=None,
+        variance=part(column.variance),
+        writes=None,
+        verified=None,
     )
 
 

@@ -15,23 +15,27 @@ from bitline.macro.characterised import (
 )
 from bitline.macro.chip import Chip, Reads
 from bitline.macro.column import Column
+from bitline.macro.compensation import Compensation
 from bitline.macro.components import Components, components
 from bitline.macro.describe import describe
 from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_table
 from bitline.macro.enough import Learning, distance, learning_curve, reads_for
-from bitline.macro.errors import Expected, Rates, error_model, error_rates, expected_errors, ideal_codes
+from bitline.macro.errors import Rates, error_model, error_rates
 from bitline.macro.fit import fit_curve
 from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Sampled, Slope, SlopeExact, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
+from bitline.macro.legs import Expected, expected_errors
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
 from bitline.macro.program import program
 from bitline.macro.read import Converters, Probe
+from bitline.macro.readout import Readout
 from bitline.macro.simulate import simulate
 from bitline.macro.tables import falls, fit_table
+from bitline.macro.writing import Pulses, pulses
 
 __all__ = [
     "Adapted",
@@ -40,6 +44,7 @@ __all__ = [
     "Characterised",
     "Chip",
     "Column",
+    "Compensation",
     "Components",
     "Conv",
     "Converters",
@@ -53,8 +58,10 @@ __all__ = [
     "Mismatch",
     "Plan",
     "Probe",
+    "Pulses",
     "Quantised",
     "Rates",
+    "Readout",
     "Reads",
     "Sampled",
     "Shape",
@@ -86,13 +93,13 @@ __all__ = [
     "fit_mismatch",
     "fit_table",
     "ideal",
-    "ideal_codes",
     "judge",
     "learning_curve",
     "mac",
     "model_circuit",
     "nominal",
     "program",
+    "pulses",
     "reads_for",
     "runs_fused",
     "sample_circuit",

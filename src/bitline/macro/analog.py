@@ -27,6 +27,14 @@ class Scale:
 
     low: Tensor
     step: Tensor
+    factor: Tensor | None = None  # of what is read, digital corrections apart
+
+    @property
+    def read(self) -> tuple[Tensor, Tensor]:
+        """(low, step) of the digital side: as the converters', times the factor."""
+        if self.factor is None:
+            return self.low, self.step
+        return self.low.double() * self.factor, self.step * self.factor.to(self.step.dtype)
 
     @staticmethod
     def of(column: Column, converters: Converters | None, device: torch.device) -> Scale | None:
@@ -40,8 +48,13 @@ class Scale:
                 f"{column.site.name}: macro {column.macro.name} has a converter, whose range must be given"
             )
         view = (column.layout.groups, 1, 1, column.layout.outputs)
-        low, step = (v.detach().to(device) for v in (converters.low, converters.step))
-        return Scale(low.view(view) if low.dim() else low, step.view(view) if step.dim() else step)
+
+        def laid(value: Tensor) -> Tensor:
+            value = value.detach().to(device)
+            return value.view(view) if value.dim() else value
+
+        factor = None if column.factor is None else laid(column.factor)
+        return Scale(laid(converters.low), laid(converters.step), factor)
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,12 @@ class Analog:
         return (value * factor.float()).add_(shift.float()), factor.float()
 
     def place(
-        self, u: Tensor, t: int, driven: Tensor | None, pattern: Tensor | None = None
+        self, u: Tensor, t: int, extra: Tensor | None, pattern: Tensor | None = None
     ) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
 
-        ``driven``: Σ x̂² of each row, (G, M), where the cells themselves are noisy. ``pattern``: what pattern counts
-        add to each sum, as ``u``.
+        ``extra``: variance of the cells' own noise, counts², broadcast over places, where they are noisy. ``pattern``:
+        what pattern counts add to each sum, as ``u``.
         """
         column = self.column
         legs, variance = u, None
@@ -110,9 +123,7 @@ class Analog:
             if column.noise is not None:
                 variance = _read(column.noise, plain).square_().sum(3)
         value = legs[:, :, :, 0] - legs[:, :, :, 1] if u.shape[3] == 2 else legs[:, :, :, 0]
-        if column.cell_variance is not None:
-            assert driven is not None
-            extra = (driven.float() * (column.cell_variance * len(column.macro.leg_signs)))[:, :, None, None]
+        if extra is not None:
             variance = extra.expand_as(value) if variance is None else variance.add_(extra)
         return self._converted(value, None if variance is None else _root(variance), t)
 
@@ -146,6 +157,7 @@ class Analog:
             not self.whole
             or legs > 1
             or column.cell_variance is not None
+            or column.variance is not None
             or entries > LARGEST_TABLE
             or not macro.sliced
             or column.pattern is not None

@@ -23,6 +23,7 @@ from bitline.encode import InputScheme, UnsignedInput, UnsignedWeight, WeightSch
 from bitline.macro.curves import Points
 from bitline.macro.kinds import CurveColumn, Feature
 from bitline.macro.macro import Macro
+from bitline.macro.readout import Readout
 
 HIGHEST = 8  # degree of the mean curve
 GAIN = 0.98  # a term stays where it takes two per cent or more off the error
@@ -48,6 +49,16 @@ class Shape(BaseModel):
     def step(self) -> float:
         """Counts a code."""
         return self.counts / 2**self.bits
+
+    @property
+    def converter(self) -> Adc:
+        """The column's own converter, from no count on."""
+        return Adc(bits=self.bits, range=FixedRange(low=0.0, high=self.step * (2**self.bits - 1)))
+
+    @property
+    def readout(self) -> Readout:
+        """How the column alone becomes a code of it."""
+        return Readout((1,), 0.0, self.step, 2**self.bits)
 
 
 class Mismatch(BaseModel):
@@ -80,9 +91,21 @@ class Behaviour(BaseModel):
             total += _count(feature, x, w)
         return total
 
-    def predict(self, x: Vectors, w: Vectors) -> Values:
-        """Values of a typical die for inputs and levels, counts."""
-        return self.curve(np.einsum("nr,nr->n", x, w, dtype=np.int64)) + self.patterns(x, w)
+    def predict(
+        self, x: Vectors, w: Vectors, deviations: Mapping[str, Float[np.ndarray, "n R"]] | None = None
+    ) -> Values:
+        """Values for inputs and levels, counts: of a typical die, or of dies whose devices deviate, in their σ.
+
+        The devices are those of ``mismatch``; what they do to a column's gain and offset is left out.
+        """
+        product = (x.astype(np.int64) * w).astype(float)
+        if deviations is not None and self.mismatch is not None:
+            change = {
+                name: s * deviations[name] + q * deviations[name] ** 2
+                for name, (s, q) in self.mismatch.sensitivity.items()
+            }
+            product = product * (1 + sum(change.values()))
+        return self.curve(product.sum(axis=1)) + self.patterns(x, w)
 
     def curve(self, sums: Float[np.ndarray, "*n"] | Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """The mean curve, counts."""
@@ -140,7 +163,6 @@ class Behaviour(BaseModel):
                 f"the circuit takes digits 0 … {wanted[1]} and levels 0 … {wanted[2]}; the schemes have digits "
                 f"{inputs.digit_low} … {inputs.digit_high} and levels 0 … {weights.level_high}"
             )
-        last = self.shape.step * (2**self.shape.bits - 1)
         return Macro(
             name=name,
             source=source,
@@ -150,7 +172,7 @@ class Behaviour(BaseModel):
             weights=weights,
             cell=self.cell(),
             column=column or self.column(),
-            converter=Adc(bits=self.shape.bits, range=FixedRange(low=0.0, high=last)),
+            converter=self.shape.converter,
         )
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, characterize, scale, standard
 from bitline.macro.adaptive import Adapted, Tolerance, adapt
@@ -81,14 +82,24 @@ def behaviour_of(samples: Samples, dice: Samples | None = None) -> Behaviour:
 def with_dice(behaviour: Behaviour, dice: Samples) -> Behaviour:
     """The model with mismatch, fitted to samples of many dice; their deviations are drawn again from the provenance.
 
-    Raises ValueError where the samples tell no chips apart, or as ``fit_mismatch``.
+    Raises ValueError as ``deviations_of`` and ``fit_mismatch``.
     """
-    if dice.chip is None:
+    return fit_mismatch(behaviour, *vectors_of(dice), values_of(dice), deviations_of(dice))
+
+
+def deviations_of(dice: Samples) -> dict[str, Float[np.ndarray, "n R"]]:
+    """How far each device of each row of each point's column is off, in units of its σ: drawn again.
+
+    Raises ValueError where the samples tell no chips apart.
+    """
+    if dice.chip is None or dice.column is None:
         raise ValueError("the samples tell no chips apart: characterise with mismatch")
-    rows, seed, devices = behaviour.shape.rows, int(dice.provenance["seed"]), sorted(_circuit(dice)["mismatch"])
-    chips, which = np.unique(dice.chip, return_inverse=True)
-    deviations = {name: np.stack([standard(seed, int(chip), name, rows) for chip in chips])[which] for name in devices}
-    return fit_mismatch(behaviour, *vectors_of(dice), values_of(dice), deviations)
+    rows, seed = shape_in(dice).rows, int(dice.provenance["seed"])
+    places, which = np.unique(np.stack([dice.chip, dice.column]), axis=1, return_inverse=True)
+    return {
+        name: np.stack([standard(seed, int(chip), name, rows, int(column)) for chip, column in places.T])[which.ravel()]
+        for name in sorted(_circuit(dice)["mismatch"])
+    }
 
 
 def sample_circuit(
@@ -195,6 +206,7 @@ __all__ = [
     "Characterised",
     "SimulationError",
     "behaviour_of",
+    "deviations_of",
     "model_circuit",
     "sample_circuit",
     "shape_in",

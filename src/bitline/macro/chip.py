@@ -41,6 +41,10 @@ class Effect:
         """Uniform in (0, 1) at each address, float64: the same number as ``normal`` of this part."""
         return draws.uniform(self._key(part), self.address)
 
+    def some(self, which: Tensor) -> Effect:
+        """The same draws at some of the addresses, a mask or an index over them."""
+        return Effect(self.stream, self.address[which])
+
     def _key(self, part: str) -> int:
         return draws.key(self.stream, part) if part else self.stream
 

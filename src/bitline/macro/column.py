@@ -2,10 +2,10 @@
 
     x̂   = drive(digit)
     u    = Σ_r x̂_r · g_r                              per leg ℓ
-    a_ℓ  = mean(gain · u + offset) + sqrt(spread(u)² + v · Σ_r x̂_r²) · ε
+    a_ℓ  = mean(gain · u + offset) + sqrt(spread(u)² + Σ_r v_r · x̂_r²) · ε
     value = Σ_ℓ sign_ℓ · a_ℓ
     code = converter(value)    or    code ~ P(· | ideal sum, physical column)
-    y    = Σ_{t, p, c} radix_p · radix_c · (low + step · code) + digital corrections
+    y    = factor · Σ_{t, p, c} radix_p · radix_c · (low + step · code) + digital corrections
 
 Axes: G groups, T row groups, R rows on at once, C conversions, L legs, N outputs; P passes of input digits.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitline.devices import Writes
 from bitline.macro.chip import Chip
 from bitline.macro.curves import Lookup
 from bitline.macro.macro import Macro
@@ -84,7 +85,7 @@ class Column:
     spread: Spread | None
     mean: Lookup | None
     noise: Lookup | None
-    cell_variance: float | None  # fresh variance (counts²) of a cell driven by 1
+    cell_variance: float | None  # fresh variance (counts²) of a cell driven by 1, the same for all cells
     drive: Tensor | None  # driven value of digits low … high
     drive_error: Tensor | None  # (G, T, R, digits) error of each driver
     code: Code | None
@@ -93,11 +94,16 @@ class Column:
     seconds: float | None = None  # age, where `age` made this column
     n: int = 0  # how often the arrays had been written before
     held: Tensor | None = None  # levels held, shaped as `cells`, where wires stand between them and what is read
+    variance: Tensor | None = None  # fresh variance (counts²) of each cell driven by 1, shaped as `cells`, or none
+    factor: Tensor | None = None  # what outputs are multiplied by, digital corrections apart: (), or (G·N,) float32
+    writes: Writes | None = None  # what writing the cells took, shaped as `cells`
+    verified: Tensor | None = None  # (G·N, K) weights whose cells were verified; absent: all
 
     @property
     def noisy(self) -> bool:
         """Whether two reads of the same inputs may differ."""
-        fresh = self.noise is not None or self.cell_variance is not None or self.law is not None
+        of_cells = self.cell_variance is not None or self.variance is not None
+        fresh = self.noise is not None or of_cells or self.law is not None
         return fresh or (self.code is not None and self.code.noise is not None)
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bitline import draws
 from bitline.macro.analog import Analog, Scale
+from bitline.macro.cellnoise import CellVariances
 from bitline.macro.column import Column
 from bitline.macro.read import EXACT, Converters, Keep, Output, Probe, noise_vectors, noise_words, weight
 from bitline.macro.sums import Convolved, Gathered
@@ -52,7 +53,9 @@ class Reader:
         self.cells = cells.flatten(3).to(self.sums)  # G T R C·L·N
         self.legs = cells.shape[4]
         codes = probe is not None and probe.wants_codes
-        self.needs_rows = column.cell_variance is not None or column.pattern is not None or codes
+        noisy_cells = column.cell_variance is not None or column.variance is not None
+        self.needs_rows = noisy_cells or column.pattern is not None or codes
+        self.variances = CellVariances.of(column)
         wants = probe is not None and probe.wants_codes
         self.ideal = _ideal_cells(column).to(self.sums) if wants or column.pattern is not None else None
         self.shows = wants
@@ -108,7 +111,9 @@ class Reader:
         if slope is not None:
             out.slope = self._flat(self._merged(slope, magnitude=True) / weight(self.column))
         if step is not None:
-            out.step = self._flat(self._merged(step))
+            by_step = self._merged(step)
+            factor = self.column.factor
+            out.step = self._flat(by_step if factor is None else by_step * self._per_output(factor).float())
         return out
 
     def _places(self, found: Gathered | Convolved, t: int, keys: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -126,16 +131,24 @@ class Reader:
             if isinstance(sigmas, Tensor):
                 sigma = sigmas[t].flatten().index_select(0, index.flatten()).view_as(index)
         else:
-            driven = None
-            if self.column.cell_variance is not None and isinstance(found, Gathered):
-                driven = found.driven(t).square().sum(-1)
+            extra = self._cell_noise(found.driven(t), t) if isinstance(found, Gathered) else None
             pattern = self._pattern(found.digits(t), t) if isinstance(found, Gathered) else None
             u = u.mul_(self.column.unit) if self.column.unit != 1 else u
-            place, sigma = self.analog.place(u, t, driven, pattern)
+            place, sigma = self.analog.place(u, t, extra, pattern)
         if sigma is not None:
             noise = self._by_conversion(draws.read_normals(self._counters(keys, t)))
             place = place + noise * sigma
         return place, slope
+
+    def _cell_noise(self, driven: Tensor, t: int) -> Tensor | None:
+        """Variance of the cells' noise, counts², for rows driven by ``driven`` (G, M, R): (G, M, C or 1, N or 1)."""
+        column = self.column
+        if self.variances is not None:
+            return self.variances.at(driven, t)
+        if column.cell_variance is None:
+            return None
+        power = driven.square().sum(-1).float() * (column.cell_variance * len(column.macro.leg_signs))
+        return power[:, :, None, None]
 
     def _pattern(self, x: Tensor, t: int) -> Tensor | None:
         """What pattern counts add to each sum (G, M, C, L, N) float64, for digits ``x`` (G, M, rows on)."""
@@ -287,12 +300,17 @@ class Reader:
     def _scaled(self, total: Tensor) -> Tensor:
         """Summed codes to counts: step · Σ radix · code + low · Σ radix."""
         if self.scale is None:
-            return total
-        step, low = (v.view(v.shape[0], 1, -1) if v.dim() else v for v in (self.scale.step, self.scale.low))
+            factor = self.column.factor
+            return total if factor is None else total * self._per_output(factor).to(total.dtype)
+        low, step = (v.view(v.shape[0], 1, -1) if v.dim() else v for v in self.scale.read)
         constant = low.double() * (sum(self.passes) * sum(self.conversions) * self.column.layout.reads)
         if bool((step != 1).any()):
             total = total.mul_(step.to(total.dtype))
         return total.add_(constant.to(total.dtype)) if bool((constant != 0).any()) else total
+
+    def _per_output(self, value: Tensor) -> Tensor:
+        """One value, or one an output (G·N,), over (G, m, N)."""
+        return value.view(self.column.layout.groups, 1, -1) if value.dim() else value
 
     @staticmethod
     def _flat(per_group: Tensor) -> Tensor:

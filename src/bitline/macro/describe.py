@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from bitline.converters import Adc, CalibratedRange
-from bitline.devices import Cell, MeasuredCell
+from bitline.devices import Cell, Constant, MeasuredCell, Profile
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
@@ -79,17 +79,32 @@ def _digits(macro: Macro) -> list[tuple[str, str]]:
 def _cells(macro: Macro) -> list[tuple[str, str]]:
     facts = []
     if macro.variation is not None:
-        facts.append(("weight variation", _error(macro.variation)))
+        fresh = ", fresh at each read" if macro.variation.fresh else ""
+        facts.append(("weight variation", _error(macro.variation) + fresh))
+        rows = {"biases": macro.bias, "batch norms": macro.norm}
+        facts += [(n, "digital" if r is None else f"analog, in a row of amplitude {r.told}") for n, r in rows.items()]
     cell = macro.cell or Cell()
     if cell.g_min is not None and cell.g_max is not None:
         facts.append(("conductance", f"{si(cell.g_min, 'S')} … {si(cell.g_max, 'S')}, {macro.level_high + 1} levels"))
     facts += [("frozen error of a cell", f"{_error(error)}, drawn at {error.clock}") for error in cell.errors]
     measured = [error for error in cell.errors if isinstance(error, MeasuredCell)]
     facts += [("measured cells", f"{error.table.name}: {error.table.source}") for error in measured]
+    if (loop := cell.write_verify) is not None:
+        span = None if cell.g_min is None or cell.g_max is None else cell.g_max - cell.g_min
+        within = f"± {loop.tolerance(macro.level_high, span):.3g} levels"
+        facts.append(("write and verify", f"until a cell reads within {within}, {loop.most_pulses} pulses at most"))
     if cell.read_sigma is not None:
         facts.append(("fresh noise of a driven cell", f"{cell.read_sigma:.3g} of its range"))
+    if cell.read_noise is not None:
+        low, high = (_cell_noise(macro, share) / macro.level_high for share in (0.0, 1.0))
+        facts.append(("fresh noise of a driven cell", f"{low:.3g} of its range at level 0, {high:.3g} at the highest"))
     if cell.drift is not None:
         facts.append(("drift of a cell", _error(cell.drift)))
+    if cell.seconds is not None:
+        facts.append(("age of the cells", f"{cell.seconds:.4g} s at {cell.kelvin:.4g} K"))
+    if macro.compensation is not None:
+        factors = "one factor a layer" if macro.compensation.per == "layer" else "one factor an output"
+        facts.append(("compensation of drift", factors))
     if (wires := macro.wires) is not None:
         segment = f"word line {si(wires.word_line, 'Ω')}, bit line {si(wires.bit_line, 'Ω')} a cell"
         ends = f"driver {si(wires.driver, 'Ω')}, sense {si(wires.sense, 'Ω')}"
@@ -184,21 +199,36 @@ def _noise(macro: Macro) -> list[tuple[str, str]]:
         sigma = np.sqrt(np.maximum(square, 0).mean(0))
         rows = {"0": 0, "half scale": (len(sigma) - 1) // 2, "full scale": len(sigma) - 1}
         return [(f"fresh noise at {name}", _value(macro, t.step * float(sigma[i]), t.step)) for name, i in rows.items()]
+    if macro.variation is not None and macro.variation.fresh:
+        return [("fresh noise of a driven weight", f"{macro.variation.sigma:.3g} of half their range")]
     adc, legs = macro.converter, len(macro.leg_signs)
     step = adc.range.start(adc, *macro.value_range)[1] if adc else None
     curve = macro.column.sigma if isinstance(macro.column, CurveColumn) else None
-    cells = macro.cell.read_sigma if macro.cell else None
+    cells = macro.cell is not None and (macro.cell.read_sigma is not None or macro.cell.read_noise is not None)
     converter = adc.noise if adc else None
-    if curve is None and cells is None and converter is None:
+    if curve is None and not cells and converter is None:
         return [("fresh noise", "none")]
-    fixed = legs * macro.on * (macro.digit_high * macro.level_high * (cells or 0.0)) ** 2
-    fixed += ((converter or 0.0) * (step or 0.0)) ** 2
+    fixed = ((converter or 0.0) * (step or 0.0)) ** 2
     facts = []
     full = macro.full_scale
     for name, share in (("0", 0.0), ("half scale", 0.5), ("full scale", 1.0)):  # the other leg, if any, at 0
         own = _at(curve, share * full, full) ** 2 + (legs - 1) * _at(curve, 0.0, full) ** 2 if curve else 0.0
+        of_cells = _cell_noise(macro, share) ** 2 + (legs - 1) * _cell_noise(macro, 0.0) ** 2
+        own += macro.on * macro.digit_high**2 * of_cells
         facts.append((f"fresh noise at {name}", _value(macro, math.sqrt(fixed + own), step)))
     return facts
+
+
+def _cell_noise(macro: Macro, share: float) -> float:
+    """Fresh noise, counts rms, of a typical cell driven by 1 that should hold this share of the highest level."""
+    cell, high = macro.cell or Cell(), macro.level_high
+    if cell.read_noise is None:
+        return high * (cell.read_sigma or 0.0)
+    state = torch.tensor([share], dtype=torch.float64)
+    levels = state * high + cell.pedestal(high)
+    if cell.drift is not None and cell.seconds is not None:
+        levels = cell.drift.moments(levels, state, high, cell.seconds, cell.kelvin)[0]
+    return float(cell.read_noise.variance(levels, state, high, cell.seconds).sqrt())
 
 
 def _at(curve: AnyCurve, u: float, full: float) -> float:
@@ -226,7 +256,14 @@ def _error(model: BaseModel) -> str:
     shown = [_words(str(getattr(model, "kind", "")))]
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if isinstance(value, int | float) and value:
+        if isinstance(value, Constant):
+            value = value.value
+        if isinstance(value, Profile):
+            ends = value.at(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+            shown.append(
+                f"{_words(name)} {ends[0]:.3g} at level 0 to {ends[1]:.3g} at the highest ({field.description})"
+            )
+        elif isinstance(value, int | float) and value:
             shown.append(f"{_words(name)} {value:.3g}" + (f" ({field.description})" if field.description else ""))
     return ", ".join(shown)
 

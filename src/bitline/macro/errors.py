@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
-from bitline.macro.behaviour import Behaviour, Shape, Vectors
+from bitline.macro.behaviour import Behaviour, Values, Vectors
 from bitline.macro.kinds import TableColumn
 from bitline.samples import Samples
 
@@ -40,52 +40,54 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
         )
     probability = np.zeros((size, size))
     place = np.arange(codes) * ratio.numerator  # of each code on the grid
-    sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
-    order = np.argsort(sums, kind="stable")
-    sums, x, w = sums[order], x[order], w[order]
-    power = ((x.astype(np.int64) * w) ** 2).sum(axis=1)
-    offsets = behaviour.patterns(x, w)
+    pool = Patterns.of(behaviour, x, w)
     for i in range(size):
-        k = i // ratio.denominator
         if i % ratio.denominator:
             probability[i] = probability[i - 1]
             continue
-        near = _near(sums, k)
-        squares = power[near] * (k / np.maximum(sums[near], 1)) ** 2 if k else np.zeros(len(near))
-        probability[i, place] = law(behaviour, k, squares, offsets[near]).mean(axis=0)
+        probability[i, place] = law(behaviour, pool.of_sum(i // ratio.denominator), shape.readout.edges).mean(axis=0)
     return TableColumn(probability=probability, low=0.0, step=float(step))
 
 
-def law(
-    behaviour: Behaviour, k: int, squares: Float[np.ndarray, " n"], patterns: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, "n codes"]:
-    """P(code) over dies of patterns with the sum k, Σ (x w)² ``squares`` and pattern counts ``patterns``."""
+@dataclass(frozen=True)
+class Patterns:
+    """What the behavioural model knows of inputs and levels: their sum, Σ (x w)², and pattern counts."""
+
+    sums: Values
+    squares: Values
+    counts: Values
+
+    @staticmethod
+    def of(behaviour: Behaviour, x: Vectors, w: Vectors) -> Patterns:
+        """Those of (x, w)."""
+        product = (x.astype(np.int64) * w).astype(float)
+        return Patterns(product.sum(axis=1), (product**2).sum(axis=1), behaviour.patterns(x, w))
+
+    def of_sum(self, k: int) -> Patterns:
+        """Those with the sum k; where they are few, the nearest ones, moved to it."""
+        near = np.flatnonzero(self.sums == k)
+        if len(near) < FEWEST:
+            near = np.argsort(np.abs(self.sums - k), kind="stable")[:FEWEST]
+        moved = (k / np.maximum(self.sums[near], 1)) ** 2 if k else 0.0
+        return Patterns(np.full(len(near), float(k)), self.squares[near] * moved, self.counts[near])
+
+
+def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n cells"]:
+    """Over dies, the probability of each pattern's value to lie below the first edge (counts), between it and the
+    next, … and above the last."""
     from torch import as_tensor
     from torch.special import ndtr
 
-    shape, spread = behaviour.shape, behaviour.mismatch
-    edges = (np.arange(1, 2**shape.bits) - 0.5) * shape.step - patterns[:, None]
-    sums = _inverse(behaviour, edges)
+    spread, k = behaviour.mismatch, patterns.sums[:, None]
+    sums = _inverse(behaviour, edges - patterns.counts[:, None])
     if spread is None:
         below = (k < sums).astype(float)
     else:
         centre = k * (1 + spread.cell_mean)
-        variance = squares * spread.cell_sigma**2
+        variance = patterns.squares[:, None] * spread.cell_sigma**2
         variance = variance + (centre * (spread.gain_sigma or 0.0)) ** 2 + (spread.offset_sigma or 0.0) ** 2
-        sigma = np.sqrt(np.maximum(variance, 1e-18))[:, None]
-        below = ndtr(as_tensor((sums - centre) / sigma)).numpy()
-    zero, one = np.zeros((len(below), 1)), np.ones((len(below), 1))
-    return np.diff(np.concatenate([zero, below, one], axis=1), axis=1)
-
-
-def _near(sums: np.ndarray, k: int) -> np.ndarray:
-    """Rows with the sum k; where they are few, the nearest ones."""
-    low, high = np.searchsorted(sums, [k, k + 1])
-    if high - low >= FEWEST:
-        return np.arange(low, high)
-    first, last = max(0, int(low) - FEWEST), min(len(sums), int(high) + FEWEST)
-    close = np.argsort(np.abs(sums[first:last] - k), kind="stable")[:FEWEST]
-    return first + close
+        below = ndtr(as_tensor((sums - centre) / np.sqrt(np.maximum(variance, 1e-18)))).numpy()
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
 
 def _inverse(behaviour: Behaviour, value: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
@@ -118,37 +120,6 @@ class Rates:
         return float(np.sqrt(max(self.model * (1 - self.model), 1e-12) / self.n))
 
 
-def ideal_codes(sums: Integer[np.ndarray, " n"], shape: Shape) -> Integer[np.ndarray, " n"]:
-    """Codes of sums on an ideal column: rounded half up, clipped."""
-    return np.clip(np.floor(sums / shape.step + 0.5), 0, 2**shape.bits - 1).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a model says of each pattern, over dies: probability that its code is not that of its sum, and the mean of
-    code less ideal code, LSB."""
-
-    rate: Float[np.ndarray, " n"]
-    error: Float[np.ndarray, " n"]
-
-
-def expected_errors(x: Vectors, w: Vectors, behaviour: Behaviour, table: TableColumn) -> tuple[Expected, Expected]:
-    """Errors of patterns by the behavioural model and by the error model."""
-    shape, sums = behaviour.shape, np.einsum("nr,nr->n", x, w, dtype=np.int64)
-    right = ideal_codes(sums, shape)
-    power, offsets = ((x.astype(np.int64) * w) ** 2).sum(axis=1).astype(float), behaviour.patterns(x, w)
-    model = np.empty((len(x), 2**shape.bits))
-    for k in np.unique(sums):
-        of = np.flatnonzero(sums == k)
-        model[of] = law(behaviour, int(k), power[of], offsets[of])
-    place = np.minimum(np.round(sums / table.step).astype(np.int64), table.codes - 1)
-    coded = np.round(np.arange(2**shape.bits) * shape.step / table.step).astype(np.int64)
-    pooled = table.probability[0, place][:, coded]
-    every, codes = np.arange(len(x)), np.arange(2**shape.bits)
-    of_model, of_table = (Expected(1 - p[every, right], p @ codes - right) for p in (model, pooled))
-    return of_model, of_table
-
-
 def error_rates(samples: Samples, behaviour: Behaviour, table: TableColumn, bins: int = 8) -> tuple[Rates, ...]:
     """Error rates of simulated reads on dies beside those that both models give the same patterns, by sum: S0's
     verification, on conversions of a network or any others.
@@ -157,9 +128,12 @@ def error_rates(samples: Samples, behaviour: Behaviour, table: TableColumn, bins
     """
     if not len(samples):
         raise ValueError("the samples are empty: nothing to compare")
-    shape, sums = behaviour.shape, samples.ideal
-    model, pooled = (each.rate for each in expected_errors(samples["x"], samples["w"], behaviour, table))
-    wrong = samples.code != ideal_codes(sums, shape)
+    shape, sums, every = behaviour.shape, samples.ideal, np.arange(len(samples))
+    right = shape.readout.code(sums).astype(np.int64)
+    model = 1 - law(behaviour, Patterns.of(behaviour, samples["x"], samples["w"]), shape.readout.edges)[every, right]
+    place, coded = (np.round(v / table.step).astype(np.int64) for v in (sums, right * shape.step))
+    pooled = 1 - table.probability[0, np.minimum(place, table.codes - 1), coded]
+    wrong = samples.code != right
     group = np.minimum(sums * bins // (shape.counts + 1), bins - 1)
     return tuple(
         Rates(

@@ -47,10 +47,15 @@ def run(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, weig
         off = column.weight_constant * (column.wanted - column.weight).detach().double().sum(1)
         y = y + geometry.broadcast(off.to(y.dtype))
     if column.spread is not None:
-        y = y + geometry.broadcast(_offsets(column).to(y.dtype))
-    if column.cell_variance is not None:
+        y = y + geometry.broadcast(_compensated(_offsets(column), column).to(y.dtype))
+    if column.cell_variance is not None or column.variance is not None:
         y = y + _noise(x, column, geometry, keys, y)
     return y
+
+
+def _compensated(each: Tensor, column: Column) -> Tensor:
+    """One value an output, (G·N,), times the column's factor; the weights have it already."""
+    return each if column.factor is None else each * column.factor
 
 
 def _offsets(column: Column) -> Tensor:
@@ -70,9 +75,17 @@ def _noise(x: Tensor, column: Column, geometry: Geometry, keys: Tensor | None, y
     planes = column.planes(x.detach())
     power = sum(radix**2 * plane.square() for radix, plane in zip(column.pass_radix, planes, strict=True))
     assert isinstance(power, Tensor)
-    assert column.cell_variance is not None
-    legs = layout.legs * sum(radix**2 for radix in column.radix)
-    ones = power.new_full((layout.groups, layout.inputs), legs * column.cell_variance)
-    per_group = geometry.linear(power, ones)
-    variance = per_group.repeat_interleave(layout.outputs, dim=geometry.channel)
-    return variance.sqrt() * draws.sample_normals(keys, y.shape).to(y.dtype)
+    if column.variance is not None:
+        radix = power.new_tensor([r**2 for r in column.radix])
+        variance = geometry.linear(
+            power, layout.gather(torch.einsum("gtrcln,c->gtrn", column.variance.to(radix), radix))
+        )
+    else:
+        assert column.cell_variance is not None
+        legs = layout.legs * sum(r**2 for r in column.radix)
+        ones = power.new_full((layout.groups, layout.inputs), legs * column.cell_variance)
+        variance = geometry.linear(power, ones).repeat_interleave(layout.outputs, dim=geometry.channel)
+    noise = variance.sqrt() * draws.sample_normals(keys, y.shape).to(y.dtype)
+    if column.factor is None:
+        return noise
+    return noise * (geometry.broadcast(column.factor) if column.factor.dim() else column.factor).to(y.dtype)

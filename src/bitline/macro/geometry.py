@@ -47,6 +47,10 @@ class Dense:
         """One value an output, (N,), shaped to meet the layer's layout."""
         return value
 
+    def row_sums(self, x: Tensor) -> Tensor:
+        """Sum of the inputs that each position meets, (B, positions, G)."""
+        return x.sum(-1, keepdim=True)
+
     def native(self, weight: Tensor) -> Tensor:
         """(N, K) to the layer's own weight layout."""
         return weight
@@ -137,6 +141,13 @@ class Conv:
     def broadcast(self, value: Tensor) -> Tensor:
         """One value an output, (N,), shaped to meet the layer's layout."""
         return value.view(-1, *[1] * len(self.kernel))
+
+    def row_sums(self, x: Tensor) -> Tensor:
+        """Sum of the inputs that each position meets, (B, positions, G)."""
+        channels = x.unflatten(1, (self.groups, -1)).sum(2)
+        convolve = CONVOLUTIONS[len(self.kernel) - 1]
+        ones = x.new_ones(self.groups, 1, *self.kernel)
+        return convolve(channels, ones, None, self.stride, 0, self.dilation, self.groups).flatten(2).mT
 
     def native(self, weight: Tensor) -> Tensor:
         """(N, K) to (N, C/G, …)."""

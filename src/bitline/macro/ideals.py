@@ -22,12 +22,13 @@ CAUSES: dict[str, dict[str, tuple[str, ...]]] = {
         "": ("trim",),
     },
     "wires": {"": ("wires",)},
-    "noise": {"cell": ("read_sigma",), "column": ("sigma",), "converter": ("noise",)},
+    "noise": {"cell": ("read_sigma", "read_noise"), "column": ("sigma",), "converter": ("noise",)},
     "curve": {
         "cell": ("g_min", "g_max"),
         "column": ("mean", "pattern"),
         "converter": ("inl",),
         "driver": ("levels", "inl"),
+        "": ("compensation",),
     },
 }
 
@@ -51,7 +52,8 @@ def _without(macro: Macro, *causes: str) -> Macro:
                 changes |= ideal
     if "curve" in causes and "wires" not in causes and macro.wires is not None and kept is not None:
         changes["cell"] = changes["cell"].model_copy(update=kept.range_from_zero())  # wires need conductances
-    if "variation" in causes and macro.variation is not None:
+    error = macro.variation
+    if error is not None and ("noise" if error.fresh else "variation") in causes:
         changes["variation"] = LogNormalWeight(sigma=0.0)  # not None: the weights stay unsliced
     return macro.model_copy(update=changes)
 

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError, model_validator
 from bitline.circuits.crossbar.wires import Wires
 from bitline.configuration import Changes, Value, Written, explain, from_yaml, whole, within
 from bitline.converters import Adc, Driver
-from bitline.devices import Cell, WeightVariation
+from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
+from bitline.macro.compensation import Compensation
 from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Trim
 from bitline.macro.placement import Layout, Placement, Unbounded
 from bitline.units import Volts
@@ -35,11 +36,16 @@ class Macro(Written, Value):
     weights: WeightScheme | None = Field(default=None, description="absent: weights stay continuous")
     cell: Cell | None = None
     variation: WeightVariation | None = Field(default=None, description="error of the weight itself, instead of cells")
+    bias: OffsetRow | None = Field(default=None, description="row that holds biases; absent: they are added digitally")
+    norm: OffsetRow | None = Field(
+        default=None, description="batch norms in analog, their shifts in this row; absent: digital (or folded)"
+    )
     wires: Wires | None = Field(default=None, description="absent: wires without resistance")
     driver: Driver | None = None
     column: AnyColumn | None = None
     trim: Trim | None = None
     converter: Adc | None = Field(default=None, description="absent: the column's value is read as it is")
+    compensation: Compensation | None = Field(default=None, description="of drift; absent: outputs drift as cells do")
     placement: Placement = Unbounded()
     volts_per_count: Volts | None = Field(
         default=None, gt=0, description="bit-line swing of one count, to print σ in volts"
@@ -56,6 +62,7 @@ class Macro(Written, Value):
             raise ValueError(
                 "variation (of weights) and cell (of physical cells) both given: an error would count twice"
             )
+        self._offsets()
         if self.cell is not None and self.weights is None:
             raise ValueError("cell needs weights with digits; for continuous weights describe `variation`")
         if self.wires is not None and (not self.sliced or self.cell is None or self.cell.g_max is None):
@@ -65,7 +72,7 @@ class Macro(Written, Value):
         if isinstance(self.column, TableColumn):
             if self.converter is not None:
                 raise ValueError("a measured table already contains its converter: remove `converter`")
-            if self.cell is not None and (self.cell.errors or self.cell.read_sigma or self.cell.g_min):
+            if self.cell is not None and (not self.cell.plain or self.cell.read_sigma):
                 raise ValueError("a measured table already contains the cells' errors: remove `cell`")
             if self.variation is not None or self.trim is not None:
                 raise ValueError("a measured table contains variation and trim: remove `variation` and `trim`")
@@ -75,6 +82,10 @@ class Macro(Written, Value):
             isinstance(self.column, CurveColumn) and (self.column.gain_sigma or self.column.offset_sigma)
         ):
             raise ValueError("trim corrects gain_sigma and offset_sigma of a curve column: there is neither")
+        if self.compensation is not None:
+            if self.cell is None or not (self.cell.measured or self.cell.drift is not None):
+                raise ValueError("compensation of drift: describe cell.drift, or measured cells; there is none")
+            self.cell.young()
         if self.inputs is None and self.driver is not None:
             raise ValueError("driver has levels for input digits: describe `inputs`")
         if self.column is not None and (self.inputs is None or (self.weights is None and self.variation is None)):
@@ -87,6 +98,16 @@ class Macro(Written, Value):
             except ValidationError as error:
                 raise within(error, "corners", name) from None
         return self
+
+    def _offsets(self) -> None:
+        """Raise ValueError where there is a row of offsets beside weights that are not read as they are."""
+        for part in ("bias", "norm"):
+            if getattr(self, part) is None:
+                continue
+            if self.variation is None:
+                raise ValueError(f"{part} is a row beside weights with `variation`: describe that, or remove `{part}`")
+            if self.converter is not None or self.column is not None:
+                raise ValueError(f"{part} in analog joins values that are not converted: remove it, or the converter")
 
     def _fits(self, pattern: tuple[Feature, ...]) -> None:
         """Raise ValueError naming the first factor list of a pattern count that has another length than it should."""
@@ -162,6 +183,16 @@ class Macro(Written, Value):
             columns_per_adc=self.columns_per_adc,
         )
 
+    def aged(self, seconds: float, kelvin: float = 300.0) -> Macro:
+        """The macro read ``seconds`` after its arrays were programmed, kept at ``kelvin``.
+
+        Raises ValueError where nothing in its cells ages, before the drift law starts, or outside what was measured.
+        """
+        try:
+            return self.model_copy(update={"cell": (self.cell or Cell()).aged(seconds, kelvin)})
+        except ValueError as error:
+            raise ValueError(f"macro {self.name}: {error}") from None
+
     def at(self, corner: str) -> Macro:
         """The macro at one of its corners; raises ValueError naming the corners there are."""
         if corner not in self.corners:
@@ -174,7 +205,8 @@ class Macro(Written, Value):
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that sets what the macro computes."""
-        text = self.model_dump_json(exclude={"source", "volts_per_count"})
+        absent = {name for name in ("bias", "norm") if getattr(self, name) is None}  # younger than saved networks
+        text = self.model_dump_json(exclude={"source", "volts_per_count"} | absent)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def dump(self) -> dict[str, Any]:

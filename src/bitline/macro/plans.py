@@ -40,6 +40,7 @@ PLANS: tuple[tuple[str, Callable[[Macro, Layout | None], str | None]], ...] = (
 
 
 STE = Ste()
+WIDE = (torch.bfloat16,)  # of float32's range: gradients of counts would leave that of float16
 
 
 def choose(
@@ -81,18 +82,23 @@ def mac(
     plan: Plan | None = None,
     probe: Probe | None = None,
     factor: Tensor | None = None,
+    lower: torch.dtype | None = None,
 ) -> Tensor:
     """Σ x · w as the macro reads it, in counts, or in units of ``factor``, () or (N,).
 
     ``x``: integer codes (B, S, K) or (B, C, …), already padded, or, for the fused plan, real inputs and how they are
     quantised; the result (B, S, N) or (B, N, …) is float32, or float64 where float32 could not hold it exactly.
-    ``keys``: ``Reads.keys`` of the samples, where the macro has fresh noise.
+    ``keys``: ``Reads.keys`` of the samples, where the macro has fresh noise. Under autocast the read is as without; in
+    bfloat16 the products of the backward pass are rounded to it, as those of any other layer are.
     """
     real = x.x if isinstance(x, Quantised) else x
     device = real.device.type
     if torch.is_autocast_enabled(device):  # sums of codes are exact, also in mixed precision
+        lower = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            return mac(x, column, geometry, keys, converters, gradient, plan, probe, factor)
+            return mac(
+                x, column, geometry, keys, converters, gradient, plan, probe, factor, lower if lower in WIDE else None
+            )
     plan = plan or choose(column.macro, layout=column.layout, gradient=gradient)
     weight = gradient.weight(column)
     if real.requires_grad or (weight.requires_grad and torch.is_grad_enabled()):
@@ -107,11 +113,10 @@ def mac(
         clean = geometry.linear(x.to(y.dtype), weight.to(y.dtype))
         return clean + (y - clean).detach()
     step = converters.step if converters is not None else real.new_ones(())
-    call = _Call(x, column, geometry, keys, converters, gradient, plan, probe)
+    call = _Call(x, column, geometry, keys, converters, gradient, plan, probe, lower)
     scale, zero = (x.scale, x.zero) if isinstance(x, Quantised) else (None, None)
-    at_once = factor is not None and call.fused and fused.plain(column)
-    read: Tensor = _Mac.apply(real, scale, zero, weight, step, factor if at_once else None, call)
-    return read if factor is None or at_once else scaled(read, factor, geometry)
+    read: Tensor = _Mac.apply(real, scale, zero, weight, step, factor if call.fused else None, call)
+    return read if factor is None or call.fused else scaled(read, factor, geometry)
 
 
 def scaled(y: Tensor, factor: Tensor, geometry: Geometry) -> Tensor:
@@ -139,6 +144,7 @@ class _Call:
     gradient: Gradient
     plan: Plan
     probe: Probe | None
+    lower: torch.dtype | None  # of the backward pass's products; None: that of the gradient
 
     @property
     def fused(self) -> bool:
@@ -233,7 +239,8 @@ class _Mac(torch.autograd.Function):
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
         elif any(wanted):
             codes = ctx.packed.codes() if ctx.packed is not None else geometry.channels_last(kept)
-            grad_x, grad_w = geometry.backward(passed, codes.to(passed.dtype), weight.to(passed.dtype), wanted)
+            of = call.lower or passed.dtype
+            grad_x, grad_w = geometry.backward(passed.to(of), codes.to(of), weight.to(of), wanted)
             grad_w = None if grad_w is None else grad_w.to(weight.dtype)
         if grad_x is not None and isinstance(call.x, Quantised):
             inputs = call.column.macro.inputs

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from bitline.circuits.crossbar import Linearised
 from bitline.converters import Adc
-from bitline.devices import Draw, WeightVariation
+from bitline.devices import WeightVariation
+from bitline.macro import compensation
+from bitline.macro.cells import stored
 from bitline.macro.chip import Chip, Effect
 from bitline.macro.column import Code, Column, Law, Spread
 from bitline.macro.curves import Lookup
@@ -35,28 +37,32 @@ def program(
     groups: int = 1,
     sample: Tensor | None = None,
     around: Linearised | None = None,
+    beside: Tensor | None = None,
+    verified: Tensor | None = None,
 ) -> Column:
     """Write a layer's weights on a die, for the ``n``-th time.
 
     ``weights``: (G·N, K), integers of ``macro.weights``, or real numbers if that is absent; the result's ``weight`` is
     differentiable in them. ``sample``: the draws of a weight variation, if already at hand. ``around``: the arrays
-    solved before (``wired.linearised``), from which the effect of wires follows to first order. Raises ValueError
-    naming the first weight that is NaN or out of range.
+    solved before (``wired.linearised``), from which the effect of wires follows to first order. ``beside``: what else
+    sits in the weights' physical range. ``verified``: (G·N, K) bool, the weights that a write–verify loop corrects;
+    absent: all. Raises ValueError naming the first weight that is NaN or out of range.
     """
     outputs, inputs = weights.shape[0] // groups, weights.shape[1]
     layout = macro.layout(inputs, outputs, groups)
     check(weights.detach(), macro, site.name)
     if macro.sliced:
-        return replace(_sliced(weights, macro, layout, chip, site, n, around), n=n)
+        return replace(_sliced(weights, macro, layout, chip, site, n, around, verified), n=n)
+    effective, deviation = weights, None
     if macro.variation is not None:
         sample = sampled(macro.variation, weights.shape, chip, site, n, weights.device) if sample is None else sample
-        effective = macro.variation.apply(weights, sample)
-    else:
-        effective = weights
+        effective = macro.variation.apply(weights, sample, beside)
+        deviation = macro.variation.deviation(weights, beside)
     cells, unit = None, 1.0
     if macro.converter is not None or macro.column is not None:
         cells, unit = fixed_point(layout.scatter(effective.detach().double()[None, None]), macro)
-    return _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+    column = _assembled(effective, weights, cells, unit, macro, layout, chip, site)
+    return column if deviation is None else replace(column, cell_variance=float(deviation) ** 2)
 
 
 def with_cells(column: Column) -> Column:
@@ -77,38 +83,54 @@ def check(weights: Tensor, macro: Macro, name: str) -> None:
 
 
 def sampled(
-    variation: WeightVariation, shape: torch.Size, chip: Chip, site: Site, n: int, device: torch.device
-) -> Tensor:
-    """The draws of a weight variation on a die, one a weight of a (G·N, K) matrix (float64)."""
+    variation: WeightVariation,
+    shape: torch.Size,
+    chip: Chip,
+    site: Site,
+    n: int,
+    device: torch.device,
+    what: str = "weights",
+) -> Tensor | None:
+    """The draws of a weight variation on a die, float64; None where dies do not differ.
+
+    One a weight of a (G·N, K) matrix, or one an output for its row of offsets (``what``: bias).
+    """
+    if not variation.varies:
+        return None
     index = torch.arange(shape.numel(), device=device).view(shape)
-    return variation.sample(Effect(chip.stream(f"weight {variation.kind} write {n}", f"weights {site.name}"), index))
+    return variation.sample(Effect(chip.stream(f"weight {variation.kind} write {n}", f"{what} {site.name}"), index))
 
 
 def _sliced(
-    weights: Tensor, macro: Macro, layout: Layout, chip: Chip, site: Site, n: int, around: Linearised | None
+    weights: Tensor,
+    macro: Macro,
+    layout: Layout,
+    chip: Chip,
+    site: Site,
+    n: int,
+    around: Linearised | None,
+    verified: Tensor | None,
 ) -> Column:
     """Weights as digits in cells."""
-    scheme = macro.weights
+    scheme, cell = macro.weights, macro.cell
     assert scheme is not None
     cells = layout.scatter(scheme.levels(weights.detach()))
-    unit, held, soft = 1.0, None, weights
-    if macro.cell is not None and (macro.cell.errors or macro.cell.pedestal(1)):
-        address = layout.cells_of(site).to(cells.device)
-        seen: dict[str, int] = {}
-        effects: list[Draw] = []
-        for error in macro.cell.errors:
-            seen[error.kind] = seen.get(error.kind, 0) + 1
-            name = f"cell {error.kind} {seen[error.kind]}"
-            again = f" write {n} of {site.name}" if error.clock == "programming" else ""
-            effects.append(Effect(chip.stream(name + again, site.where), address))
-        stored = macro.cell.held(cells.double(), effects, scheme.level_high)
-        if macro.wires is None:
-            cells, unit = fixed_point(stored, macro)
-        else:
-            held = stored
-    elif macro.wires is not None:
-        held = cells.double()
-    if held is not None:
+    unit, held, soft, variance, writes, factor = 1.0, None, weights, None, None, None
+    if cell is not None and not cell.plain:
+        where = (scheme.level_high, layout, chip, site, n, verified)
+        found = stored(cells.double(), cell, *where)
+        held, variance, writes = found.levels, found.variance, found.writes
+        if macro.compensation is not None and (young := cell.young()) != cell:
+            before = stored(cells.double(), young, *where).levels if cell.measured else found.programmed
+            fresh = variance
+            if fresh is None and cell.read_sigma is not None:
+                fresh = held.new_tensor((cell.read_sigma * scheme.level_high) ** 2)
+            now = held
+            if macro.wires is not None:
+                before, now = (wired(each, macro, layout) for each in (before, now))
+            factor = compensation.factor(macro.compensation, before, now, fresh, scheme.radix, layout, chip, site)
+    if macro.wires is not None:
+        held = cells.double() if held is None else held
         moving = held
         if torch.is_grad_enabled() and weights.requires_grad:  # straight through digits, but not through the wires
             move = scheme.slopes(weights.detach()) * (weights - weights.detach())
@@ -116,10 +138,13 @@ def _sliced(
         left = wired(moving, macro, layout, around)
         soft = combined(left, 1.0, macro, layout).to(weights.dtype)
         cells, unit = fixed_point(left.detach(), macro)
+    elif held is not None:
+        cells, unit = fixed_point(held, macro)
     read = combined(cells, unit, macro, layout).to(weights.dtype)
     effective = soft + (read - soft).detach()
-    column = _assembled(effective, weights, cells, unit, macro, layout, chip, site)
-    return column if held is None else replace(column, held=held)
+    column = _assembled(effective, weights, cells, unit, macro, layout, chip, site, factor)
+    column = replace(column, variance=variance, writes=writes, verified=verified)
+    return replace(column, held=held) if macro.wires is not None else column
 
 
 def fixed_point(held: Tensor, macro: Macro) -> tuple[Tensor, float]:
@@ -157,6 +182,7 @@ def _assembled(
     layout: Layout,
     chip: Chip,
     site: Site,
+    factor: Tensor | None = None,
 ) -> Column:
     device = wanted.device
     curve = macro.column if isinstance(macro.column, CurveColumn) else CurveColumn()
@@ -172,6 +198,10 @@ def _assembled(
     if spread is not None and cells is not None:
         gained = combined(cells, unit, macro, layout, spread).to(effective.dtype)
         effective = effective + (gained - effective).detach()
+    if factor is not None:
+        constant = macro.weights.input_constant if macro.weights is not None else 0
+        compensated = ((effective.detach().double() - constant) * factor.view(-1, 1) + constant).to(effective.dtype)
+        effective = effective + (compensated - effective).detach()
     cell_noise = macro.cell.read_sigma if macro.cell else None
     drive, drive_error = _drive(macro, layout, chip, site, device)
     return Column(
@@ -192,6 +222,7 @@ def _assembled(
         code=_code(macro.converter, layout, chip, site, device) if macro.converter else None,
         law=_law(macro.column, layout, chip, site, device) if isinstance(macro.column, TableColumn) else None,
         pattern=_pattern(curve, macro, device),
+        factor=factor,
     )
 
 

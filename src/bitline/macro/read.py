@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bitline.macro.column import Column
@@ -90,14 +89,20 @@ def weight(column: Column) -> int:
 
 
 def corrected(y: Tensor, x: Tensor, column: Column, geometry: Geometry) -> Tensor:
-    """With the digital corrections of offset codes: Σx times a constant, and a constant times Σ of stored weights."""
-    layout = column.layout
+    """``y`` (B, positions, G·N), written over, with the digital corrections of offset codes: Σx times a constant, and a
+    constant times Σ of stored weights."""
+    layout, macro = column.layout, column.macro
+    if not (column.input_constant or column.weight_constant):
+        return y
+    assert macro.inputs is not None
+    assert macro.weights is not None
+    largest = max(-macro.weights.low, macro.weights.high) + abs(column.input_constant)
+    most = layout.inputs * max(-macro.inputs.low, macro.inputs.high, abs(column.weight_constant)) * largest
+    y = y if most < EXACT else y.double()
     if column.input_constant:
-        ones = x.new_ones(layout.groups, layout.inputs, dtype=torch.float64)
-        sums = geometry.linear(x.double(), ones) * column.input_constant  # of each group
-        sums = sums.movedim(geometry.channel, -1).flatten(1, -2)
-        y = y + sums.repeat_interleave(layout.outputs, dim=-1)
+        sums = geometry.row_sums(x.to(y.dtype)) * column.input_constant  # of each group
+        y.unflatten(-1, (layout.groups, -1)).add_(sums[..., None])
     if column.weight_constant:
         stored = column.wanted.detach().double().sum(1) - column.input_constant * layout.inputs
-        y = y + column.weight_constant * stored
+        y.add_((column.weight_constant * stored).to(y.dtype))
     return y

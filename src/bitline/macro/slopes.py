@@ -73,9 +73,11 @@ def backward(
 def _signed(column: Column) -> Tensor:
     """What each conversion's cells count, legs by their signs, gains of the columns included: (G, T, R, C, N)."""
     assert column.cells is not None
-    cells = column.cells.double() * column.unit
+    layout, cells = column.layout, column.cells.double() * column.unit
     if column.spread is not None:
         cells = cells * column.spread.gain[:, :, None]
+    if column.factor is not None:
+        cells = cells * (column.factor.view(layout.groups, 1, 1, 1, 1, -1) if column.factor.dim() else column.factor)
     return (cells * cells.new_tensor(column.macro.leg_signs).view(-1, 1)).sum(4)
 
 

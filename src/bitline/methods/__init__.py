@@ -4,26 +4,36 @@ from typing import Annotated
 
 from pydantic import Field
 
+from bitline.methods.distil import Distillation
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
+from bitline.methods.hasgd import HaSgd
 from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, training_chip
+from bitline.methods.parts import Clip, Injection, Ramp, Sam, Spread
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
 
-AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian | DNat, Field(discriminator="kind")]
+AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian | DNat | HaSgd, Field(discriminator="kind")]
 
 __all__ = [
     "AnyMethod",
     "Batches",
+    "Clip",
     "Criterion",
     "DNat",
+    "Distillation",
     "ErrorAware",
     "Gaussian",
+    "HaSgd",
+    "Injection",
     "Method",
     "OnFreshChips",
     "OnMacro",
     "Plain",
     "Progress",
     "Qat",
+    "Ramp",
+    "Sam",
+    "Spread",
     "training_chip",
 ]

@@ -35,7 +35,7 @@ class DNat(OnFreshChips):
         own = [] if self.gradient == Slope() else [self.gradient.kind.replace("_", " ")]
         if self.inputs != Pact(asymmetric=True):
             own.append("quantizers kept" if self.inputs is None else self._bounds(self.inputs))
-        return "D-NAT" + (f" ({', '.join(own)})" if own else "")
+        return self.titled("D-NAT" + (f" ({', '.join(own)})" if own else ""))
 
     @staticmethod
     def _bounds(inputs: AnyQuantizer) -> str:

@@ -50,7 +50,7 @@ class Gaussian(OnMacro):
 
     @property
     def title(self) -> str:
-        return "gaussian-trained" + (" (rms)" if self.match == "rms" else "")
+        return self.titled("gaussian-trained" + (" (rms)" if self.match == "rms" else ""))
 
     def refuses(self, macro: Macro) -> str | None:
         if macro.converter is None and not isinstance(macro.column, TableColumn):

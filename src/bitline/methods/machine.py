@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from torch import Tensor, nn
 
 from bitline import draws
 from bitline.macro import Chip, Macro, ideal
+from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.nn import layers, on_chip, silicon, use
 
@@ -23,11 +24,17 @@ class OnMacro(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
+    distil: Distillation | None = None
+    _teacher: nn.Module | None = PrivateAttr(default=None)
 
     @property
     def title(self) -> str:
         """What the comparison calls a network made this way, on chips."""
         raise NotImplementedError
+
+    def titled(self, name: str) -> str:
+        """``name``, and what was done beside."""
+        return f"{name}, distilled" if self.distil else name
 
     def refuses(self, macro: Macro) -> str | None:
         """No macro."""
@@ -39,6 +46,7 @@ class OnMacro(BaseModel):
         if reasons and all(reasons):
             raise ValueError(reasons[0])
         use(model)
+        self._teacher = self.distil.teacher(model) if self.distil else None
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """Nothing."""
@@ -51,12 +59,15 @@ class OnMacro(BaseModel):
         """The criterion on what the macro computes, noise keyed by (step, sample)."""
         shared = silicon(model)
         shared.begin(index, shared.read)
+        if self.distil and self._teacher:
+            criterion = self.distil.around(criterion, self._teacher, x)
         value = criterion(model(x), y)
         shared.samples = None  # whoever reads next says what
         return value
 
     def end(self, model: nn.Module) -> None:
         """Back to the macro as designed, on the die it starts with."""
+        self._teacher = None
         use(model)
         silicon(model).begin(None)
         on_chip(model, Chip(0, 0))
@@ -77,22 +88,22 @@ class Qat(OnMacro):
 
 
 class OnFreshChips(OnMacro):
-    """What methods share that train on the macro with all its errors: a fresh chip of the training lot each step."""
+    """What methods share that train on the macro with all its errors: a fresh chip of the training lot each step, on
+    each rank another."""
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         super().before_step(model, progress)
-        on_chip(model, training_chip(self.seed, progress.step))
+        on_chip(model, training_chip(self.seed, progress.draw))
 
 
 class ErrorAware(OnFreshChips):
     """The macro with all its errors: a fresh chip of the training lot each step, fresh noise each read.
 
-    S0's error-aware training (Chang, Liu, Kuster, SMACD 2022) and, with weight variations, the fresh draws of HA-SGD
-    (Wan et al., JETC 2022).
+    S0's error-aware training (Chang, Liu, Kuster, SMACD 2022). With weight variations it is ``HaSgd`` without any part.
     """
 
     kind: Literal["error_aware"] = "error_aware"
 
     @property
     def title(self) -> str:
-        return "error-aware"
+        return self.titled("error-aware")

@@ -20,10 +20,17 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training run is: before optimiser step ``step``, 0 … ``total`` - 1."""
+    """Where a training run is: before optimiser step ``step``, 0 … ``total`` - 1, on one of ``ranks`` processes."""
 
     step: int
     total: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def draw(self) -> int:
+        """A number that no other step has, on any rank: what a step draws for itself is keyed by it."""
+        return self.step * self.ranks + self.rank
 
 
 @runtime_checkable

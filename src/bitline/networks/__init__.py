@@ -7,6 +7,7 @@ from pydantic import Field
 from .config import Network
 from .resnet import ResNet
 from .small import Digits, LeNet5
+from .tokens import TokenClassifier
 from .vgg import Vgg
 from .vit import Vit
 from .weights import load_weights, weight_file
@@ -21,6 +22,7 @@ __all__ = [
     "LeNet5",
     "Network",
     "ResNet",
+    "TokenClassifier",
     "Vgg",
     "Vit",
     "WideResNet",

@@ -2,15 +2,28 @@
 
 from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.cim import CimLayer
-from bitline.nn.convert import Mapped, convert, fingerprint, mapping, restore
-from bitline.nn.die import Silicon
+from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, restore
+from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
-from bitline.nn.model import differentiate, layers, on_chip, programmed, requantise, silicon, use
+from bitline.nn.model import (
+    differentiate,
+    layers,
+    on_chip,
+    parts,
+    programmed,
+    requantise,
+    silicon,
+    use,
+    verify_writes,
+)
+from bitline.nn.moving import calibrated, moved
+from bitline.nn.norms import AnalogNorm
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
 from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
 
 __all__ = [
+    "AnalogNorm",
     "AnyQuantizer",
     "CimLayer",
     "InputRange",
@@ -18,20 +31,25 @@ __all__ = [
     "Mapped",
     "MinMax",
     "Mse",
+    "OnSilicon",
     "Pact",
     "Percentile",
     "Silicon",
     "Tradeoff",
     "Xnor",
     "calibrate",
+    "calibrated",
     "convert",
     "differentiate",
+    "digital",
     "fingerprint",
     "input_ranges",
     "kept",
     "layers",
     "mapping",
+    "moved",
     "on_chip",
+    "parts",
     "programmed",
     "range_tradeoff",
     "requantise",
@@ -39,5 +57,6 @@ __all__ = [
     "silicon",
     "streamlined",
     "use",
+    "verify_writes",
     "walk",
 ]

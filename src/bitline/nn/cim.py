@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitline import draws
+from bitline.devices import OffsetRow
 from bitline.macro import (
     AnyGradient,
     Column,
@@ -17,7 +18,6 @@ from bitline.macro import (
     Plan,
     Probe,
     Quantised,
-    Reads,
     Site,
     choose,
     converters_without,
@@ -30,9 +30,9 @@ from bitline.macro import (
 )
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
-from bitline.macro.program import check, sampled
+from bitline.macro.program import check
 from bitline.macro.read import Keep
-from bitline.nn.die import Silicon
+from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.quantizer import Affine, Quantizer
 from bitline.nn.ranges import ConverterRange
 from bitline.nn.repeat import forget, keep, repeated
@@ -40,15 +40,16 @@ from bitline.nn.tail import Tail
 from bitline.nn.wiring import Wiring
 
 
-class CimLayer(nn.Module):
+def _number(x: Tensor) -> torch.dtype:
+    """Of a layer's outputs: that of its inputs, but under autocast not less than float32, in which counts are exact."""
+    return torch.promote_types(x.dtype, torch.float32) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
+class CimLayer(OnSilicon):
     """The common part of all layers on a macro; ``convert`` makes them."""
 
-    design: Macro  # the macro asked for
-    macro: Macro  # the one in use: the design, or one with something ideal
     weight: nn.Parameter
     bias: Tensor | None
-    site: Site
-    silicon: Silicon
     gradient: AnyGradient  # in use: that asked for, or one a method trains by
     asked: AnyGradient
     plan: Plan
@@ -79,10 +80,12 @@ class CimLayer(nn.Module):
         self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
         self.geometry = self._geometry()
         self.probe: Probe | None = None
+        self.verified: Tensor | None = None  # weights that the write–verify loop corrects, of their shape; None: all
         self.added_noise: float | None = None
         self.observing = False
         self.positions = 0
         self._pass = (-1, 0)
+        self._draws: tuple[Any, Tensor | None, Tensor | None] = (None, None, None)
         macro.layout(*self.matrix_shape)
         self.use(macro)
 
@@ -105,14 +108,34 @@ class CimLayer(nn.Module):
 
     def renew(self) -> None:
         """Forget what was programmed: the die, the weights or the macro changed."""
+        self.erase()
+        if (variation := self.macro.variation) is None:
+            return
+        device, outputs = self.weight.device, len(self.weight)
+        row, die = self.offsets is not None, (self.silicon.chip, self.silicon.write, device)
+        whose = (*die, row, variation.varies, variation.model_dump(exclude={"sigma"}))
+        if self._draws[0] != whose:  # the same on one die, however large the error
+            weights = self._drawn("weights", torch.Size((outputs, self.matrix_shape[0])), device)
+            self._draws = (whose, weights, self._drawn("bias", torch.Size((outputs,)), device) if row else None)
+
+    @property
+    def offsets(self) -> OffsetRow | None:
+        """The row that holds this layer's bias; None where it has none, or adds it digitally."""
+        return self.macro.bias if self.bias is not None else None
+
+    def erase(self) -> None:
+        """Forget the programmed column; it is programmed again, the same, when it is read."""
         self._column: tuple[tuple[Any, ...], Column, Tensor] | None = None
-        self._sample: Tensor | None = None
         forget(self)
-        if self.macro.variation is not None and not self.macro.sliced:
-            groups, (inputs, outputs) = self.groups_of, self.matrix_shape[:2]
-            shape = torch.Size((groups * outputs, inputs))
-            silicon, variation = self.silicon, self.macro.variation
-            self._sample = sampled(variation, shape, silicon.chip, self.site, silicon.write, self.weight.device).float()
+
+    @property
+    def arrays(self) -> frozenset[int]:
+        """Numbers of the arrays it shares with other layers; none where it has its own."""
+        pool, first = self.site.pool, self.site.first
+        if pool is None:
+            return frozenset()
+        count = min(self.macro.layout(*self.matrix_shape).arrays, pool)
+        return frozenset((first + i) % pool for i in range(count))
 
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
@@ -154,6 +177,7 @@ class CimLayer(nn.Module):
         key: tuple[Any, ...] = ()
         if not grad:
             state = [self.weight, *(self.weight_quantizer.state_dict().values() if self.weight_quantizer else ())]
+            state += [self.bias] if self.offsets is not None and self.bias is not None else []
             key = (float(self.weight.sum()), *((tensor.data_ptr(), tensor._version) for tensor in state))
             if self._column is not None and self._column[0] == key:
                 return self._column[1:]
@@ -169,11 +193,17 @@ class CimLayer(nn.Module):
         silicon, around = self.silicon, None
         if grad and self.training and self.wiring is not None and self.macro.wires is not None:
             around = self.wiring.around(matrix, self.macro, self.macro.layout(*self.matrix_shape))
-        column = program(
-            matrix, self.macro, silicon.chip, self.site, silicon.write, self.groups_of, self._sample, around
-        )
+        beside = None
+        if self.offsets is not None and self.bias is not None:
+            offsets = (self.bias / scale).detach()
+            beside = offsets / self.offsets.factor(matrix, offsets)
+        verified = None if self.verified is None else self.geometry.matrix(self.verified)
+        where = (silicon.chip, self.site, silicon.write, self.groups_of)
+        column = program(matrix, self.macro, *where, self._draws[1], around, beside, verified)
         if not grad:
             self._column = (key, column, scale)
+            if self.site.pool is not None:
+                silicon.write_arrays(self)
         return column, scale
 
     def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:
@@ -181,8 +211,9 @@ class CimLayer(nn.Module):
         if not torch.compiler.is_compiling() and (again := repeated(self, x, tail)) is not None:
             return again
         digital = self.input_quantizer is not None or self.weight_quantizer is not None
-        continuous = self.plan.name == "folded" and not digital and self.macro.cell is None
-        if tail is not None and (self.observing or continuous):
+        fresh = self.macro.variation is not None and self.macro.variation.fresh
+        continuous = self.plan.name == "folded" and not digital and self.macro.cell is None and not fresh
+        if tail is not None and (self.observing or continuous or (fresh and self.offsets is not None)):
             return tail(self(x))
         if self.observing:
             self._observe(x)
@@ -211,26 +242,49 @@ class CimLayer(nn.Module):
             self.plan,
             self.probe,
         )
-        after = self._after(scale * weight_scale, tail)
-        return self._finish(y, x, zero if shifted else None, after, column, lead)
+        bias, loose = self._bias(column, weight_scale)
+        after = self._after(scale * weight_scale, bias, zero if shifted else None, column, tail)
+        return self._finish(y, x, after, column, lead, loose)
 
-    def _after(self, factor: Tensor, tail: Tail | None) -> fused.After:
-        """What turns counts into outputs."""
+    def _bias(self, column: Column, scale: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """(bias on this die, (N,); its standard deviation from read to read, () or (N,), None where it has none)."""
+        if self.offsets is None or self.bias is None:
+            return self.bias, None
+        assert self.macro.variation is not None
+        found = self.offsets.stored(self.macro.variation, column.wanted, self.bias / scale, None, self._draws[2])
+        loose = None if found.deviation is None else found.deviation * found.amplitude * scale.detach()
+        return found.b * scale, loose
+
+    def _after(
+        self, factor: Tensor, bias: Tensor | None, zero: Tensor | None, column: Column, tail: Tail | None
+    ) -> fused.After:
+        """What turns counts into outputs; a ``zero`` point, the code of 0, takes zero · Σw off them."""
+        if zero is not None:
+            off = (factor.double() * zero.double() * column.wanted.double().sum(1)).to(factor.dtype)
+            bias = -off if bias is None else bias - off
         if tail is None:
-            return fused.After(factor, self.bias)
+            return fused.After(factor, bias)
         gain, shift = tail.affine()
-        bias = shift if self.bias is None else self.bias * gain + shift
-        return fused.After(factor * gain, bias, tail.add, tail.relu)
+        return fused.After(factor * gain, shift if bias is None else bias * gain + shift, tail.add, tail.relu)
 
     def _finish(
-        self, y: Tensor, x: Tensor, zero: Tensor | None, after: fused.After, column: Column, lead: tuple[int, ...]
+        self,
+        y: Tensor,
+        x: Tensor,
+        after: fused.After,
+        column: Column,
+        lead: tuple[int, ...],
+        loose: Tensor | None = None,
     ) -> Tensor:
-        """Counts to the layer's output: zero point, scale, bias and what follows."""
+        """Counts to the layer's output: scale, bias and what follows."""
         if self.added_noise is not None:
             y = y + self._added(y, column)
-        if zero is not None:
-            y = y - self.geometry.broadcast(zero.double() * column.wanted.double().sum(1)).to(y.dtype)
-        return self._scaled(scaled(y, after.scale, self.geometry).to(x.dtype), after, lead)
+        y = scaled(y, after.scale, self.geometry).to(_number(x))
+        if loose is not None:
+            keys = self._keys(y)
+            assert keys is not None
+            y = y + scaled(draws.sample_normals(keys, y.shape), loose, self.geometry).to(y.dtype)
+        return self._scaled(y, after, lead)
 
     def _scaled(self, y: Tensor, after: fused.After, lead: tuple[int, ...]) -> Tensor:
         """Scaled counts to the layer's output: bias and what follows."""
@@ -264,18 +318,19 @@ class CimLayer(nn.Module):
             if lead or tuple(tail.add.movedim(self.geometry.channel, -1).shape) != outputs:  # something broadcast
                 return tail(self(x))
         keys, converters = self._keys(x, column.noisy), self._converters()
-        after = self._after(affine.scale * weight_scale, tail)
-        if not torch.is_grad_enabled() and not asymmetric and self.added_noise is None and fused.plain(column):
+        zero = affine.zero if asymmetric else None
+        after = self._after(affine.scale * weight_scale, self.bias, zero, column, tail)
+        if not torch.is_grad_enabled() and self.added_noise is None:
             out = fused.run(inputs, column, self.geometry, keys, converters, Keep(), after)
-            y = self._finished(self.geometry.restore(out.y, self._extent).to(x.dtype), lead)
-            if shaped.data_ptr() == x.data_ptr():
+            y = self._finished(self.geometry.restore(out.y, self._extent).to(_number(x)), lead)
+            if shaped.data_ptr() == x.data_ptr() and fused.plain(column):
                 keep(self, x, y, tail, fused.Prepared(inputs, column, self.geometry, converters, after))
             return y
-        if not asymmetric and self.added_noise is None:  # nothing comes between counts and their scale
+        if self.added_noise is None:  # nothing comes between counts and their scale
             y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan, None, after.scale)
-            return self._scaled(y.to(x.dtype), after, lead)
+            return self._scaled(y.to(_number(x)), after, lead)
         y = mac(inputs, column, self.geometry, keys, converters, self.gradient, self.plan)
-        return self._finish(y, x, affine.zero if asymmetric else None, after, column, lead)
+        return self._finish(y, x, after, column, lead)
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital."""
@@ -286,21 +341,29 @@ class CimLayer(nn.Module):
         else:
             weight = self.weight
         value = codes if zero is None else codes - zero
-        return self._exact(value * scale, weight)
+        return self._exact(value * scale, weight, self.bias)
 
     def _continuous(self, x: Tensor) -> Tensor:
         """The continuous limit: the torch layer itself with this die's weights."""
-        weight: Tensor = self.weight
         if not torch.compiler.is_compiling():
-            check(weight.detach(), self.macro, self.site.name)
-        if self.macro.variation is not None:
-            assert self._sample is not None
-            weight = self.macro.variation.apply(weight, self.geometry.native(self._sample))
-        y = self._exact(x, weight)
+            check(self.weight.detach(), self.macro, self.site.name)
+        y = self._exact(x, *self._held())
         if self.gradient.of_chip:
             return y
-        clean = self._exact(x, self.weight)
+        clean = self._exact(x, self.weight, self.bias)
         return clean + (y - clean).detach()
+
+    def _held(self) -> tuple[Tensor, Tensor | None]:
+        """This die's weights and bias."""
+        error = self.macro.variation
+        if error is None:
+            return self.weight, self.bias
+        _, n, m = self._draws
+        n = None if n is None else self.geometry.native(n)
+        if self.offsets is None or self.bias is None:
+            return error.apply(self.weight, n), self.bias
+        found = self.offsets.stored(error, self.weight, self.bias, n, m)
+        return found.w, found.b
 
     def _converters(self) -> Converters | None:
         if self.macro.converter is None:
@@ -315,22 +378,6 @@ class CimLayer(nn.Module):
             )
         found = self.converters()
         return converters_without(self.cause, found) if self.cause else found
-
-    def _keys(self, x: Tensor, noisy: bool = True) -> Tensor | None:
-        silicon = self.silicon
-        if torch.compiler.is_compiling():
-            return None
-        last, call = self._pass
-        self._pass = (silicon.passes, call + 1 if last == silicon.passes else 0)
-        if not noisy:
-            return None
-        samples = silicon.samples
-        if samples is None:
-            samples = torch.arange(len(x), device=x.device)
-        elif len(samples) != len(x):
-            raise ValueError(f"{self.site.name}: {len(x)} samples, but {len(samples)} indices were announced")
-        reads = Reads(silicon.seed, silicon.chip, silicon.read, samples.to(x.device))
-        return reads.keys(self.site.name, self._pass[1])
 
     def _added(self, y: Tensor, column: Column) -> Tensor:
         """Gaussian noise of ``added_noise`` (counts rms) on each conversion, fresh per read and unclipped, summed."""
@@ -370,6 +417,6 @@ class CimLayer(nn.Module):
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         raise NotImplementedError
 
-    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The torch layer's own product with other weights."""
+    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The torch layer's own product with other weights and another bias."""
         raise NotImplementedError

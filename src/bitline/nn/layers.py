@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitline.macro import Conv, Dense
+from bitline.nn import transposed
 from bitline.nn.cim import CimLayer
 
 
@@ -29,8 +30,12 @@ class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
 
-    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class TransposedLinear(Linear):
+    """Hugging Face's ``Conv1D`` on a macro; inputs (…, K), the first axis counts samples."""
 
 
 class _Conv(CimLayer):
@@ -75,8 +80,8 @@ class _Conv(CimLayer):
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y[0] if lead else y
 
-    def _exact(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
+    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)  # type: ignore[operator]
 
 
 class Conv1d(_Conv, nn.Conv1d):  # type: ignore[misc]
@@ -93,6 +98,7 @@ class Conv3d(_Conv, nn.Conv3d):  # type: ignore[misc]
 
 LAYERS: dict[type[nn.Module], type[CimLayer]] = {
     nn.Linear: Linear,
+    transposed.TransposedLinear: TransposedLinear,
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
     nn.Conv3d: Conv3d,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitline.macro import AnyGradient, Chip, Column, Macro, causes
 from bitline.nn.cim import CimLayer
-from bitline.nn.die import Silicon
+from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.quantizers import AnyQuantizer
 
 
@@ -18,10 +18,15 @@ def layers(model: nn.Module) -> dict[str, CimLayer]:
     return {layer.site.name: layer for layer in model.modules() if isinstance(layer, CimLayer)}
 
 
+def parts(model: nn.Module) -> dict[str, OnSilicon]:
+    """Everything of a model that sits on a macro, its layers and its analog norms, by dotted name."""
+    return {part.site.name: part for part in model.modules() if isinstance(part, OnSilicon)}
+
+
 def silicon(model: nn.Module) -> Silicon:
-    """The die and reads that a converted model's layers share; raises ValueError for a model that was not converted."""
-    for layer in layers(model).values():
-        return layer.silicon
+    """The die and reads that a converted model's parts share; raises ValueError for a model that was not converted."""
+    for part in parts(model).values():
+        return part.silicon
     raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
 
 
@@ -35,20 +40,49 @@ def programmed(model: nn.Module, name: str) -> Column:
 
 
 def use(model: nn.Module, variant: Callable[[Macro], Macro] | None = None, cause: str | None = None) -> None:
-    """Compute with a variant of each layer's macro (``ideal``, ``nominal``), or with the design itself.
+    """Compute with a variant of each part's macro (``ideal``, ``nominal``), or with the design itself.
 
-    ``cause``: one cause of error made ideal on top, where a layer's macro has it.
+    ``cause``: one cause of error made ideal on top, where a part's macro has it.
     """
-    for layer in layers(model).values():
-        macro = variant(layer.design) if variant else layer.design
-        layer.use(macro, cause if cause and cause in causes(macro) else None)
+    for part in parts(model).values():
+        macro = variant(part.design) if variant else part.design
+        part.use(macro, cause if cause and cause in causes(macro) else None)
 
 
 def on_chip(model: nn.Module, chip: Chip, write: int = 0) -> None:
     """Put the model on a die, its arrays written for the ``write``-th time."""
     shared = silicon(model)
     shared.chip, shared.write = chip, write
-    for layer in layers(model).values():
+    for part in parts(model).values():
+        part.renew()
+
+
+def verify_writes(model: nn.Module, priority: Mapping[str, Tensor] | None, share: float = 1.0) -> None:
+    """Let the write–verify loop of the macro's cells correct only the weights of highest priority; None: all.
+
+    ``priority``: by layer, a number for each weight, in its shape (a sensitivity: SWIM, Yan et al., DAC 2022), compared
+    over all layers; layers that are not named have none. ``share``: of all weights, how many are verified; of equal
+    ones the first. Raises ValueError naming a layer that is not on the macro, or a shape that is not its weight's.
+    """
+    found = layers(model)
+    if not 0 <= share <= 1:
+        raise ValueError(f"share = {share:g}; accepted is 0 … 1")
+    masks: dict[str, Tensor | None] = dict.fromkeys(found)
+    if priority is not None:
+        for name, value in priority.items():
+            if name not in found:
+                raise ValueError(f"no layer {name!r} on the macro; there are: {', '.join(found) or 'none'}")
+            if value.shape != found[name].weight.shape:
+                raise ValueError(f"{name}: priority of shape {tuple(value.shape)}; its weight's is accepted")
+        none = {name: torch.full_like(layer.weight, -torch.inf) for name, layer in found.items()}
+        parts = {name: priority.get(name, none[name]).detach().to(none[name]) for name in found}
+        every = torch.cat([part.flatten() for part in parts.values()])
+        chosen = torch.zeros_like(every, dtype=torch.bool)
+        chosen[every.argsort(descending=True, stable=True)[: round(share * len(every))]] = True
+        pieces = chosen.split([part.numel() for part in parts.values()])
+        masks = {name: piece.view(parts[name].shape) for name, piece in zip(parts, pieces, strict=True)}
+    for name, layer in found.items():
+        layer.verified = masks[name]
         layer.renew()
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline.nn.cim import CimLayer
+from bitline.nn.die import OnSilicon
 from bitline.nn.folding import NORMS, traced
 from bitline.nn.tail import Tail
 
@@ -56,7 +57,7 @@ _made: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module | None]] = 
 
 def _joined(model: nn.Module) -> nn.Module | None:
     try:
-        graph = traced(model, CimLayer)
+        graph = traced(model, OnSilicon)
     except ValueError:
         return None
     modules = dict(model.named_modules())

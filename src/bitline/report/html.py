@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -95,12 +96,12 @@ def _ranking(entries: Sequence[tuple[str, str, float, float]], sign: str = "") -
     return {method: [draw(e) for e in sorted(some, key=lambda e: -e[2])] for method, some in methods.items()}
 
 
-def _tree(value: Any) -> Any:
+def tree(value: Any) -> Any:
     """A nested configuration as mappings and strings only; long lists are cut and say how long they were."""
     if isinstance(value, Mapping):
-        return {str(k): _tree(v) for k, v in value.items()} or "{}"
+        return {str(k): tree(v) for k, v in value.items()} or "{}"
     if isinstance(value, (list, tuple)):
-        shown = [_tree(v) for v in value[:_MOST_VALUES]]
+        shown = [tree(v) for v in value[:_MOST_VALUES]]
         cut = len(value) > _MOST_VALUES
         if any(isinstance(v, Mapping) for v in shown):
             return {f"[{i}]": v for i, v in enumerate(shown)} | ({"…": f"{len(value)} in all"} if cut else {})
@@ -112,7 +113,7 @@ def _tree(value: Any) -> Any:
 
 def _breakable(text: str) -> Markup:
     """Plain text that a narrow column may break after a dot, underscore or slash; markup stays as it is."""
-    return text if isinstance(text, Markup) else Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", escape(text)))
+    return text if isinstance(text, Markup) else Markup(re.sub(r"(?<=[._/])(?=[^\W\d])", "<wbr>", escape(text)))
 
 
 def _command(run: Mapping[str, Any]) -> str | None:
@@ -120,8 +121,16 @@ def _command(run: Mapping[str, Any]) -> str | None:
     return shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else command
 
 
-def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
-    """The page as a string; the same result and ``run`` give the same bytes."""
+def render(
+    template: str,
+    run: Mapping[str, Any] | None,
+    title: str,
+    sentence: str,
+    facts: Mapping[str, str] = MappingProxyType({}),
+    macros: Mapping[str, Any] = MappingProxyType({}),
+    **contents: Any,
+) -> str:
+    """A page of the report from its template and what it shows; the same contents and ``run`` give the same bytes."""
     run = run or {}
     pages = Environment(
         loader=PackageLoader("bitline.report", "."),
@@ -131,12 +140,28 @@ def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
         undefined=StrictUndefined,
     )
     pages.filters["breakable"] = _breakable
-    mapping = [t for t in (contents.mapped(result.mapping), contents.digital(result.mapping)) if t.rows]
-    return pages.get_template("template.html").render(
+    return pages.get_template(template).render(
         style=Markup(files("bitline.report").joinpath("style.css").read_text(encoding="utf-8")),
-        result=result,
         command=_command(run),
-        run={str(k): _tree(v) for k, v in run.items() if k != "command"},
+        run={str(k): tree(v) for k, v in run.items() if k != "command"},
+        title=title,
+        sentence=sentence,
+        facts=facts,
+        macros={name: tree(config) for name, config in macros.items()},
+        **contents,
+    )
+
+
+def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
+    """The page as a string."""
+    mapping = [t for t in (contents.mapped(result.mapping), contents.digital(result.mapping)) if t.rows]
+    return render(
+        "result.html",
+        run,
+        result.title,
+        result.sentence,
+        result.facts,
+        result.macros,
         accuracy=contents.accuracy(result.rows) if result.rows else None,
         differences=contents.differences(result.differences) if result.differences else None,
         strips=_strips(result.rows),
@@ -148,7 +173,6 @@ def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
         causes=_ranking([(c.method, c.cause, c.gain, c.mean) for c in result.explanation], sign="+"),
         mapping_sentence=contents.mapping_sentence(result.mapping),
         mapping=mapping,
-        macros={name: _tree(config) for name, config in result.macros.items()},
     )
 
 

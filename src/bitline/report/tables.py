@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bitline.evaluate.budget import Priorities
 from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import InputRange, Mapped
@@ -74,24 +75,46 @@ def verification_tables(found: Verification) -> tuple[Table, Table]:
             _cell(row.worst, ".2f"),
             str(row.chips),
         )
-    caption = "wrong: % of codes that are not those of their sums · error: mean of code less ideal code, LSB"
+    caption = "above: % of codes that are not those of their sums · below: mean of code less ideal code, LSB"
     caption += " · network: as it ran on the behavioural model; the others: n conversions drawn from it"
+    caption += " · residual: ngspice less the model of the same die, LSB rms"
     bands = Table(title=Text("Its conversions"), title_justify="left", caption=Text(caption), caption_justify="left")
-    for name in ("sum", "share, %", "n"):
+    for name in ("sum", "share", "n", "network", "ngspice", "model", "table", "residual"):
         bands.add_column(name, justify="right")
-    for name in ("network", "ngspice", "model", "table"):
-        bands.add_column(f"{name}: wrong", justify="right")
-        bands.add_column("error", justify="right")
     for band in found.bands:
         seen = [band.network, band.circuit, band.model, band.table]
-        pairs = [(None, None) if each is None else (100 * each.rate, each.error) for each in seen]
         bands.add_row(
-            f"{band.low}–{band.high}",
-            _cell(100 * band.share, ".1f"),
+            f"{band.low} … {band.high}",
+            f"{100 * band.share:.1f} %",
             str(band.n),
-            *(cell for rate, error in pairs for cell in (_cell(rate, ".1f"), _cell(error, "+.2f"))),
+            *(_cell(None if each is None else f"{100 * each.rate:.1f}\n{each.error:+.2f}") for each in seen),
+            _cell(band.residual, ".2f"),
         )
     return rows, bands
+
+
+def priorities_table(found: Priorities) -> Table:
+    """Curvature and errors of each layer, the share of its weights to verify, and its bits."""
+    caption = "Tr H: of the mean loss, ± standard error · error: rms of a weight's error over the weights' rms"
+    caption += f" · rise: of the loss by these errors · verify: % of its weights, {100 * found.share:g} % of all"
+    caption += f" · bits: where {found.mean_bits:g} a weight are spent · {found.samples} samples"
+    table = Table(title=Text(found.macro), title_justify="left", caption=Text(caption), caption_justify="left")
+    table.add_column("layer", overflow="fold")
+    for name in ("weights", "Tr H", "±", "Gauss-Newton", "error", "rise", "verify, %", "bits"):
+        table.add_column(name, justify="right")
+    for row in found.layers:
+        table.add_row(
+            Text(row.layer, style="bold"),
+            _cell(row.weights, ","),
+            _cell(row.trace, ".4g"),
+            _cell(row.trace_error, ".2g"),
+            _cell(row.gauss_newton, ".4g"),
+            _cell(row.error, ".3f"),
+            _cell(row.rise, ".3g"),
+            _cell(100 * row.verify, ".1f"),
+            _cell(row.bits),
+        )
+    return table
 
 
 def facts_table(macro: Macro) -> Table:

@@ -7,12 +7,15 @@ from typing import Any
 from bitline.train.checkpoint import CheckpointError
 from bitline.train.config import Adam, AdamW, Optimizer, Sgd, TrainConfig
 from bitline.train.loop import History, NonFiniteLoss, constrain, train
-from bitline.train.recipes import DNAT, DNAT_BATCH
+from bitline.train.ranks import Ranks, joined, started
+from bitline.train.recipes import DNAT, DNAT_BATCH, HASGD, HASGD_BATCH
 from bitline.train.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 __all__ = [
     "DNAT",
     "DNAT_BATCH",
+    "HASGD",
+    "HASGD_BATCH",
     "Adam",
     "AdamW",
     "CheckpointError",
@@ -22,11 +25,14 @@ __all__ = [
     "NonFiniteLoss",
     "OneCycle",
     "Optimizer",
+    "Ranks",
     "Schedule",
     "Sgd",
     "Step",
     "TrainConfig",
     "constrain",
+    "joined",
+    "started",
     "train",
 ]
 

@@ -78,6 +78,9 @@ class TrainConfig(_Frozen):
     amp: Literal["bf16", "fp16"] | None = Field(None, description="autocast; fp16 on CUDA only, with a loss scale")
     label_smoothing: Unit = 0.0
     seed: int = Field(0, description="an experiment gives its own")
+    one_chip: Literal[True] | None = Field(
+        None, description="ranks of torchrun meet the same chips, as one process does; absent: each its own"
+    )
     no_decay: tuple[str, ...] = Field((), description="parameter name patterns, e.g. 'head.*'")
     log_every: PositiveInt = Field(10, description="steps")
     checkpoint_every: PositiveInt = Field(500, description="steps")

@@ -16,9 +16,9 @@ Record = dict[str, Any]
 logger = logging.getLogger("bitline.train")
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, rank: int = 0) -> None:
     """Make the output folder and see that it can be written. Raises OSError naming it."""
-    probe = folder / ".writable"
+    probe = folder / f".writable-{rank}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
@@ -33,8 +33,11 @@ class Log:
     ``log.jsonl`` holds no time and no path: a resumed run's is byte for byte that of an uninterrupted one.
     """
 
-    def __init__(self, folder: Path | None, keep: int, step: int):
-        """Go on after the first ``keep`` records, written up to ``step``; the file's other lines are dropped."""
+    def __init__(self, folder: Path | None, keep: int, step: int, writes: bool = True):
+        """Go on after the first ``keep`` records, written up to ``step``; the file's other lines are dropped.
+
+        Unless it ``writes``, the file is only read.
+        """
         self.records: list[Record] = []
         self._lines = self._events = None
         if folder is None:
@@ -44,6 +47,8 @@ class Log:
         if len(whole) < keep:
             logger.warning("%s has %d of the %d records the checkpoint saw", path, len(whole), keep)
         self.records = whole[:keep]
+        if not writes:
+            return
         partial = path.with_name("log.jsonl.partial")
         partial.write_text("".join(_line(record) for record in self.records))
         partial.replace(path)

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from bitline.train import checkpoint
 from bitline.train.batches import Stream, kept_random_state, seed_all
 from bitline.train.config import TrainConfig
 from bitline.train.log import Log, Record, logger, prepare, progress_bar
+from bitline.train.ranks import Ranks
 
 FREE = {"log_every", "checkpoint_every"}  # what a resumed run may change
 
@@ -84,18 +85,26 @@ def train(
     are logged as ``validate/<name>``. Modules with a ``penalty()`` add it to the loss, those with a ``constrain()`` are
     called after each step. Interrupting (Ctrl-C) finishes the step, saves, and raises KeyboardInterrupt.
 
+    Under torchrun, joined by ``torch.distributed.init_process_group()``, each rank trains on its share of every batch,
+    which all of them are given whole, and on a chip of its own (``config.one_chip``: on the same); the first one
+    writes. A run goes on with as many ranks as it was stopped with.
+
     Raises OSError when ``out`` cannot be written, CheckpointError when its checkpoint is damaged or of another model,
     macro or configuration, NonFiniteLoss naming the step and the samples.
     """
     if method is None:
         method = ErrorAware() if layers(model) else Plain()
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # gradients are added up once a step, whatever the method calls
     folder = Path(out) if out is not None else None
-    if folder is not None:
-        prepare(folder)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    ranks = Ranks.here(device)
+    if folder is not None:
+        prepare(folder, ranks.rank)
     if config.amp == "fp16" and device.type != "cuda":
         raise ValueError(f"amp='fp16' needs a CUDA device, the model is on {device}; use 'bf16'")
     criterion = _criterion(loss, config)
+    ranks.begin(model)
     with kept_random_state():
         stream = Stream(batches, config.seed)
         seed_all(config.seed, "begin")
@@ -103,7 +112,7 @@ def train(
         try:
             optimizer = config.build_optimizer(checkpoint.unwrapped(model))
             scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-            run = _Run(model, stream, config, method, criterion, folder, validate, device, optimizer, scaler)
+            run = _Run(model, stream, config, method, criterion, folder, validate, device, ranks, optimizer, scaler)
             return run(resume, progress)
         finally:
             method.end(model)
@@ -127,6 +136,7 @@ class _Run:
     folder: Path | None
     validate: Callable[[nn.Module], dict[str, float]] | None
     device: torch.device
+    ranks: Ranks
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
@@ -143,8 +153,9 @@ class _Run:
         else:
             at = _Place(total=(config.epochs or 0) * math.ceil(self.stream.length() / config.accumulate))
         between = True  # whether the model is between two steps, so that a checkpoint of it is consistent
-        log = Log(self.folder, seen["records"] if seen else 0, at.step)
-        with log, _deferred_interrupt() as interrupt, progress_bar(at.total, progress) as show:
+        log = Log(self.folder, seen["records"] if seen else 0, at.step, self.ranks.first)
+        shown = progress and self.ranks.first
+        with log, _deferred_interrupt() as interrupted, progress_bar(at.total, shown) as show:
             try:
                 while not at.done:
                     self.model.train()
@@ -162,7 +173,8 @@ class _Run:
                         show(at.step, value, at.lr)
                         if at.step % config.checkpoint_every == 0:
                             self._save(log, at)
-                        interrupt()
+                        if self.ranks.any(interrupted()):
+                            raise KeyboardInterrupt
                     if at.losses:
                         self._record(log, at)
                     self._validate(log, at)
@@ -178,26 +190,32 @@ class _Run:
 
     def _step(self, group: list[Batch], at: _Place) -> tuple[float, float | None]:
         """One optimiser step; its loss and the norm of its gradient where that is clipped."""
-        config, model = self.config, self.model
-        seed_all(config.seed, "step", at.step)
+        config, model, ranks = self.config, self.model, self.ranks
+        seed_all(config.seed, "step", at.step, *([ranks.rank] if ranks.rank else []))
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = at.lr
-        self.method.before_step(model, Progress(at.step, at.total))
+        alone = Progress(at.step, at.total)
+        self.method.before_step(model, alone if config.one_chip else replace(alone, rank=ranks.rank, ranks=ranks.count))
         self.optimizer.zero_grad(set_to_none=True)
         samples = sum(len(index) for _, _, index in group)
-        loss, norm = 0.0, None
-        for x, y, index in group:
+        loss, norm, bad = 0.0, None, None
+        for batch in group:
+            x, y, index = (t.to(self.device, non_blocking=True) for t in ranks.share(batch))
+            if not len(index):
+                continue
             share = len(index) / samples
-            x, y, index = (t.to(self.device, non_blocking=True) for t in (x, y, index))
             dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
             with torch.autocast(self.device.type, dtype, enabled=config.amp is not None):
                 value = self.method.loss(model, x, y, index, self.criterion)
             value = value + _penalty(model)
             number = value.item()
             if not math.isfinite(number):
-                raise NonFiniteLoss(_non_finite(number, at, index))
+                bad = bad or _non_finite(number, at, index)
             self.scaler.scale(value * share).backward()
             loss += number * share
+        if not math.isfinite(loss := ranks.total(loss)):
+            raise NonFiniteLoss(bad or f"the loss is {loss} at step {at.step} (epoch {at.epoch}), that of another rank")
+        ranks.reduce(model)
         if config.clip is not None:
             self.scaler.unscale_(self.optimizer)
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
@@ -223,10 +241,11 @@ class _Run:
         log({"step": at.step, "epoch": at.epoch} | {f"validate/{k}": float(v) for k, v in numbers.items()})
 
     def _save(self, log: Log, at: _Place) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.ranks.first:
             return
         log.sync()
-        record = asdict(at) | self._identity() | {"records": len(log.records), "scaler": self.scaler.state_dict()}
+        more = {"records": len(log.records), "scaler": self.scaler.state_dict(), "ranks": self.ranks.count}
+        record = asdict(at) | self._identity() | more
         checkpoint.save(self.folder, self.model, self.optimizer, record)
 
     def _identity(self) -> dict[str, Any]:
@@ -239,9 +258,9 @@ class _Run:
         """The record of this run's checkpoint; None where there is none to go on from."""
         if self.folder is None:
             return None
-        if not resume:
+        if not resume and self.ranks.first:
             checkpoint.clear(self.folder)
-            return None
+        self.ranks.wait()
         seen = checkpoint.read(self.folder)
         if seen is None:
             return None
@@ -253,11 +272,18 @@ class _Run:
                 raise checkpoint.CheckpointError(
                     f"{self.folder} holds another run: {told}. Choose another folder, or resume=False to start over"
                 )
+        before, now = seen.get("ranks", 1), self.ranks.count
+        if before != now and not seen["done"]:
+            raise checkpoint.CheckpointError(
+                f"{self.folder} holds a run by {before} rank{'s' * (before > 1)}, and this is one by {now}: chips and "
+                f"sums would be others. Go on with torchrun --nproc-per-node {before}, or resume=False to start over"
+            )
         return seen
 
     def _load(self, seen: dict[str, Any]) -> None:
         assert self.folder is not None
         checkpoint.load(self.folder, self.model, self.optimizer)
+        self.ranks.wait()  # nobody writes before all have read
         self.scaler.load_state_dict(seen["scaler"])
         logger.info("going on from step %d in %s", seen["step"], self.folder)
 
@@ -288,26 +314,23 @@ def _non_finite(number: float, at: _Place, index: Tensor) -> str:
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits for the function yielded here to be called, which raises it; a second Ctrl-C does not wait."""
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which waits for that to be asked; a second Ctrl-C does not wait."""
     asked = False
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
 
     def handler(*_: object) -> None:
         nonlocal asked
-        check()
+        if asked:
+            raise KeyboardInterrupt
         asked = True
         logger.warning("finishing this step, then saving; Ctrl-C again stops at once")
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check
+        yield lambda: asked
         return
     signal.signal(signal.SIGINT, handler)
     try:
-        yield check
+        yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -81,24 +81,29 @@ def characterize(
     simulator: Simulator | None = None,
     *,
     chips: Integer[np.ndarray, " n"] | None = None,
+    columns: Integer[np.ndarray, " n"] | None = None,
     seed: int = 0,
     command: str = "",
     axis: Volts | None = None,
     done: Callable[[int, Outcome], None] | None = None,
 ) -> Samples:
-    """Simulate a circuit's column for input codes ``x`` and cell levels ``w``; ``chips``: the die of each point.
+    """Simulate a circuit's column for input codes ``x`` and cell levels ``w``; ``chips``: the die of each point, and
+    ``columns`` the column on it, absent: the first.
 
-    Without ``chips`` there is no mismatch. ``axis``: the converter's scale, if at hand. A row
-    holds x, w, their sum ``ideal``, the converter's ``code`` (see
-    ``scale``) and the measured value as the condition named as the circuit's `.meas`, with its unit. Corner,
-    temperature and supply are in the provenance, with all it takes to repeat the run: the circuit, a hash of its
-    netlist and cards, ngspice's version and ``command``. Temperature (K) and supply (V) are conditions too.
+    Without ``chips`` there is no mismatch. ``axis``: the converter's scale, if at hand. A row holds x, w, their sum
+    ``ideal``, the converter's ``code`` (see ``scale``) and the measured value as the condition named as the circuit's
+    `.meas`, with its unit. Corner, temperature and supply are in the provenance, with all it takes to repeat the run:
+    the circuit, a hash of its netlist and cards, ngspice's version and ``command``. Temperature (K) and supply (V) are
+    conditions too.
 
     Raises SimulationError, after all points have ended, if some failed; its ``samples`` are the others.
     """
     simulator = simulator or Simulator()
     axis = axis or scale(circuit, simulator)
-    dice = None if chips is None else [circuit.drawn(seed, int(chip)) for chip in chips]
+    columns = np.zeros(len(x), dtype=np.int64) if columns is None else columns
+    dice = None
+    if chips is not None:
+        dice = [circuit.drawn(seed, int(chip), int(column)) for chip, column in zip(chips, columns, strict=True)]
     outcomes = measured(circuit, x, w, simulator, mismatch=dice, done=done)
     good = np.array([outcome.value is not None for outcome in outcomes], dtype=bool)
     value = np.array([outcome.value for outcome in outcomes if outcome.value is not None])
@@ -108,7 +113,7 @@ def characterize(
             ideal=(x.astype(np.int64) * w).sum(axis=1)[good],
             code=axis.codes(value, circuit.scale.bits),
             chip=None if chips is None else chips[good],
-            column=None if chips is None else np.zeros(int(good.sum()), dtype=np.int64),
+            column=None if chips is None else columns[good],
             x=x[good],
             w=w[good],
             conditions={

@@ -331,6 +331,19 @@ INLINE I whole(F v) { return (I)_mm512_cvttps_epi32((__m512)v); }
 INLINE F floored(F v) { return (F)_mm512_roundscale_ps((__m512)v, 9); }
 INLINE F root(F v) { return (F)_mm512_sqrt_ps((__m512)v); }
 INLINE F gathered(const float *p, I at) { return (F)_mm512_i32gather_ps((__m512i)at, p, 4); }
+// The four numbers at 4 · `at`, lane by lane, two by two: half the loads of four gathers.
+INLINE void gathered(const float *p, I at, F *four) {
+    const __m512i twice = _mm512_slli_epi32((__m512i)at, 1);
+    const __m256i low = _mm512_castsi512_si256(twice), high = _mm512_extracti64x4_epi64(twice, 1);
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    for (int i = 0; i < 4; i += 2) {
+        const __m512 first = _mm512_castpd_ps(_mm512_i32gather_pd(low, (const double *)(p + i), 8));
+        const __m512 last = _mm512_castpd_ps(_mm512_i32gather_pd(high, (const double *)(p + i), 8));
+        four[i] = (F)_mm512_permutex2var_ps(first, even, last);
+        four[i + 1] = (F)_mm512_permutex2var_ps(first, odd, last);
+    }
+}
 INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is set
     return (F)_mm512_castsi512_ps(_mm512_mask_xor_epi32(_mm512_castps_si512((__m512)v), (__mmask16)signs,
                                                         _mm512_castps_si512((__m512)v), _mm512_set1_epi32(INT32_MIN)));
@@ -395,6 +408,10 @@ INLINE F gathered(const float *p, I at) {
     F v;
     for (int l = 0; l < LANES; l++) v[l] = p[at[l]];
     return v;
+}
+INLINE void gathered(const float *p, I at, F *four) {
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++) four[i][l] = p[4 * at[l] + i];
 }
 INLINE F flipped(F v, uint32_t signs) {
     const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -612,11 +629,23 @@ TARGET inline void powers(const Job &job, const uint8_t *digit, const int64_t *a
 
 // ---- one vector of conversions -------------------------------------------------------------------------------------
 
-INLINE F interpolated(const Curve &curve, F u, I &node) {
-    const F place = (u - curve.low) / curve.pitch;
+// The node at or below `u`, and the fraction beyond it.
+INLINE F beyond(const Curve &curve, F u, I &node) {
+    const F off = u - curve.low, place = curve.pitch == 1.0f ? off : off / curve.pitch;
     const F at = largest(least(floored(place), splat((float)(curve.nodes - 1))), splat(0.0f));
     node = whole(at);
-    return gathered(curve.value, node) + gathered(curve.rise, node) * (place - at);
+    return place - at;
+}
+
+INLINE F interpolated(const Curve &curve, F u, I &node) {
+    const F fraction = beyond(curve, u, node);
+    return gathered(curve.value, node) + gathered(curve.rise, node) * fraction;
+}
+
+// Whether mean and noise are tabulated at the same nodes and read at the same sums.
+INLINE bool alike(const Job &job) {
+    const Curve &a = job.mean, &b = job.noise;
+    return a.value && b.value && !job.leg_gain && a.nodes == b.nodes && a.low == b.low && a.pitch == b.pitch;
 }
 
 struct Slot { // constants of one vector of columns: 16 outputs, one conversion, one row group
@@ -625,25 +654,31 @@ struct Slot { // constants of one vector of columns: 16 outputs, one conversion,
 };
 
 // Places of 16 conversions, analog side leg by leg; `slope` the mean slope of the legs.
-INLINE F legs(const Job &job, const Slot &slot, const int32_t *u, int64_t jump, float power, F &sigma, F &slope) {
+INLINE F legs(const Job &job, const float *curves, const Slot &slot, const int32_t *u, int64_t jump, float power, F &sigma,
+              F &slope) {
     F value, variance = splat(0.0f);
     for (int64_t l = 0; l < job.legs; l++) {
         const F plain = floats(load(u + l * jump)) * job.unit;
         F leg = plain;
         I node;
         if (job.leg_gain) leg = leg * slot.gain[l] + slot.offset[l];
-        if (job.mean.value) {
-            leg = interpolated(job.mean, leg, node);
-            if (job.slope) {
-                const F s = gathered(job.slope, node);
-                slope = l ? (slope + s) * 0.5f : s;
-            }
-        }
-        if (job.noise.value) {
+        F n = splat(0.0f);
+        if (curves) {
+            F four[4];
+            const F fraction = beyond(job.mean, leg, node);
+            gathered(curves, node, four);
+            leg = four[0] + four[1] * fraction;
+            n = four[2] + four[3] * fraction;
+        } else {
             I unused;
-            const F n = interpolated(job.noise, plain, unused);
-            variance = l ? variance + n * n : n * n;
+            if (job.mean.value) leg = interpolated(job.mean, leg, node);
+            if (job.noise.value) n = interpolated(job.noise, plain, unused);
         }
+        if (job.mean.value && job.slope) {
+            const F s = gathered(job.slope, node);
+            slope = l ? (slope + s) * 0.5f : s;
+        }
+        if (job.noise.value) variance = l ? variance + n * n : n * n;
         value = l ? value - leg : leg;
     }
     if (job.cell_variance != 0) {
@@ -705,6 +740,7 @@ struct Work { // what one thread holds
     int32_t *clipped;  // [16][16]
     float *kept;       // [2][C][16][16] sums of slopes and of derivatives by the step
     const float *power;
+    const float *curves;  // [nodes][4] value and rise of the mean, of the noise; null where they are looked up apart
     const uint64_t *keys; // [16] first counter of each position
     bool tally;           // the share clipped is counted from bit 16 of the totals on
 };
@@ -737,7 +773,7 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
         const int32_t *u = sums + p * 256 + m * LANES;
         F place, sigma, slope = splat(1.0f);
         if (HAS(LEGS))
-            place = legs(job, slot, u, leg_jump,
+            place = legs(job, work.curves, slot, u, leg_jump,
                          work.power ? work.power[(t * job.passes + p) * LANES + m] : 0.0f, sigma, slope);
         else
             place = fused(floats(load(u)), slot.factor, slot.shift);
@@ -965,8 +1001,15 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     Buffer<uint16_t> room(inputs + (length + 2) * CHUNK);
     Buffer<int32_t> u(2 * buffer), total(256), count(256);
     Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? powered : 1);
+    const bool joined = HAS(LEGS) && alike(job);
+    Buffer<float> curves(joined ? 4 * job.mean.nodes : 1);
+    for (int64_t node = 0; joined && node < job.mean.nodes; node++) {
+        const float four[] = {job.mean.value[node], job.mean.rise[node], job.noise.value[node], job.noise.rise[node]};
+        std::memcpy(curves.at + 4 * node, four, sizeof four);
+    }
     uint64_t keys[LANES] = {}, words[LANES];
-    Work work{total.at, count.at, kept.at, job.cell_variance != 0 ? power.at : nullptr, keys, tallies<WHAT>(job)};
+    Work work{total.at, count.at, kept.at, job.cell_variance != 0 ? power.at : nullptr, joined ? curves.at : nullptr, keys,
+              tallies<WHAT>(job)};
     bool any_clipped = false;
     begin(job.strip);
     const int64_t items = job.groups * job.planes * pieces * job.split;
@@ -1040,7 +1083,9 @@ TARGET inline void mac(Job &job) {
     case NOISE | INSIDE: return run<NOISE | INSIDE>(job);
     case LEGS: return run<LEGS>(job);
     case LEGS | NOISE: return run<LEGS | NOISE>(job);
+    case LEGS | NOISE | INSIDE: return run<LEGS | NOISE | INSIDE>(job);
     case LAW: return run<LAW>(job);
+    case LAW | SLOPE: return run<LAW | SLOPE>(job);
     default: return run<ANY>(job);
     }
 }

@@ -205,7 +205,8 @@ class Lowered:
     def _totals(self, scale: Scale) -> tuple[Tensor, Tensor]:
         column, layout = self.column, self.column.layout
         radix = sum(column.pass_radix) * sum(column.radix) * layout.reads
-        return self.flat(scale.step.float()), self.flat((scale.low.double() * radix).float())
+        low, step = scale.read
+        return self.flat(step.float()), self.flat((low.double() * radix).float())
 
     def flat(self, value: Tensor) -> Tensor:
         """One value an output, broadcast from (G or 1, 1, 1, N or 1), as vectors (G, NB, 16)."""

@@ -34,6 +34,8 @@ def refuses(macro: Macro, layout: Layout | None = None) -> str | None:
         return "values are read without a converter"
     if isinstance(macro.column, CurveColumn) and macro.column.pattern is not None:
         return "the column has pattern counts"
+    if macro.cell is not None and macro.cell.read_noise is not None:
+        return "read noise differs from cell to cell"
     if macro.converter is not None and macro.converter.levels is not None:
         return "the converter's levels are uneven"
     word = inputs.word
@@ -75,7 +77,7 @@ def run(
 ) -> Output:
     """As ``reference.run``, bit for bit; ``x`` may also be inputs still to be quantised, or words already.
 
-    ``after``: what is done to what was read, last of all; only where ``plain(column)``.
+    ``after``: what is done to what was read, last of all.
     """
     low = lowered(column)
     layout = column.layout
@@ -109,12 +111,27 @@ def run(
         if tuple(after.add.shape) != tuple(geometry.restore(out.y, words.outer(geometry)).shape):
             raise ValueError(f"{column.site.name}: what is added has shape {tuple(after.add.shape)}, not the outputs'")
         after = after._replace(add=after.add.detach().float().contiguous())
-    clipped = bool(out.y.numel()) and read(words, low, geometry, keys if column.noisy else None, converters, out, after)
+    keys, at_once = keys if column.noisy else None, after if plain(column) else None
+    clipped = bool(out.y.numel()) and read(words, low, geometry, keys, converters, out, at_once)
     if not clipped:
         out.inside = None
+    if out.step is not None and column.factor is not None:
+        out.step = out.step * column.factor
     if not plain(column):
         out.y = corrected(out.y, words.codes(), column, geometry)
+        if after is not None:
+            out.y = _finished(out.y, after, geometry, words)
     return out
+
+
+def _finished(y: Tensor, after: After, geometry: Geometry, words: Words) -> Tensor:
+    """As the kernel does it last of all, written over ``y``."""
+    y = y.mul_(after.scale.detach())
+    if after.bias is not None:
+        y.add_(after.bias.detach())
+    if after.add is not None:
+        geometry.restore(y, words.outer(geometry)).add_(after.add)
+    return y.relu_() if after.relu else y
 
 
 def plain(column: Column) -> bool:

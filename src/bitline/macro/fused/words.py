@@ -52,11 +52,12 @@ class Quantised:
     def backward(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of x, scale and zero from that of the padded codes (the layer's layout)."""
         grad_x, scale, zero = self._inside(grad, word, geometry)
-        if self.zero.requires_grad and any(map(any, self.pads)):  # padding is the code of zero
-            inner = grad
-            for axis, (before, _) in enumerate(self.pads, grad.dim() - len(self.pads)):
-                inner = inner.narrow(axis, before, self.x.shape[axis])
-            zero = zero + (grad.sum(dtype=torch.float64) - inner.sum(dtype=torch.float64)).to(zero.dtype)
+        if self.zero.requires_grad:  # padding is the code of zero
+            for axis, (before, after) in enumerate(self.pads, grad.dim() - len(self.pads)):
+                size = grad.shape[axis] - before - after
+                for border in (grad.narrow(axis, 0, before), grad.narrow(axis, before + size, after)):
+                    zero = zero + border.sum(dtype=torch.float64).to(zero.dtype)
+                grad = grad.narrow(axis, before, size)
         return grad_x, scale, zero
 
     def _inside(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:

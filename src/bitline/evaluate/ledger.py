@@ -1,0 +1,97 @@
+"""Answers of networks on chips, written down as they come, so that an interrupted evaluation goes on where it stopped.
+
+A file a network holds a line a chip. A line is written at once and found whole or not at all, whatever was killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitline.evaluate.montecarlo import Batch, Trial, over_chips
+from bitline.evaluate.workers import Pool
+from bitline.nn import layers
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A folder of answers, each bound to the network, its macros and what the ``context`` says; None: not kept."""
+
+    folder: Path | None
+    context: str
+    pool: Pool | None = None  # of workers that answer
+
+    def key(self, model: nn.Module, name: str) -> str:
+        """Hash of everything that sets the answers of ``model`` in row ``name``."""
+        macros = [f"{site} {layer.macro.fingerprint} {layer.cause}" for site, layer in layers(model).items()]
+        digest = hashlib.blake2b("|".join([self.context, name, *macros]).encode(), digest_size=8)
+        for key, value in model.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def over_chips(
+        self,
+        model: nn.Module,
+        name: str,
+        source: Callable[[], Iterable[Batch]],
+        chips: int,
+        seed: int,
+        tell: Callable[[int, float], None] = lambda count, accuracy: None,
+        prepare: Callable[[nn.Module, int], None] | None = None,
+    ) -> Tensor:
+        """Matrix (chips, images) of 0 and 1; chips answered before are not asked again.
+
+        ``tell(count, accuracy)`` of each as it comes, after ``count`` others, accuracies in per cent.
+        """
+        path = self.folder / f"{self.key(model, name)}.jsonl" if self.folder is not None else None
+        found = {n: right for n, right in (read(path) if path is not None else {}).items() if n < chips}
+        for count, number in enumerate(sorted(found)):
+            tell(count, 100 * float(found[number].double().mean()))
+        if len(found) < max(chips, 1):
+            for trial in over_chips(model, source, chips, seed, prepare, known=frozenset(found), pool=self.pool):
+                if path is not None:
+                    append(path, trial)
+                tell(len(found), 100 * float(trial.right.double().mean()))
+                found[trial.chip] = trial.right
+        return torch.stack([found[number] for number in range(chips)])
+
+
+UNKEPT = Ledger(None, "")
+
+
+def read(path: Path) -> dict[int, Tensor]:
+    """Answers by chip; a line that is not whole is only a memory of work done, which is done again."""
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            bits = np.frombuffer(base64.b64decode(record["right"], validate=True), dtype=np.uint8)
+            right = np.unpackbits(bits)[: record["images"]]
+            if len(right) == record["images"]:
+                found[int(record["chip"])] = torch.from_numpy(right)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def append(path: Path, trial: Trial) -> None:
+    """Write one chip's answers at the end of a file, which may end in the middle of a line."""
+    right = base64.b64encode(np.packbits(trial.right.numpy()).tobytes()).decode()
+    record = {"chip": trial.chip, "images": len(trial.right), "right": right}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, f"\n{json.dumps(record)}\n".encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
