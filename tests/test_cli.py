@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ COMMANDS = [
     "run",
     "demo",
     "convert",
+    "ranges",
     "train",
     "evaluate",
     "verify",
@@ -162,6 +164,35 @@ def test_the_demo_runs(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- the single steps
+
+
+def test_ranges_show_rounding_against_clipping(folder: Path) -> None:
+    shown = call(
+        "ranges", folder / "tiny.yaml", "--out", folder / "out", "--picture", folder / "r.svg", "--images", "32"
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "best, two bounds" in shown.stdout
+    drawn = ElementTree.fromstring((folder / "r.svg").read_text())
+    kinds = [line.get("class") for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
+    names = [row["layer"] for row in json.loads(call("convert", folder / "tiny.yaml", "--json").stdout) if row["tiles"]]
+    assert kinds == ["rounding", "clipping", "two", "one"] * len(names)
+    coarse, fine = (
+        json.loads(call("ranges", folder / "tiny.yaml", "--out", folder / "out", "--json", "--bits", bits).stdout)
+        for bits in ("2", "8")
+    )
+    assert [layer["layer"] for layer in fine] == names
+    for rough, smooth in zip(coarse, fine, strict=True):
+        errors = [
+            [sum(pair) for pair in zip(r["two"]["rounding"], r["two"]["clipping"], strict=True)]
+            for r in (rough, smooth)
+        ]
+        widths = [r["two"]["high"][errors[i].index(min(errors[i]))] for i, r in enumerate((rough, smooth))]
+        assert min(errors[1]) < min(errors[0]) / 10
+        assert widths[0] <= widths[1]  # the fewer the codes, the more is worth clipping
+        assert rough["own"] is None
+    learned = call("ranges", folder / "tiny.yaml", "--out", folder / "out", "--method", "error_aware", "--json")
+    assert all(len(layer["own"]["step"]) == 1 for layer in json.loads(learned.stdout))
+    refused(call("ranges", folder / "tiny.yaml", "--out", folder / "out", "--method", "dnat"), "has no such method")
 
 
 def test_convert_shows_where_layers_sit(folder: Path) -> None:

@@ -39,7 +39,18 @@ from bitline.macro.fused import native
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.methods import DNat, ErrorAware, training_chip
-from bitline.nn import calibrate, convert, kept, layers, mapping, on_chip, range_tradeoff, requantise, silicon
+from bitline.nn import (
+    calibrate,
+    convert,
+    input_ranges,
+    kept,
+    layers,
+    mapping,
+    on_chip,
+    range_tradeoff,
+    requantise,
+    silicon,
+)
 from bitline.nn.quantizers import Lsq, Pact, Percentile
 from bitline.train import DNAT, TrainConfig, train
 from contracts import DENSE, GROUPED, integers
@@ -527,6 +538,32 @@ def test_a_narrow_range_clips_and_a_wide_one_rounds() -> None:
     assert two.total.min() < 0.6 * one.total.min()
     with pytest.raises(ValueError, match="finite"):
         range_tradeoff(torch.tensor([float("nan")]), 4)
+
+
+def test_each_layer_s_range_stands_beside_those_it_could_have() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 16), nn.SiLU(), nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 3))
+    x = torch.rand(512, 20, generator=torch.Generator().manual_seed(0)) * 4 - 1
+    design = Macro(name="m", rows=8, columns=64, inputs=UnsignedInput(bits=4), weights=TwosComplementWeight(bits=3))
+    on = calibrate(convert(net, design, inputs=Pact(asymmetric=True)), [x])
+    found = {one.layer: one for one in input_ranges(on, [x[:256], x[256:]])}
+    assert list(found) == ["0", "2", "4"]
+    assert all(one.bits == design.inputs.bits for one in found.values())
+    for name, one in found.items():
+        quantizer = layers(on)[name].input_quantizer
+        assert float(one.own.low[0]) == pytest.approx(float(value(quantizer, torch.tensor([-99.0])).detach()))
+        assert float(one.own.high[0]) == pytest.approx(float(value(quantizer, torch.tensor([99.0])).detach()))
+        assert float(one.own.total[0]) >= 0.5 * float(one.two.total.min())
+    seen = nn.SiLU()(net[0](x)).detach()
+    quantizer = layers(on)["2"].input_quantizer
+    error = (value(quantizer, seen).detach() - seen).square().mean()
+    assert float(found["2"].own.total[0]) == pytest.approx(float(error), rel=1e-4)
+    assert float(found["2"].own.power) == pytest.approx(float(seen.square().mean()), rel=1e-4)
+    assert found["0"].two.total.min() < 0.5 * found["0"].one.total.min()  # inputs below zero need the lower bound
+    assert torch.equal(found["4"].two.total, found["4"].one.total)  # after a ReLU there are none
+    assert all(one.own is None for one in input_ranges(on, [x], bits=3))
+    with pytest.raises(ValueError, match=r"^0: .* finite ones are needed"):
+        input_ranges(on, [x / 0])
 
 
 # --------------------------------------------------------------------------------------------------------- the method

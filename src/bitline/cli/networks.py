@@ -36,6 +36,48 @@ def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: 
         typer.echo(json.dumps([row.model_dump() for row in found], indent=2))
 
 
+def ranges(
+    file: File,
+    method: Annotated[
+        str | None, typer.Option("--method", help="kind or title of the one looked at; absent: untrained")
+    ] = None,
+    out: Out = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="of the test set, that reach the layers")] = 64,
+    bits: Annotated[
+        int | None, typer.Option("--bits", min=1, max=16, help="of the inputs' codes; absent: the macro's")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="SVG file to draw, a panel a layer")] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each layer's input range costs: rounding in a wide one against clipping in a narrow one, with a lower
+    and an upper bound (E-PACT) and with an upper one (PACT), beside the range calibrated, or learned by --method.
+
+    Example: `bitline ranges demo --method error_aware --picture ranges.svg`
+    """
+    from bitline import nn
+    from bitline.evaluate import write_atomic
+    from bitline.report.ranges import range_picture
+    from bitline.report.tables import ranges_table
+
+    experiment = loaded(file, changes)
+    chosen = method_of(experiment, method) if method else None
+    walk = walk_of(experiment, folder_of(file, out), errors if as_json else console)
+    net, some = walk.float_network(), walk.testing[:images].images.float()
+    for macro in experiment.macros:
+        model = walk.converted(net, macro)
+        if chosen is not None:
+            model = walk.trained(model, macro, chosen)
+        found = nn.input_ranges(model, [some.to(walk.device)], bits=bits)
+        if as_json:
+            typer.echo(json.dumps([one.dump() for one in found], indent=2))
+        else:
+            console.print(ranges_table(found))
+        if picture is not None:
+            several = f"-{macro.name}" if len(experiment.macros) > 1 else ""
+            write_atomic(picture.with_stem(picture.stem + several), range_picture(found, f"Input ranges, {macro.name}"))
+
+
 def curvature(
     file: File,
     method: Annotated[

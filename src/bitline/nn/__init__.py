@@ -19,13 +19,14 @@ from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm, batch_norms
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
-from bitline.nn.tradeoff import Tradeoff, range_tradeoff
+from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
 from bitline.nn.verifying import choose_writes, verify_writes
 
 __all__ = [
     "AnalogNorm",
     "AnyQuantizer",
     "CimLayer",
+    "InputRange",
     "Lsq",
     "Mapped",
     "MinMax",
@@ -44,6 +45,7 @@ __all__ = [
     "differentiate",
     "digital",
     "fingerprint",
+    "input_ranges",
     "kept",
     "layers",
     "mapping",

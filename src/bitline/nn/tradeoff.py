@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from bitline.nn.calibrate import walk
 from bitline.nn.grid import Grid
+from bitline.nn.kept import kept
+from bitline.nn.model import layers
 
+Bounds = Literal["two", "symmetric", "one"]
 SHARES = tuple(round(0.3 + 0.05 * i, 2) for i in range(15))
 
 
@@ -24,7 +28,7 @@ class Tradeoff:
     step: Float[Tensor, " R"]
     rounding: Float[Tensor, " R"]  # of values inside the range; step²/12 where values fill their steps evenly
     clipping: Float[Tensor, " R"]  # of values outside
-    bounds: Literal["two", "symmetric", "one"]
+    power: float  # mean square of the values
 
     @property
     def total(self) -> Float[Tensor, " R"]:
@@ -35,6 +39,15 @@ class Tradeoff:
     def best(self) -> int:
         """The range with the smallest total."""
         return int(self.total.argmin())
+
+    @property
+    def decibels(self) -> Float[Tensor, " R"]:
+        """Signal to quantisation noise, dB."""
+        return 10 * torch.log10(self.power / self.total.clamp(min=1e-300))
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
 
     def text(self) -> str:
         """The numbers as text, a line a range; the best is marked."""
@@ -49,7 +62,7 @@ def range_tradeoff(
     x: Tensor,
     bits: int,
     *,
-    bounds: Literal["two", "symmetric", "one"] = "two",
+    bounds: Bounds = "two",
     shares: Sequence[float] = SHARES,
 ) -> Tradeoff:
     """Rounding and clipping error of ``x`` (any shape) in 2^bits codes over ranges that are ``shares`` of its extremes.
@@ -63,19 +76,84 @@ def range_tradeoff(
     if not x.numel() or not bool(torch.isfinite(x).all()):
         raise ValueError(f"{x.numel()} values, finite ones are needed")
     flat, grid = x.detach().flatten().double(), Grid(0, 2**bits - 1)
+    scale = torch.tensor(shares, dtype=torch.float64, device=x.device)
+    low, high = scale * flat.min().clamp(max=0), scale * flat.max().clamp(min=0)
+    if bounds == "symmetric":
+        high = torch.maximum(high, -low)
+        low = -high
+    elif bounds == "one":
+        low = torch.zeros_like(high)
+    return _errors(flat, grid, *grid.fit(low, high, asymmetric=bounds != "one"))
+
+
+def _errors(flat: Tensor, grid: Grid, scales: Float[Tensor, " R"], zeros: Float[Tensor, " R"]) -> Tradeoff:
     rows = []
-    for share in shares:
-        low, high = share * flat.min().clamp(max=0), share * flat.max().clamp(min=0)
-        if bounds == "symmetric":
-            high = torch.maximum(high, -low)
-            low = -high
-        elif bounds == "one":
-            low = torch.zeros_like(high)
-        scale, zero = (v[0] for v in grid.fit(low[None], high[None], asymmetric=bounds != "one"))
+    for scale, zero in zip(scales, zeros, strict=True):
         ends = (scale * (grid.low - zero), scale * (grid.high - zero))
         error = (scale * (grid.nearest(flat / scale + zero) - zero) - flat).square()
-        inside = (flat >= ends[0] - scale / 2) & (flat <= ends[1] + scale / 2)
+        half = scale * grid.step / 2
+        inside = (flat >= ends[0] - half) & (flat <= ends[1] + half)
         of = [(error * where).sum() / len(flat) for where in (inside, ~inside)]
         rows.append(torch.stack([*ends, scale, *of]))
-    lows, highs, steps, rounding, clipping = torch.stack(rows).unbind(1)
-    return Tradeoff(lows, highs, steps, rounding, clipping, bounds)
+    low, high, step, rounding, clipping = torch.stack(rows).cpu().unbind(1)
+    return Tradeoff(low, high, step, rounding, clipping, float(flat.square().mean()))
+
+
+@dataclass(frozen=True)
+class InputRange:
+    """What one layer's input range costs, beside ranges that it could have."""
+
+    layer: str
+    bits: int
+    two: Tradeoff  # a lower and an upper bound, as E-PACT learns them
+    one: Tradeoff  # 0 … alpha, as PACT learns it
+    own: Tradeoff | None  # the range the layer has, R = 1; None without a quantizer of as many bits
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        parts = {name: getattr(self, name) for name in ("two", "one", "own")}
+        return {"layer": self.layer, "bits": self.bits} | {
+            name: None if part is None else part.dump() for name, part in parts.items()
+        }
+
+
+@torch.no_grad()
+def input_ranges(
+    model: nn.Module, data: Iterable[Tensor], *, bits: int | None = None, shares: Sequence[float] = SHARES
+) -> list[InputRange]:
+    """The trade-off of each layer on the macro, for what reaches it as ``data`` passes through the float network.
+
+    ``bits``: of the codes; absent: those of the macro's inputs. Layers whose inputs stay continuous are left out,
+    unless ``bits`` are given. Raises ValueError naming the layers that no sample reached, and a layer whose inputs are
+    not finite.
+    """
+    found = layers(model)
+    seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in found.values()}
+
+    def see(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        seen[layer].append(args[0].detach().flatten())
+
+    hooks = [layer.register_forward_pre_hook(see) for layer in found.values()]
+    try:
+        with kept(model):
+            model.eval()
+            walk(model, data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rows = []
+    for name, layer in found.items():
+        scheme, quantizer, own = layer.macro.inputs, layer.input_quantizer, None
+        width = bits or (scheme.bits if scheme is not None else None)
+        if width is None:
+            continue
+        x = torch.cat(seen[layer])
+        try:
+            two, one = (range_tradeoff(x, width, bounds=bounds, shares=shares) for bounds in ("two", "one"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if quantizer is not None and scheme is not None and width == scheme.bits:
+            _, scale, zero = quantizer(x[:1])
+            own = _errors(x.double(), quantizer.grid, scale.double().reshape(1), zero.double().reshape(1))
+        rows.append(InputRange(name, width, two, one, own))
+    return rows

@@ -13,7 +13,7 @@ from rich.text import Text
 from bitline.evaluate.budget import Priorities
 from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
-from bitline.nn import Mapped
+from bitline.nn import InputRange, Mapped
 
 _SCALARS = ("method", "macro", "condition", "mean", "p5", "worst", "target", "yield", "chips", "images", "steps")
 
@@ -149,6 +149,26 @@ def mapping_table(mapped: Iterable[Mapped]) -> Table:
             _cell(m.conversions or None, ","),
             _cell(m.why),
         )
+    return table
+
+
+def ranges_table(found: Iterable[InputRange]) -> Table:
+    """Each layer's best range with two bounds and with one, beside its own: signal to quantisation noise, dB."""
+    caption = "a range, and signal to quantisation noise in it, dB · clip: the share of the noise that is clipping, %"
+    table = Table(caption=Text(caption), caption_justify="left")
+    table.add_column("layer", overflow="fold", min_width=8)
+    for name in ("bits", "best, two bounds", "best, one bound", "as it is", "clip"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in found:
+        cells = [Text(one.layer), Text(str(one.bits))]
+        for held in (one.two, one.one, one.own):
+            if held is None:
+                cells.append(_cell(None))
+            else:
+                low, high, noise = (float(v[held.best]) for v in (held.low, held.high, held.decibels))
+                cells.append(Text(f"{low:.3g} … {high:.3g} {noise:5.1f}"))
+        share = None if one.own is None else 100 * float(one.own.clipping[0] / one.own.total[0].clamp(min=1e-300))
+        table.add_row(*cells, _cell(share, ".0f"))
     return table
 
 
