@@ -489,7 +489,7 @@ EXAMPLES = [
     *CELL_ERRORS, *CELLS, *WIRES, *VARIATIONS, *CURVES, *COLUMNS, *ADCS, *DRIVERS, *INPUTS, *WEIGHTS, *PLACEMENTS,
 ]  # fmt: skip
 
-QUANTIZERS = [Lsq(), Lsq(init=Mse()), Pact(), MinMax(), Percentile(p=99.0), Mse(), Xnor()]
+QUANTIZERS = [Lsq(), Lsq(init=None), Pact(), MinMax(), Percentile(p=99.0), Mse(), Xnor()]
 GRADIENTS = [Ste(), SteIdeal(), Slope(), Sampled(), SlopeExact()]
 
 

@@ -108,12 +108,12 @@ class Lsq(QuantizerConfig):
     """Learned step size (Esser et al., ICLR 2020); with ``asymmetric`` also a learned offset (Bhalgat et al. 2020).
 
     The gradient of the scale is multiplied by 1/sqrt(N·Qp), N the number of weights of a scale or of input features,
-    Qp the largest code. Start: 2·mean|x| / sqrt(Qp) (halved on a bipolar grid, whose codes are two apart), or what
-    the observer ``init`` finds.
+    Qp the largest code. Start: what the observer ``init`` finds; null: as published, 2·mean|x| / sqrt(Qp) (halved on a
+    bipolar grid, whose codes are two apart), which clips most of the power of sparse inputs.
     """
 
     kind: Literal["lsq"] = "lsq"
-    init: Observer | None = None
+    init: Observer | None = Mse()
 
     def build(self, low: int, high: int, *, role: Role, step: int = 1, channels: int | None = None) -> Quantizer:
         """The module for codes low..high; ``channels`` is the number of outputs N (per-channel weights)."""
