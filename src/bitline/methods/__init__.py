@@ -8,7 +8,7 @@ from bitline.methods.distil import Distillation
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
 from bitline.methods.hasgd import HaSgd
-from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, training_chip
+from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, Ranges, training_chip
 from bitline.methods.parts import Clip, Injection, Ramp, Sam, Spread
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
@@ -33,6 +33,7 @@ __all__ = [
     "Progress",
     "Qat",
     "Ramp",
+    "Ranges",
     "Sam",
     "Spread",
     "training_chip",

@@ -62,6 +62,7 @@ class Gaussian(OnMacro):
         use(model, ideal)
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
+        super().measure(model, batches)
         sizes = self.measured(model, batches)
         use(model, ideal)
         for name, layer in layers(model).items():

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr
 from torch import Tensor, nn
 
 from bitline import draws
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
-from bitline.nn import layers, on_chip, silicon, use
+from bitline.nn import layers, on_chip, silicon, suit_ranges, use
+from bitline.nn.suited import FACTORS
 
 
 def training_chip(seed: int, number: int) -> Chip:
     """A die of the training lot: never one that is tested on."""
     return Chip(draws.key("training lot", seed), number)
+
+
+class Ranges(BaseModel):
+    """Input ranges that lose least on what is trained on, found before training: ``nn.suit_ranges``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    factors: tuple[PositiveFloat, ...] = Field(default=FACTORS, min_length=1, description="of the calibrated ranges")
 
 
 class OnMacro(BaseModel):
@@ -25,6 +33,7 @@ class OnMacro(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
     distil: Distillation | None = None
+    ranges: Ranges | None = Field(default=None, description="absent: as calibrated")
     _teacher: nn.Module | None = PrivateAttr(default=None)
 
     @property
@@ -34,7 +43,8 @@ class OnMacro(BaseModel):
 
     def titled(self, name: str) -> str:
         """``name``, and what was done beside."""
-        return f"{name}, distilled" if self.distil else name
+        beside = {"ranges suited": self.ranges, "distilled": self.distil}
+        return ", ".join([name, *(told for told, part in beside.items() if part is not None)])
 
     def refuses(self, macro: Macro) -> str | None:
         """No macro."""
@@ -49,7 +59,12 @@ class OnMacro(BaseModel):
         self._teacher = self.distil.teacher(model) if self.distil else None
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Nothing."""
+        """Input ranges, where they are to suit the machine: on the first batch and a die of the training lot."""
+        if self.ranges is None:
+            return
+        x, _, index = next(iter(batches(0)))
+        on_chip(model, training_chip(self.seed, -1))
+        suit_ranges(model, x.to(next(model.parameters()).device), index, self.ranges.factors)
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""

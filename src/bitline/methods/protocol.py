@@ -56,7 +56,7 @@ class Method(Protocol):
         ...
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Once after ``begin``, where there is training to do: gather statistics; parameters are left alone."""
+        """Once after ``begin``, where there is training to do: gather statistics, set ranges by them."""
         ...
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm, batch_norms
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.streamline import streamlined
+from bitline.nn.suited import suit_ranges
 from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
 from bitline.nn.verifying import choose_writes, verify_writes
 
@@ -58,6 +59,7 @@ __all__ = [
     "restore",
     "silicon",
     "streamlined",
+    "suit_ranges",
     "use",
     "verify_writes",
     "walk",
