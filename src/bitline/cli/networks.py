@@ -54,8 +54,6 @@ def cost(
 
     Example: `bitline cost examples/resnet20-cifar10.yaml --set macro=generic-8t-sram`
     """
-    import torch
-
     from bitline import cost as costs
     from bitline.report.tables import cost_tables
 
@@ -71,7 +69,7 @@ def cost(
         else:
             model = walk.converted(walk.float_network(), macro)
             device = next(model.parameters()).device
-            images = torch.cat([x for x, *_ in walk.source()])[:zero_skip]
+            images = walk.testing[:zero_skip].images.float()
             activity = costs.measure_activity(model, images.to(device))
         found.append(costs.cost(model.cpu(), sample, chosen, batch=batch, activity=activity))
         if not as_json:

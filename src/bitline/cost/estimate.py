@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
-from bitline.configuration import explain
 from bitline.cost.activity import Activity
 from bitline.cost.counts import Frozen, LayerCounts, count
 from bitline.cost.technology import Digital, Technology
@@ -68,14 +67,6 @@ class Cost(Frozen):
     def absent(self) -> tuple[str, ...]:
         """Terms that the technology does not give."""
         return tuple(term for term in TERMS if getattr(self.estimates[0].energy, term) is None)
-
-    @staticmethod
-    def read(path: Path) -> Cost:
-        """Read one back from JSON; raises ValueError naming the file and the first wrong field."""
-        try:
-            return Cost.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise ValueError(explain(error, Cost, path)) from None
 
 
 def cost(
