@@ -27,6 +27,7 @@ COMMANDS = [
     "run",
     "demo",
     "convert",
+    "cost",
     "train",
     "evaluate",
     "verify",
