@@ -29,6 +29,7 @@ COMMANDS = [
     "demo",
     "convert",
     "ranges",
+    "cost",
     "train",
     "evaluate",
     "verify",

@@ -28,6 +28,7 @@ _FROM = {
         *("Workers", "accuracy_curve", "evaluate", "recalibrate", "sweep"),
         *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits"),
     ),
+    "cost": ("Technology", "adc_saving", "cost", "measure_activity"),
     "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

@@ -9,7 +9,7 @@ import typer
 from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
 from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
-from bitline.cli.networks import convert, curvature, export, ranges, verify
+from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
 from bitline.cli.telling import Told
 from bitline.lab.cli import lab
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "demo": demo,
     "sweep": sweep,
     "convert": convert,
+    "cost": cost,
     "train": train,
     "evaluate": evaluate,
     "ranges": ranges,

@@ -78,6 +78,49 @@ def ranges(
             write_atomic(picture.with_stem(picture.stem + several), range_picture(found, f"Input ranges, {macro.name}"))
 
 
+def cost(
+    file: File,
+    technology: Annotated[
+        str, typer.Option("--technology", help="what counts cost: a YAML file, or the name of one that comes along")
+    ] = "horowitz-45nm",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="images between two writes of a reloaded array")] = 1,
+    zero_skip: Annotated[
+        int | None,
+        typer.Option("--zero-skip", min=1, help="skip what is zero, measured on so many test images; absent: nothing"),
+    ] = None,
+    out: Out = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an inference costs: energy by term under several ADC models, latency, area, TOPS/W.
+
+    Example: `bitline cost examples/resnet20-cifar10.yaml --set macro=generic-8t-sram`
+    """
+    from bitline import cost as costs
+    from bitline.report.tables import cost_tables
+
+    experiment = loaded(file, changes)
+    chosen = costs.Technology.load(technology)
+    walk = walk_of(experiment, folder_of(file, out), errors if as_json else console) if zero_skip else None
+    sample = experiment.data.set.test()[:1].images.float()
+    found = []
+    for macro in experiment.macros:
+        activity = None
+        if walk is None:
+            model = experiment.place(experiment.network.build(experiment.seed).eval(), macro)
+        else:
+            model = walk.converted(walk.float_network(), macro)
+            device = next(model.parameters()).device
+            images = walk.testing[:zero_skip].images.float()
+            activity = costs.measure_activity(model, images.to(device))
+        found.append(costs.cost(model.cpu(), sample, chosen, batch=batch, activity=activity))
+        if not as_json:
+            for table in cost_tables(found[-1], macro.name):
+                console.print(table)
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+
+
 def curvature(
     file: File,
     method: Annotated[

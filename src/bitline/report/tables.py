@@ -10,10 +10,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bitline.cost import Cost
+from bitline.cost.estimate import TERMS
 from bitline.evaluate.budget import Priorities
 from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import InputRange, Mapped
+from bitline.units import si
 
 _SCALARS = ("method", "macro", "condition", "mean", "p5", "worst", "target", "yield", "chips", "images", "steps")
 
@@ -170,6 +173,56 @@ def ranges_table(found: Iterable[InputRange]) -> Table:
         share = None if one.own is None else 100 * float(one.own.clipping[0] / one.own.total[0].clamp(min=1e-300))
         table.add_row(*cells, _cell(share, ".0f"))
     return table
+
+
+def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
+    """The energy of an inference by term, a column for each ADC law; and each layer's work and energy."""
+    technology = found.technology
+    caption = f"of one sample · {technology.name}, a conversion in {si(technology.cycle, 's')}"
+    caption += f" · not in it, not counted: {', '.join(found.absent)}" if found.absent else ""
+    caption += " · 2 operations a MAC as encoded; 1-bit: input × weight bits; layers on the macro alone"
+    terms = Table(title=Text(macro), title_justify="left", caption=Text(caption), caption_justify="left")
+    terms.add_column("")
+    for estimate in found.estimates:
+        terms.add_column(Text(estimate.adc), justify="right", overflow="fold")
+    shown = [estimate.energy for estimate in found.estimates]
+    for term in TERMS:
+        given = [getattr(energy, term) for energy in shown]
+        terms.add_row(Text(term), *(_cell(None if joules is None else si(joules, "J", 3)) for joules in given))
+    terms.add_row(Text("energy", style="bold"), *(_cell(si(energy.total, "J", 3)) for energy in shown))
+    terms.add_row(Text("ADC's share"), *(_cell(f"{100 * energy.adc / energy.total:.1f} %") for energy in shown))
+    terms.add_row(Text("TOPS/W"), *(_cell(each.tops_per_watt, ".4g") for each in found.estimates))
+    terms.add_row(Text("1-bit TOPS/W"), *(_cell(each.one_bit_tops_per_watt, ".4g") for each in found.estimates))
+    speed = f"{si(found.latency, 's', 3)}, {found.tops:.3g} TOPS, {found.one_bit_tops:.3g} 1-bit TOPS"
+    if found.area is not None and found.tops_per_mm2 is not None:
+        speed += f" · arrays {found.area * 1e6:.3g} mm², {found.tops_per_mm2:.3g} TOPS/mm²"
+    optional: dict[str, list[float | None]] = {
+        "skipped": [1 - one.activity.reads if one.activity else None for one in found.layers],
+        "cells written": [one.cells_written or None for one in found.layers],
+    }
+    optional = {name: values for name, values in optional.items() if any(value is not None for value in values)}
+    caption = (
+        f"a sample: {speed} · conv.: conversions · sum: bits of the accumulator · energy: {found.estimates[0].adc}"
+    )
+    work = Table(caption=Text(caption), caption_justify="left")
+    work.add_column("layer", overflow="fold")
+    for name in ("MACs", "ADC", "conv.", "sum", *optional, "latency", "energy"):
+        work.add_column(name, justify="right", no_wrap=True)
+    for i, (one, energy, seconds) in enumerate(
+        zip(found.layers, found.estimates[0].layers, found.seconds, strict=True)
+    ):
+        on = one.macro is not None
+        work.add_row(
+            Text(one.layer, style="bold"),
+            _cell(si(one.macs, "", 3).strip()),
+            _cell(f"{one.adc_bits} b") if on else Text("digital", style="dim"),
+            _cell(si(one.conversions, "", 3).strip() if on else None),
+            _cell(one.accumulator_bits if on else None),
+            *(_cell(values[i], ".1%" if name == "skipped" else ",") for name, values in optional.items()),
+            _cell(si(seconds, "s", 3) if on else None),
+            _cell(si(energy.total, "J", 3)),
+        )
+    return terms, work
 
 
 def write_csv(result: Result, path: Path | str) -> None:

@@ -1,0 +1,62 @@
+"""Cost: energy, latency and area of a network on its macros, from counted conversions."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from bitline.cost.activity import Activity, measure_activity
+from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden
+from bitline.cost.counts import LayerCounts, accumulator_bits, count
+from bitline.cost.estimate import Cost, Energy, Estimate, cost, price
+from bitline.cost.saving import Saving, adc_saving
+from bitline.cost.technology import (
+    AnyArrayEnergy,
+    Areas,
+    Buffer,
+    Digital,
+    Driver,
+    OhmicCell,
+    SwitchedCell,
+    Technology,
+    Write,
+)
+
+__all__ = [
+    "Activity",
+    "AdcEnergy",
+    "AnyAdcEnergy",
+    "AnyArrayEnergy",
+    "Areas",
+    "Buffer",
+    "Cost",
+    "Digital",
+    "Driver",
+    "Energy",
+    "Estimate",
+    "LayerCounts",
+    "Murmann",
+    "OhmicCell",
+    "Sar",
+    "Saving",
+    "Schreier",
+    "SwitchedCell",
+    "Technology",
+    "Walden",
+    "Write",
+    "accumulator_bits",
+    "adc_saving",
+    "cost",
+    "count",
+    "measure_activity",
+    "price",
+]
+
+
+class _Callable(ModuleType):
+    """``bl.cost`` is this package and the verb: importing a package binds its name in ``bitline``."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.cost(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable
