@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bitline.configuration import explain, lay
-from bitline.evaluate.batchnorm import Recalibration
 from bitline.evaluate.diagnose import sensitivity
 from bitline.evaluate.ledger import UNKEPT, Ledger
 from bitline.evaluate.montecarlo import Batch, answers
@@ -23,7 +22,7 @@ from bitline.evaluate.workers import Workers, opened
 from bitline.macro import Macro, ideal
 from bitline.nn import calibrate, calibrated, layers, moved, parts, use
 
-Variant = tuple[str, nn.Module, Recalibration | None]
+Variant = tuple[str, nn.Module, Callable[[nn.Module, int], None] | None]
 
 
 def alone(name: str, model: nn.Module) -> Iterator[Variant]:

@@ -17,8 +17,10 @@ from bitline.nn.model import (
 )
 from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm, batch_norms
+from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
-from bitline.nn.streamline import streamlined
+from bitline.nn.side import SidePath
+from bitline.nn.streamline import norms_behind, streamlined
 from bitline.nn.tradeoff import Tradeoff, range_tradeoff
 from bitline.nn.verifying import choose_writes, verify_writes
 
@@ -33,9 +35,11 @@ __all__ = [
     "OnSilicon",
     "Pact",
     "Percentile",
+    "SidePath",
     "Silicon",
     "Tradeoff",
     "Xnor",
+    "all_match",
     "batch_norms",
     "calibrate",
     "calibrated",
@@ -47,7 +51,9 @@ __all__ = [
     "kept",
     "layers",
     "mapping",
+    "matches",
     "moved",
+    "norms_behind",
     "on_chip",
     "parts",
     "programmed",
