@@ -21,8 +21,8 @@ from bitline.macro import Macro
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "correctnet-lenet5.yaml"
-LENET = ("data.train_images=6000", "data.test_images=500")
-DIGITS = ("network.channels=[16, 16, 32, 32]", "training.epochs=15", "training.lr=0.05")
+LENET = ("data.train_images=3000", "data.test_images=300")
+DIGITS = ("network.channels=[8, 16, 16]", "training.epochs=8", "training.lr=0.05")
 SIGMAS, FEW = (0.1, 0.3, 0.5), 10
 
 

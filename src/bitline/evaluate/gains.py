@@ -72,8 +72,8 @@ def error_gain(
 ) -> Tensor:
     """‖f(x; w~) − f(x; w)‖ / ‖f(x; w)‖ of the outputs over all samples, on each chip, (chips,) float64.
 
-    w are the weights on the ideal macro, w~ those on the design or a ``variant`` of it, with which the model computes in
-    eval mode; afterwards it computes with its design.
+    w are the weights on the ideal macro, w~ those on the design or a ``variant`` of it, with digits and norms in both.
+    The model computes in eval mode, and with its design afterwards.
     """
     shared, device = silicon(model), next(model.parameters()).device
     clean = torch.zeros((), dtype=torch.float64)

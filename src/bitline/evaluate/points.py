@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bitline.compensate import Trimming
 from bitline.configuration import explain, lay
+from bitline.evaluate.batchnorm import Recalibration
 from bitline.evaluate.diagnose import sensitivity
 from bitline.evaluate.ledger import UNKEPT, Ledger
 from bitline.evaluate.montecarlo import Batch, answers
@@ -22,7 +24,9 @@ from bitline.evaluate.workers import Workers, opened
 from bitline.macro import Macro, ideal
 from bitline.nn import calibrate, calibrated, layers, moved, parts, use
 
-Variant = tuple[str, nn.Module, Callable[[nn.Module, int], None] | None]
+OnEachChip = Recalibration | Trimming
+"""What is done on each chip before it is tested."""
+Variant = tuple[str, nn.Module, OnEachChip | None]
 
 
 def alone(name: str, model: nn.Module) -> Iterator[Variant]:

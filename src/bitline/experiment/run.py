@@ -41,6 +41,7 @@ from bitline.evaluate import (
     write_atomic,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
 from bitline.macro import Macro, ideal
@@ -51,7 +52,6 @@ from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
-Prepare = Callable[[nn.Module, int], None]
 
 UNTRAINED = Qat().title
 FEW = 8  # images that an experiment is checked with
@@ -168,7 +168,7 @@ class Run:
         found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
         return {UNTRAINED: start} | found
 
-    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, Prepare | None]]:
+    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
         """(row, network, what is done on each chip before it is tested): as it is, where asked with outputs trimmed and
         with batch-norm statistics of the macro that the model computes with."""
         test = self.experiment.test
@@ -229,7 +229,7 @@ class Run:
         model: nn.Module,
         macro: Macro,
         steps: int | None,
-        prepare: Prepare | None = None,
+        prepare: OnEachChip | None = None,
     ) -> None:
         """Rows of one network: as designed, and at each corner where asked."""
         test, seed = self.experiment.test, self.experiment.seed

@@ -35,7 +35,7 @@ def typical(sigma: float, ratio: float) -> float:
 
     W ∘ exp(theta) is mean · W and beside it entries as good as independent, of variance deviation² / longer side: the
     edge of the spectrum of information plus noise (Dozier and Silverstein, 2007, for equal singular values). A typical
-    figure, not a bound: at sigma = 0.5 matrices of 64 … 1024 square lie 0 … 8 % above it.
+    figure, not a bound: at sigma = 0.5 most square matrices of 64 and more lie 0 … 8 % above it, a few still higher.
     """
     mean, deviation = moments(sigma)
     if not deviation:
@@ -89,6 +89,7 @@ class Suppression(Part):
         own += [f"sigma {self.sigma:g}"] if self.sigma is not None else []
         own += [self.schedule.title.replace("noise", "beta")] if self.schedule is not None else []
         own += ["norms ignored"] if self.norms == "ignored" else []
+        own += [f"without {', '.join(self.exempt)}"] if self.exempt else []
         return f"suppressed, {', '.join(own)}"
 
     def refuses(self, macro: Macro) -> str | None:
