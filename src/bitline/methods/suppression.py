@@ -89,7 +89,7 @@ class Suppression(Part):
         own += [f"sigma {self.sigma:g}"] if self.sigma is not None else []
         own += [self.schedule.title.replace("noise", "beta")] if self.schedule is not None else []
         own += ["norms ignored"] if self.norms == "ignored" else []
-        own += [f"without {', '.join(self.exempt)}"] if self.exempt else []
+        own += [f"except {', '.join(self.exempt)}"] if self.exempt else []
         return f"suppressed, {', '.join(own)}"
 
     def refuses(self, macro: Macro) -> str | None:
