@@ -20,6 +20,7 @@ NAMES = {
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
     "s1": "Training for analog memory, digits",
+    "s3": "Log-normal weights: suppression, compensation and rivals",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
     "dnat_networks": "D-NAT on a skewed table, ResNet20",

@@ -27,12 +27,13 @@ _FROM = {
     "evaluate": (
         *("Workers", "accuracy_curve", "evaluate", "recalibrate", "sweep"),
         *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits"),
+        *("error_gain", "injected_from", "layer_gains"),
     ),
     "cost": ("Technology", "adc_saving", "cost", "measure_activity"),
     "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
-_MODULES = ("data", "methods", "networks", "presets", "units")
+_MODULES = ("compensate", "data", "methods", "networks", "presets", "units")
 
 __all__ = [*_WHERE, *_MODULES]
 

@@ -9,6 +9,7 @@ from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, pr
 from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
+from bitline.evaluate.gains import LayerGain, error_gain, injected_from, layer_gains
 from bitline.evaluate.ledger import Ledger
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
 from bitline.evaluate.points import Comparison, Few, changed, sweep
@@ -37,6 +38,7 @@ __all__ = [
     "Difference",
     "Few",
     "LayerCurvature",
+    "LayerGain",
     "LayerReport",
     "Ledger",
     "Over",
@@ -57,12 +59,15 @@ __all__ = [
     "answers",
     "changed",
     "difference",
+    "error_gain",
     "error_powers",
     "evaluate",
     "explanation",
     "gauss_newton",
     "hessian_traces",
+    "injected_from",
     "interval",
+    "layer_gains",
     "layer_reports",
     "opened",
     "over_chips",

@@ -41,6 +41,8 @@ class Ledger:
         for site, layer in layers(model).items():
             if layer.verified is not None:
                 digest.update(site.encode() + layer.verified.cpu().numpy().tobytes())
+            if layer.side is not None:
+                digest.update(f"{site} {layer.side.config!r}".encode())
         return digest.hexdigest()
 
     def over_chips(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bitline.compensate import Trimming
 from bitline.configuration import explain, lay
 from bitline.evaluate.batchnorm import Recalibration
 from bitline.evaluate.diagnose import sensitivity
@@ -23,7 +24,9 @@ from bitline.evaluate.workers import Workers, opened
 from bitline.macro import Macro, ideal
 from bitline.nn import calibrate, calibrated, layers, moved, parts, use
 
-Variant = tuple[str, nn.Module, Recalibration | None]
+OnEachChip = Recalibration | Trimming
+"""What is done on each chip before it is tested."""
+Variant = tuple[str, nn.Module, OnEachChip | None]
 
 
 def alone(name: str, model: nn.Module) -> Iterator[Variant]:

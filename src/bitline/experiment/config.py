@@ -32,7 +32,7 @@ from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
 from bitline.networks import AnyNetwork
-from bitline.nn import AnyQuantizer, CimLayer, convert, layers, walk
+from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, walk
 from bitline.train import TrainConfig
 
 
@@ -101,6 +101,7 @@ class Test(Part):
     target: float | None = Field(default=None, ge=0, le=100, description="accuracy a chip must reach, %, for the yield")
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
+    trim_per_chip: bool = Field(default=False, description="also with outputs trimmed to each chip's own")
     recalibration_batches: int = Field(default=16, ge=1, description="of 64 images")
     corners: bool = Field(default=False, description="also at each temperature and supply corner of the macro")
     details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
@@ -179,8 +180,8 @@ class Experiment(Written):
     @classmethod
     def _one_seed(cls, value: Any) -> Any:
         for part in value if isinstance(value, tuple) else (value,):
-            if getattr(part, "seed", 0):
-                raise ValueError(f"seed = {part.seed}: give the experiment's `seed`, which all its parts follow")
+            if seed := getattr(part, "seed", 0) or getattr(getattr(part, "after", None), "seed", 0):
+                raise ValueError(f"seed = {seed}: give the experiment's `seed`, which all its parts follow")
         return value
 
     def check(self, images: Tensor) -> None:
@@ -196,6 +197,9 @@ class Experiment(Written):
                 if reason := method.refuses(macro):
                     raise ValueError(f"{method.kind} on {macro.name}: {reason}")
             found = self._walked(net, macro, images)
+            names = [layer.site.name for layer in found]
+            for method in self.methods:
+                all_match(getattr(method, "patterns", ()), names, f"{method.kind} on {macro.name}: ")
             for one in (macro, *(macro.at(corner) for corner in macro.corners if self.test.corners)):
                 high = float(one.weights.high) if one.weights else 1.0
                 for layer in found:  # a row of each

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitline.compensate import Trim, Trimming, attach, sides
 from bitline.configuration import to_yaml
 from bitline.data import batches
 from bitline.evaluate import (
@@ -40,11 +41,12 @@ from bitline.evaluate import (
     write_atomic,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
 from bitline.macro import Macro, ideal
 from bitline.macro.describe import describe
-from bitline.methods import AnyMethod, Qat, training_chip
+from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.nn import batch_norms, calibrate, mapping, use
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
@@ -114,11 +116,13 @@ class Run:
         return calibrate(self.experiment.place(net, macro), self.plain(), self.experiment.convert.calibration_batches)
 
     def trained(self, start: nn.Module, macro: Macro, method: AnyMethod) -> nn.Module:
-        """A copy of ``start`` trained by a method, from a checkpoint if there is one."""
+        """A copy of ``start`` trained by a method, after another where it says so, from checkpoints that there are."""
+        if isinstance(method, Compensate) and method.after is not None:
+            start = self.trained(start, macro, method.after)
         model = copy.deepcopy(start)
         use(model)
         method = method.model_copy(update={"seed": self.experiment.seed}) if hasattr(method, "seed") else method
-        folder = self.out / "train" / slug(f"{macro.name} {method.title if not isinstance(method, Qat) else 'qat'}")
+        folder = self.out / "train" / slug(f"{macro.name} {method.title if method.title != UNTRAINED else 'qat'}")
         train(
             model,
             self.batches,
@@ -164,14 +168,16 @@ class Run:
         found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
         return {UNTRAINED: start} | found
 
-    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, Recalibration | None]]:
-        """(row, network, what is done on each chip before it is tested): as it is, and where asked with batch-norm
-        statistics of the macro that the model computes with."""
+    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
+        """(row, network, what is done on each chip before it is tested): as it is, where asked with outputs trimmed and
+        with batch-norm statistics of the macro that the model computes with."""
         test = self.experiment.test
         yield name, model, None
+        batches = list(islice(self.plain(), test.recalibration_batches))
+        if test.trim_per_chip and not sides(model):
+            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
         if not batch_norms(model):
             return
-        batches = list(islice(self.plain(), test.recalibration_batches))
         if test.recalibrate:
             chip_of = lambda i: training_chip(self.experiment.seed, 1_000_000 + i)  # noqa: E731
             yield f"{name} + BN recalibrated", recalibrated(model, batches, chip_of), None
@@ -192,13 +198,14 @@ class Run:
         start = self.converted(net, macro)
         models = self.networks(start, macro)
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
+        stages = {one.title: 2 for one in experiment.methods if isinstance(one, Compensate) and one.after is not None}
         clean = models[UNTRAINED]
         use(clean, ideal)
         right = answers(clean, self.source())[None]
         self._row(label("ideal macro"), macro.name, right, 0 if clean is start else self.steps())
         use(clean)
         for name, model in models.items():
-            spent = 0 if model is start else self.steps()
+            spent = 0 if model is start else self.steps() * stages.get(name, 1)
             for title, one, prepare in self.remedies(name, model):
                 self._chips(label(title), one, macro, spent, prepare)
         differences += self._differences(macro)
@@ -222,7 +229,7 @@ class Run:
         model: nn.Module,
         macro: Macro,
         steps: int | None,
-        prepare: Recalibration | None = None,
+        prepare: OnEachChip | None = None,
     ) -> None:
         """Rows of one network: as designed, and at each corner where asked."""
         test, seed = self.experiment.test, self.experiment.seed

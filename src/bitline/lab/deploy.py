@@ -79,6 +79,8 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
     name, quantizer = layer.site.name, layer.input_quantizer
     inputs, outputs, groups = layer.matrix_shape
     assert macro.weights is not None
+    if layer.side is not None:
+        raise ValueError(f"{name} has a side path, which a bundle cannot hold: bitline.compensate.remove(model) first")
     if quantizer is None or not quantizer.calibrated:
         raise ValueError(f"{name}: inputs are not calibrated; call bitline.calibrate(model, loader)")
     affine = quantizer.affine(torch.zeros(1, inputs))

@@ -53,7 +53,7 @@ class DNat(OnFreshChips):
                 self.inputs.build(scheme.low, scheme.high, role="inputs", step=scheme.stride)
             except ValueError as error:
                 return str(error)
-        return None
+        return super().refuses(macro)
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)

@@ -55,7 +55,7 @@ class Gaussian(OnMacro):
     def refuses(self, macro: Macro) -> str | None:
         if macro.converter is None and not isinstance(macro.column, TableColumn):
             return "gaussian sizes its noise by a converter, and the macro has none: use error_aware"
-        return None
+        return super().refuses(macro)
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)

@@ -63,8 +63,8 @@ class HaSgd(OnFreshChips):
         return self.titled(name + (f" ({', '.join(parts)})" if parts else ""))
 
     def refuses(self, macro: Macro) -> str | None:
-        if self.noise is None:
-            return None
+        if (reason := super().refuses(macro)) is not None or self.noise is None:
+            return reason
         if self.levels is not None and macro.variation is None:
             return "levels scale the spread of `variation`, and the macro has none"
         try:
@@ -96,15 +96,15 @@ class HaSgd(OnFreshChips):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
         """The mean, or percentile, over the step's chips."""
-        one = super().loss
 
         def objective(model: nn.Module) -> Tensor:
             values = []
             for sample in range(self.samples):
                 self._meet(model, sample)
-                values.append(one(model, x, y, index, criterion))
+                values.append(self.read(model, x, y, index, criterion))
             found = torch.stack(values)
-            return found.mean() if self.percentile is None else found.quantile(self.percentile / 100)
+            value = found.mean() if self.percentile is None else found.quantile(self.percentile / 100)
+            return self.penalised(value, model)
 
         return objective(model) if self.sam is None else self.sam.loss(objective, model)
 

@@ -11,6 +11,7 @@ from bitline import draws
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
+from bitline.methods.suppression import Suppression
 from bitline.nn import layers, on_chip, silicon, suit_ranges, use
 from bitline.nn.suited import FACTORS
 
@@ -34,7 +35,9 @@ class OnMacro(BaseModel):
     seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
     distil: Distillation | None = None
     ranges: Ranges | None = Field(default=None, description="absent: as calibrated")
+    suppress: Suppression | None = None
     _teacher: nn.Module | None = PrivateAttr(default=None)
+    _progress: Progress = PrivateAttr(default=Progress(0, 1))
 
     @property
     def title(self) -> str:
@@ -44,11 +47,17 @@ class OnMacro(BaseModel):
     def titled(self, name: str) -> str:
         """``name``, and what was done beside."""
         beside = {"ranges suited": self.ranges, "distilled": self.distil}
-        return ", ".join([name, *(told for told, part in beside.items() if part is not None)])
+        done = [told for told, part in beside.items() if part is not None]
+        return ", ".join([name, *done, *([self.suppress.title] if self.suppress else [])])
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Dotted-name patterns that have to match a layer of the network."""
+        return self.suppress.exempt if self.suppress else ()
 
     def refuses(self, macro: Macro) -> str | None:
-        """No macro."""
-        return None
+        """No macro, but one that leaves ``suppress`` without its sigma."""
+        return self.suppress.refuses(macro) if self.suppress else None
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """The macros as designed; raises ValueError where the method refuses every one of them."""
@@ -68,10 +77,19 @@ class OnMacro(BaseModel):
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
+        self._progress = progress
         silicon(model).read = progress.step
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
-        """The criterion on what the macro computes, noise keyed by (step, sample)."""
+        """The criterion on what the macro computes, noise keyed by (step, sample), and the penalty of ``suppress``."""
+        return self.penalised(self.read(model, x, y, index, criterion), model)
+
+    def penalised(self, value: Tensor, model: nn.Module) -> Tensor:
+        """A loss, and the penalty of ``suppress``."""
+        return value if self.suppress is None else value + self.suppress.penalty(model, self._progress, self.seed)
+
+    def read(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:
+        """The criterion on what the macro computes, once."""
         shared = silicon(model)
         shared.begin(index, shared.read)
         if self.distil is not None and self._teacher is not None:
@@ -95,7 +113,7 @@ class Qat(OnMacro):
 
     @property
     def title(self) -> str:
-        return "untrained on chips"
+        return self.titled("without errors") if self.suppress else "untrained on chips"
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)

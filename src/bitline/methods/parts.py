@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class Injection(Part):
 
 
 class Levels(Part):
-    """How large the noise is from step to step, as a factor on its spread."""
+    """How large the noise is from step to step, as a factor on its spread; or a penalty, on its weight."""
 
     @abstractmethod
     def at(self, progress: Progress, seed: int) -> float:
@@ -81,6 +82,22 @@ class Ramp(Levels):
         return f"noise from {self.start:g} to {self.end:g}"
 
 
+class Cosine(Levels):
+    """From ``start`` to ``end`` along half a cosine over all steps."""
+
+    kind: Literal["cosine"] = "cosine"
+    start: float = Field(default=0.0, ge=0)
+    end: float = Field(default=1.0, ge=0)
+
+    def at(self, progress: Progress, seed: int) -> float:
+        done = progress.step / max(1, progress.total - 1)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+    @property
+    def title(self) -> str:
+        return f"noise from {self.start:g} to {self.end:g} along a cosine"
+
+
 class Spread(Levels):
     """Uniform between ``low`` and ``high``, drawn at each step: variance-aware noisy training (Wang et al., arXiv
     2503.16183), for noise that is not known when the network is trained. Their law of levels is not public here: a
@@ -99,7 +116,7 @@ class Spread(Levels):
         return f"noise between {self.low:g} and {self.high:g}"
 
 
-AnyLevels = Annotated[Ramp | Spread, Field(discriminator="kind")]
+AnyLevels = Annotated[Ramp | Cosine | Spread, Field(discriminator="kind")]
 
 
 class Clip(Part):

@@ -17,8 +17,10 @@ from bitline.nn.model import (
 )
 from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm, batch_norms
+from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
-from bitline.nn.streamline import streamlined
+from bitline.nn.side import SidePath
+from bitline.nn.streamline import norms_behind, streamlined
 from bitline.nn.suited import suit_ranges
 from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
 from bitline.nn.verifying import choose_writes, verify_writes
@@ -35,9 +37,11 @@ __all__ = [
     "OnSilicon",
     "Pact",
     "Percentile",
+    "SidePath",
     "Silicon",
     "Tradeoff",
     "Xnor",
+    "all_match",
     "batch_norms",
     "calibrate",
     "calibrated",
@@ -50,7 +54,9 @@ __all__ = [
     "kept",
     "layers",
     "mapping",
+    "matches",
     "moved",
+    "norms_behind",
     "on_chip",
     "parts",
     "programmed",

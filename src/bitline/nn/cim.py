@@ -36,6 +36,7 @@ from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.quantizer import Affine, Quantizer
 from bitline.nn.ranges import ConverterRange
 from bitline.nn.repeat import forget, keep, repeated
+from bitline.nn.side import SidePath
 from bitline.nn.tail import Tail
 from bitline.nn.wiring import Wiring
 
@@ -60,6 +61,7 @@ class CimLayer(OnSilicon):
     weight_quantizer: Quantizer | None
     converters: ConverterRange | None
     wiring: Wiring | None
+    side: SidePath | None
 
     def attach(
         self,
@@ -79,6 +81,7 @@ class CimLayer(OnSilicon):
         inputs, outputs, groups = self.matrix_shape
         self.wiring = Wiring((groups * outputs, inputs)).to(self.weight.device) if macro.wires else None
         self.geometry = self._geometry()
+        self.side = None
         self.probe: Probe | None = None
         self.verified: Tensor | None = None  # weights that the write–verify loop corrects, of their shape; None: all
         self.added_noise: float | None = None
@@ -207,14 +210,22 @@ class CimLayer(OnSilicon):
         return column, scale
 
     def forward(self, x: Tensor, tail: Tail | None = None) -> Tensor:
-        """The layer's output, product read from the macro; ``tail``: what follows, done at once."""
+        """The layer's output, product read from the macro and corrected by its side path; ``tail``: what follows, done
+        at once."""
+        if self.side is None:
+            return self._read(x, tail)
+        y: Tensor = self.side(self, x, self._read(x))
+        return y if tail is None else tail(y)
+
+    def _read(self, x: Tensor, tail: Tail | None = None) -> Tensor:
+        """The output as the macro gives it."""
         if not torch.compiler.is_compiling() and (again := repeated(self, x, tail)) is not None:
             return again
         digital = self.input_quantizer is not None or self.weight_quantizer is not None
         fresh = self.macro.variation is not None and self.macro.variation.fresh
         continuous = self.plan.name == "folded" and not digital and self.macro.cell is None and not fresh
         if tail is not None and (self.observing or continuous or (fresh and self.offsets is not None)):
-            return tail(self(x))
+            return tail(self._read(x))
         if self.observing:
             self._observe(x)
             return super().forward(x)
@@ -316,7 +327,7 @@ class CimLayer(OnSilicon):
         if tail is not None and tail.add is not None:
             outputs = (len(shaped), *self._extent, len(self.weight))
             if lead or tuple(tail.add.movedim(self.geometry.channel, -1).shape) != outputs:  # something broadcast
-                return tail(self(x))
+                return tail(self._read(x))
         keys, converters = self._keys(x, column.noisy), self._converters()
         zero = affine.zero if asymmetric else None
         after = self._after(affine.scale * weight_scale, self.bias, zero, column, tail)
@@ -333,7 +344,7 @@ class CimLayer(OnSilicon):
         return self._finish(y, x, after, column, lead)
 
     def exact(self, x: Tensor) -> Tensor:
-        """What an exact machine computes from the same codes: quantised, but digital."""
+        """What an exact machine computes from the same codes: quantised, but digital, and with the side path."""
         codes, scale, zero = self.input_quantizer(x) if self.input_quantizer is not None else (x, x.new_ones(()), None)
         if self.weight_quantizer is not None:
             weight, weight_scale, _ = self.weight_quantizer(self.weight)
@@ -341,20 +352,21 @@ class CimLayer(OnSilicon):
         else:
             weight = self.weight
         value = codes if zero is None else codes - zero
-        return self._exact(value * scale, weight, self.bias)
+        y = self._exact(value * scale, weight, self.bias)
+        return y if self.side is None else self.side(self, x, y)
 
     def _continuous(self, x: Tensor) -> Tensor:
         """The continuous limit: the torch layer itself with this die's weights."""
         if not torch.compiler.is_compiling():
             check(self.weight.detach(), self.macro, self.site.name)
-        y = self._exact(x, *self._held())
+        y = self._exact(x, *self.held())
         if self.gradient.of_chip:
             return y
         clean = self._exact(x, self.weight, self.bias)
         return clean + (y - clean).detach()
 
-    def _held(self) -> tuple[Tensor, Tensor | None]:
-        """This die's weights and bias."""
+    def held(self) -> tuple[Tensor, Tensor | None]:
+        """This die's weights and bias, with the frozen errors of weights."""
         error = self.macro.variation
         if error is None:
             return self.weight, self.bias

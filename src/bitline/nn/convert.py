@@ -21,9 +21,11 @@ from bitline.nn.folding import fold_batch_norm
 from bitline.nn.layers import LAYERS
 from bitline.nn.model import parts
 from bitline.nn.norms import NORMS, AnalogNorm
+from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import AnyQuantizer, Lsq, Xnor
 from bitline.nn.ranges import ConverterRange
+from bitline.nn.side import SidePath
 from bitline.nn.transposed import TransposedLinear, stored_transposed
 
 STE = Ste()
@@ -76,14 +78,14 @@ def convert(
         raise ValueError("this network is already on a macro: restore it first")
     macro_of = partial(_chosen, by_pattern)
     named = _candidates(model, macro_of)
-    _all_match(skip, named, "skip: ")
+    all_match(skip, named, "skip: ")
     if not isinstance(macro, Macro):
-        _all_match(list(by_pattern), named)
+        all_match(list(by_pattern), named)
     shared, first = Silicon(), 0
     replaced: list[tuple[str, nn.Module, OnSilicon]] = []
     owners: dict[int, OnSilicon] = {}
     for name, module in named.items():
-        chosen = None if _matches(name, skip) else macro_of(name)
+        chosen = None if matches(name, skip) else macro_of(name)
         if chosen is None:
             continue
         if id(module) in owners:
@@ -122,7 +124,15 @@ def convert(
 
 
 def digital(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """The network with torch layers in place of those on a macro; attention keeps projections of its own."""
+    """The network with torch layers in place of those on a macro; attention keeps projections of its own.
+
+    Raises ValueError for layers with side paths, which have no place in a torch layer.
+    """
+    for name, part in parts(model).items():
+        if isinstance(part, CimLayer) and part.side is not None:
+            raise ValueError(
+                f"{name} has a side path, which a torch layer has no place for: bitline.compensate.remove(model) first"
+            )
     model = model if inplace else copy.deepcopy(model)
     for name, part in parts(model).items():
         model = _put(model, name, _plain(part))
@@ -167,6 +177,8 @@ def mapping(model: nn.Module) -> tuple[Mapped, ...]:
                     why=module.plan.why + (f"; bias in row {inputs}, of amplitude {row.told}" if row else ""),
                 )
             )
+        elif isinstance(module, SidePath):
+            found.append(Mapped(layer=name, kind=type(module).__name__, macro=None, why="a side path"))
         elif isinstance(module, AnalogNorm):
             why = f"depthwise 1×1, shifts in a row of amplitude {module.row.told}"
             found.append(Mapped(layer=name, kind=_kind(module), macro=module.macro.name, plan="folded", why=why))
@@ -220,16 +232,6 @@ def _candidates(model: nn.Module, macro_of: Callable[[str], Macro | None]) -> di
             if macro is not None and macro.norm is not None:
                 named[name] = module
     return named
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _all_match(patterns: Sequence[str], named: Mapping[str, nn.Module], where: str = "") -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in named):
-            raise ValueError(f"{where}pattern {pattern!r} matches no layer; the layers are: {', '.join(named)}")
 
 
 def _layer(

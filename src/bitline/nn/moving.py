@@ -20,8 +20,8 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
     """A copy of a converted model, each layer on ``change`` of its macro; weights stay as they were trained.
 
     Quantizers stay where their codes do, converter ranges where bits, rule and span of the converter do. Others begin
-    anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest.
-    Raises ValueError as ``convert`` does, and for a model that was not converted.
+    anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest. Side
+    paths go along as they are. Raises ValueError as ``convert`` does, and for a model that was not converted.
     """
     found = layers(model)
     if not found:
@@ -29,7 +29,10 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
     first = next(iter(found.values()))
     wanted = {name: change(part.design) for name, part in parts(model).items()}
     designs = {glob.escape(name): one for name, one in wanted.items() if name in found or one.norm is not None}
-    made = convert(restore(model), designs, gradient=first.asked, plan=first.forced, inplace=True)
+    bare = copy.deepcopy(model)
+    for layer in layers(bare).values():
+        layer.side = None
+    made = convert(restore(bare, inplace=True), designs, gradient=first.asked, plan=first.forced, inplace=True)
     for name, layer in layers(made).items():
         _carry(found[name], layer)
     return made.to(first.weight.device).train(model.training)
@@ -48,6 +51,7 @@ def _carry(old: CimLayer, new: CimLayer) -> None:
     """Give a layer what its codes and its converters have in common with those of the layer it replaces."""
     before, after = old.design, new.design
     new.verified = old.verified
+    new.side = copy.deepcopy(old.side)
     new.input_quantizer = _quantizer(old.input_quantizer, new.input_quantizer, before.inputs == after.inputs, None)
     new.weight_quantizer = _quantizer(
         old.weight_quantizer, new.weight_quantizer, before.weights == after.weights, len(new.weight)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bitline.nn.cim import CimLayer
 from bitline.nn.die import OnSilicon
 from bitline.nn.folding import traced
-from bitline.nn.norms import NORMS
+from bitline.nn.norms import NORMS, batch_norms
 from bitline.nn.tail import Tail
 
 RELU = (torch.relu, F.relu, "relu")
@@ -51,6 +51,23 @@ def streamlined(model: nn.Module) -> nn.Module:
     if found is None or found[0] != shape:
         found = _made[model] = (shape, _joined(model))
     return found[1] or model
+
+
+def norms_behind(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norm that alone takes a layer's outputs, by the layer's name; layers without one are absent.
+
+    Raises ValueError where the model has batch norms, but cannot be traced by torch.fx.
+    """
+    if not batch_norms(model):
+        return {}
+    modules = dict(model.named_modules())
+    found = {}
+    for node in traced(model, OnSilicon).nodes:
+        layer, after = modules.get(str(node.target)), _only(node)
+        norm = modules.get(str(after.target)) if after is not None else None
+        if isinstance(layer, CimLayer) and isinstance(norm, _BatchNorm) and norm.running_var is not None:
+            found[layer.site.name] = norm
+    return found
 
 
 _made: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module | None]] = WeakKeyDictionary()

@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bitline.compensate import Overhead
 from bitline.cost import Cost
 from bitline.cost.estimate import TERMS
 from bitline.evaluate.budget import Priorities
+from bitline.evaluate.gains import LayerGain
 from bitline.evaluate.result import Result, Verification, write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import InputRange, Mapped
@@ -116,6 +118,39 @@ def priorities_table(found: Priorities) -> Table:
             _cell(row.rise, ".3g"),
             _cell(100 * row.verify, ".1f"),
             _cell(row.bits),
+        )
+    return table
+
+
+def gains_table(found: Iterable[LayerGain]) -> Table:
+    """Spectral norms of layers, clean and on chips, beside what a suppression wants."""
+    caption = "norm: largest singular value of the weights · + BN: with the batch norm behind it · λ: wanted"
+    caption += " · chips: with the errors of a die"
+    table = Table(caption=Text(caption), caption_justify="left")
+    table.add_column("layer", overflow="fold")
+    for name in ("out × in", "norm", "+ BN", "λ", "chips"):
+        table.add_column(name, justify="right")
+    for row in found:
+        values = (row.norm, row.after_norm, row.wanted, row.on_chips)
+        shape = "×".join(map(str, row.shape))
+        table.add_row(Text(row.layer, style="bold"), shape, *(_cell(value, ".3f") for value in values))
+    return table
+
+
+def overheads_table(found: Iterable[Overhead]) -> Table:
+    """What side paths store and multiply, and how much that is beside their layers."""
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    for name in ("parameters", "of the layer's, %", "MACs", "of the layer's, %"):
+        table.add_column(name, justify="right")
+    for row in found:
+        shares = 100 * row.parameter_share, 100 * row.mac_share
+        table.add_row(
+            Text(row.layer, style="bold"),
+            _cell(row.side_parameters, ","),
+            _cell(shares[0], ".1f"),
+            _cell(row.side_macs, ","),
+            _cell(shares[1], ".1f"),
         )
     return table
 

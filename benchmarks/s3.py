@@ -1,0 +1,143 @@
+"""S3 at σ = 0.5: suppression, compensation and its rivals on the same chips, with what their digital part costs.
+
+LeNet-5 on MNIST, which has no batch norm, and the digits' network, which has. Both are small settings, of minutes of a
+CPU core. Every method has one budget, a side path after another method one more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from benchmarks.seeds import demo
+from bitline.compensate import CorrectNet, LowRank, Sparse, Vectors, overhead
+from bitline.evaluate import error_gain, injected_from, layer_gains
+from bitline.experiment import Experiment, Run, load
+from bitline.macro import Macro
+from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "correctnet-lenet5.yaml"
+LENET = ("data.train_images=3000", "data.test_images=300")
+DIGITS = ("network.channels=[8, 16, 16]", "training.epochs=8", "training.lr=0.05")
+SIGMAS, FEW = (0.1, 0.3, 0.5), 10
+
+
+def run() -> str:
+    """Both networks' tables, and how errors grow in LeNet-5."""
+    return "\n\n".join(f"**{head}**\n\n{text}" for head, text in {**lenet(), **digits()}.items())
+
+
+def methods(last: str) -> tuple[AnyMethod, ...]:
+    """What is compared; ``last``: the last layer, exempt from suppression."""
+    quiet, noisy = suppressed(last), ErrorAware()
+    return (
+        Qat(),
+        quiet,
+        Compensate(),
+        Compensate(after=quiet),
+        noisy,
+        ErrorAware(suppress=quiet.suppress),
+        *(Compensate(path=path, after=noisy) for path in (CorrectNet(), LowRank(), Vectors(), Sparse())),
+        Compensate(path=CorrectNet(weights="analog"), after=noisy),
+    )
+
+
+def suppressed(last: str) -> Qat:
+    """Suppression alone."""
+    return Qat(suppress=Suppression(beta=0.01, exempt=(last,)))
+
+
+def lenet() -> dict[str, str]:
+    """LeNet-5 on MNIST: the comparison, then the untouched network's and the suppressed one's gains."""
+    found = load(EXAMPLE, LENET)
+    with tempfile.TemporaryDirectory() as folder:
+        walk, text = compared(found.model_copy(update={"methods": methods("fc3")}), folder)
+        nets = {"untouched": trained(walk, Qat()), "suppressed": trained(walk, suppressed("fc3"))}
+        return {
+            "LeNet-5 on MNIST": text,
+            "LeNet-5: largest singular value of each layer, clean and on chips": norms(nets),
+            f"LeNet-5: ‖f(x; w~) − f(x; w)‖ / ‖f(x; w)‖ by σ, {FEW} chips": gains(nets, walk),
+            f"LeNet-5: accuracy with errors from a layer onward, {FEW} chips, %": onward(nets, walk),
+        }
+
+
+def digits() -> dict[str, str]:
+    """The digits' network, with batch norms."""
+    macro = load(EXAMPLE).macros
+    found = demo(DIGITS, 0).model_copy(update={"macro": macro, "methods": methods("fc"), "test": load(EXAMPLE).test})
+    with tempfile.TemporaryDirectory() as folder:
+        return {"Digits, a network with batch norms": compared(found, folder)[1]}
+
+
+def trained(walk: Run, method: AnyMethod) -> nn.Module:
+    """A method's network, from its checkpoint if it has one."""
+    macro = walk.experiment.macros[0]
+    return walk.trained(walk.converted(walk.float_network(), macro), macro, method)
+
+
+def compared(experiment: Experiment, folder: str) -> tuple[Run, str]:
+    """The experiment, done, and its table: accuracy and what the side paths store and multiply."""
+    walk = Run(experiment, Path(folder) / "run", print, progress=False)
+    result = walk()
+    clean = next(row for row in result.rows if row.method == "ideal macro").mean
+    x = next(iter(walk.source()))[0][:1]
+    costs = {method.title: overhead(trained(walk, method), x)[-1] for method in experiment.methods}
+    lines = [f"Without errors {clean:.1f} %; {experiment.test.chips} chips with errors.", ""]
+    lines += ["| network, % | mean | of the one without errors | 5th percentile | worst chip | parameters | MACs |"]
+    lines += ["|" + "---|" * 7]
+    for row in result.rows:
+        if row.chips > 1:
+            cost = costs.get(row.method)
+            shares = (cost.parameter_share, cost.mac_share) if cost is not None else (0, 0)
+            told = [f"+{100 * share:.1f}" if share else "" for share in shares]
+            name = f"*{row.method}*" if row.method.endswith("per chip") else row.method
+            figures = [f"{value:.1f}" for value in (row.mean, 100 * row.mean / clean, row.p5 or 0.0, row.worst)]
+            lines.append(f"| {' | '.join([name, *figures, *told])} |")
+    return walk, "\n".join([*lines, "", "*In italics:* with a step on each chip that is tested."])
+
+
+def norms(nets: dict[str, nn.Module]) -> str:
+    """Spectral norms beside λ."""
+    suppress = suppressed("fc3").suppress
+    found = {name: layer_gains(net, suppress) for name, net in nets.items()}
+    lines = ["| layer | λ | " + " | ".join(f"{name} | on chips" for name in nets) + " |", "|" + "---|" * 6]
+    for rows in zip(*found.values(), strict=True):
+        cells = [f"{row.norm:.2f} | {row.on_chips:.2f}" for row in rows]
+        wanted = "–" if rows[0].wanted is None else f"{rows[0].wanted:.2f}"
+        lines.append(f"| {rows[0].layer} | {wanted} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gains(nets: dict[str, nn.Module], walk: Run) -> str:
+    """The end-to-end error gain at each σ."""
+    batches = list(islice(walk.source(), 4))
+    lines = [f"| network | {' | '.join(f'σ {sigma:g}' for sigma in SIGMAS)} |", "|" + "---|" * (1 + len(SIGMAS))]
+    for name, net in nets.items():
+        cells = [f"{float(error_gain(net, batches, FEW, variant=at(sigma)).mean()):.2f}" for sigma in SIGMAS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def at(sigma: float) -> Callable[[Macro], Macro]:
+    """The macro with another σ."""
+
+    def variant(macro: Macro) -> Macro:
+        assert macro.variation is not None
+        return macro.model_copy(update={"variation": macro.variation.model_copy(update={"sigma": sigma})})
+
+    return variant
+
+
+def onward(nets: dict[str, nn.Module], walk: Run) -> str:
+    """Accuracy with errors from each layer onward."""
+    found: dict[str, dict[str, Tensor]] = {name: injected_from(net, walk.source, FEW) for name, net in nets.items()}
+    places = list(next(iter(found.values())))
+    lines = [f"| network | {' | '.join(f'from {place}' for place in places)} |", "|" + "---|" * (1 + len(places))]
+    for name, curve in found.items():
+        cells = [f"{100 * float(right.double().mean()):.1f}" for right in curve.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""Digital side paths beside the layers on a macro: the paper's compensation, its rivals, and what they cost."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bitline.compensate.attach import attach, remove, sides
+from bitline.compensate.correctnet import CorrectNet
+from bitline.compensate.overhead import Overhead, overhead
+from bitline.compensate.path import Path, Trained
+from bitline.compensate.rivals import LowRank, Sparse, Vectors
+from bitline.compensate.trim import Trim, Trimming
+
+AnyPath = Annotated[CorrectNet | LowRank | Vectors | Sparse | Trim, Field(discriminator="kind")]
+
+__all__ = [
+    "AnyPath",
+    "CorrectNet",
+    "LowRank",
+    "Overhead",
+    "Path",
+    "Sparse",
+    "Trained",
+    "Trim",
+    "Trimming",
+    "Vectors",
+    "attach",
+    "overhead",
+    "remove",
+    "sides",
+]

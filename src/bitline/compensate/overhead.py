@@ -1,0 +1,76 @@
+"""What side paths cost beside their network: numbers stored and digital multiplications, counted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from bitline.compensate.attach import sides
+from bitline.nn import CimLayer, kept, layers, silicon
+from bitline.nn.layers import LAYERS
+
+BASES: tuple[type[nn.Module], ...] = (CimLayer, *LAYERS)
+
+
+class Overhead(BaseModel):
+    """Of one layer with a side path, or of all together, for one sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    layer: str
+    parameters: int = Field(description="of the layer: weights and biases")
+    macs: int = Field(description="of the layer: multiplications with addition")
+    side_parameters: int = Field(description="numbers the side path stores")
+    side_macs: int = Field(description="digital multiplications with addition of the side path")
+
+    @property
+    def parameter_share(self) -> float:
+        """Numbers of the side path relative to the layer's."""
+        return self.side_parameters / self.parameters
+
+    @property
+    def mac_share(self) -> float:
+        """Multiplications of the side path relative to the layer's: a few numbers on a large map are many."""
+        return self.side_macs / self.macs
+
+
+@torch.no_grad()
+def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
+    """The cost of each side path, and last of all against the whole network (``total``); ``x``: some samples, (B, …).
+
+    The network counts with all its parameters and the products of all its linear layers and convolutions, on the macro
+    or not. Sums and averages are not counted. The model stays as it is.
+    """
+    found = {layer: name for name, layer in layers(model).items()}
+    own = [module for module in model.modules() if isinstance(module, BASES)]
+    positions: dict[nn.Module, int] = {}
+
+    def count(module: nn.Module, _: object, y: Tensor) -> None:
+        positions[module] = positions.get(module, 0) + y.numel() // (len(x) * len(module.weight))  # type: ignore[arg-type]
+
+    hooks = [module.register_forward_hook(count) for module in own]
+    try:
+        with kept(model):
+            if found:
+                silicon(model).begin(None)
+            model.eval()(x.to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    macs = {module: math.prod(module.weight.shape) * positions.get(module, 0) for module in own}  # type: ignore[arg-type]
+    rows = []
+    for layer, name in found.items():
+        if layer.side is not None:
+            weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
+            side = layer.side.size, layer.side.macs(positions.get(layer, 0))
+            rows.append(_cost(name, weights, macs[layer], *side))
+    beside = {id(p) for side in sides(model).values() for p in side.parameters()}
+    whole = sum(p.numel() for p in model.parameters() if id(p) not in beside)
+    totals = sum(row.side_parameters for row in rows), sum(row.side_macs for row in rows)
+    return (*rows, _cost("total", whole, sum(macs.values()), *totals))
+
+
+def _cost(layer: str, parameters: int, macs: int, side_parameters: int, side_macs: int) -> Overhead:
+    return Overhead(layer=layer, parameters=parameters, macs=macs, side_parameters=side_parameters, side_macs=side_macs)

@@ -1,0 +1,140 @@
+"""Other side paths with trained weights: low rank, vectors, and a random share of the weights kept digital."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bitline import draws
+from bitline.compensate.path import Trained, TrainedPath, normals, outputs, parameter, per_channel
+from bitline.nn import CimLayer
+
+
+class LowRank(Trained):
+    """F = F~ + U · (V * A): beside the array a product of rank ``rank``, each group's own in a grouped convolution.
+
+    LoRA (Hu et al., ICLR 2022) beside analog weights: AHWA-LoRA (Li et al., arXiv 2411.17367). U begins at zero. V has
+    the layer's kernel, stride and padding; it stores rank · (K + N) weights.
+    """
+
+    kind: Literal["low_rank"] = "low_rank"
+    rank: int = Field(default=2, ge=1)
+
+    @property
+    def title(self) -> str:
+        return self.told(f"low rank {self.rank}")
+
+    def build(self, layer: CimLayer) -> LowRankPath:
+        return LowRankPath(self, layer)
+
+
+class LowRankPath(TrainedPath):
+    """U and V of one layer."""
+
+    def __init__(self, config: LowRank, layer: CimLayer) -> None:
+        super().__init__(config)
+        rows, _, groups = layer.matrix_shape
+        self.down = parameter(normals(layer, "down", groups, config.rank, rows) / rows**0.5)
+        self.up = parameter(layer.weight.new_zeros(groups, outputs(layer) // groups, config.rank))
+
+    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+        weight = self.held(layer, "up") @ self.held(layer, "down")
+        return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
+
+    def macs(self, positions: int) -> int:
+        return positions * (self.down.numel() + self.up.numel())
+
+
+class Vectors(Trained):
+    """F = g ∘ (F~ + b ∘ U · (d ∘ (V * A))): of a product of rank ``rank`` with random U and V, which a seed gives and
+    nothing stores, the vectors b and d are trained, and beside them a magnitude g of each output.
+
+    VeRA's vectors (Kopiczko et al., ICLR 2024; over drift levels: VeRA+, arXiv 2603.26016) with DoRA's magnitude (Liu
+    et al., ICML 2024; to calibrate RRAM: arXiv 2504.03763). g = 1 and b = 0 as it begins. It stores 2N + rank numbers.
+    """
+
+    kind: Literal["vectors"] = "vectors"
+    rank: int = Field(default=16, ge=1)
+
+    @property
+    def title(self) -> str:
+        return self.told(f"vectors, rank {self.rank}")
+
+    def build(self, layer: CimLayer) -> VectorsPath:
+        return VectorsPath(self, layer)
+
+
+class VectorsPath(TrainedPath):
+    """The vectors of one layer."""
+
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, config: Vectors, layer: CimLayer) -> None:
+        super().__init__(config)
+        rows, columns, groups = layer.matrix_shape
+        self.gain = parameter(layer.weight.new_ones(outputs(layer)))
+        self.scale = parameter(layer.weight.new_zeros(outputs(layer)))
+        self.inner = parameter(layer.weight.new_ones(groups * config.rank))
+        shapes = {"up": (groups, columns, config.rank), "down": (groups, config.rank, rows)}
+        for (name, shape), fan in zip(shapes.items(), (config.rank, rows), strict=True):
+            self.register_buffer(name, normals(layer, name, *shape) / fan**0.5, persistent=False)
+
+    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+        inner = self.held(layer, "inner").view(len(self.up), -1, 1)
+        weight = self.held(layer, "scale")[:, None] * (self.up @ (inner * self.down)).flatten(0, 1)
+        more = layer._exact(x, weight.view_as(layer.weight), None)
+        return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
+
+    def macs(self, positions: int) -> int:
+        return positions * (self.down.numel() + self.up.numel() + self.size)
+
+
+class Sparse(Trained):
+    """A random ``share`` of a layer's weights held in digital memory, exact and trained further; their cells hold zero.
+
+    Random sparse adaptation (Charan et al., JXCDC 2020, without its distillation and its training on the chip). What
+    the cells of zero do to a sum is the macro's: nothing where errors are of weights. Not the identity as it begins: it
+    corrects at once. Only weights are counted; places follow from a seed. Taken away, weights go back as they are now.
+    """
+
+    kind: Literal["sparse"] = "sparse"
+    share: float = Field(default=0.05, gt=0, lt=1)
+
+    @property
+    def title(self) -> str:
+        return self.told(f"{100 * self.share:g} % of the weights")
+
+    def build(self, layer: CimLayer) -> SparsePath:
+        return SparsePath(self, layer)
+
+
+class SparsePath(TrainedPath):
+    """The weights of one layer that are digital."""
+
+    chosen: Tensor
+
+    @torch.no_grad()
+    def __init__(self, config: Sparse, layer: CimLayer) -> None:
+        super().__init__(config)
+        count = layer.weight.numel()
+        order = draws.words(draws.key("side path", "share", layer.site.name), torch.arange(count)).argsort()
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[order[: max(1, round(config.share * count))]] = True
+        self.register_buffer("chosen", chosen.view(layer.weight.shape).to(layer.weight.device))
+        self.values = parameter(layer.weight[self.chosen])
+        layer.weight.masked_fill_(self.chosen, 0.0)
+
+    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+        weight = torch.zeros_like(layer.weight).masked_scatter(self.chosen, self.held(layer, "values"))
+        return y + layer._exact(x, weight, None).to(y.dtype)
+
+    def macs(self, positions: int) -> int:
+        return positions * self.size
+
+    @torch.no_grad()
+    def take_back(self, layer: CimLayer) -> None:
+        layer.weight.masked_scatter_(self.chosen, self.values)

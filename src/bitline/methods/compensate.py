@@ -1,0 +1,76 @@
+"""Training of digital side paths alone, beside layers whose weights stay as they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+from torch import nn
+
+from bitline.compensate import AnyPath, CorrectNet, Trim, attach
+from bitline.macro import Macro
+from bitline.methods.dnat import DNat
+from bitline.methods.gaussian import Gaussian
+from bitline.methods.hasgd import HaSgd
+from bitline.methods.machine import ErrorAware, OnFreshChips, Qat
+from bitline.methods.protocol import Batches, Progress
+from bitline.nn import batch_norms
+
+AnyFirst = Annotated[Qat | ErrorAware | Gaussian | DNat | HaSgd, Field(discriminator="kind")]
+
+
+class Compensate(OnFreshChips):
+    """Side paths of one kind (``path``) beside the layers ``at``, trained on a fresh chip each step with all the rest
+    frozen, statistics of batch norms too: S3's compensation (CorrectNet, DATE 2023) and its rivals.
+
+    ``after``: the method that an experiment trains the network by before; absent: the network as converted. Each of the
+    two has the whole budget. ``bl.train`` takes the network it is given.
+    """
+
+    kind: Literal["compensate"] = "compensate"
+    path: AnyPath = CorrectNet()
+    at: tuple[str, ...] = Field(default=("*",), min_length=1, description="dotted-name patterns of layers")
+    after: AnyFirst | None = None
+    _frozen: list[nn.Parameter] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="after")
+    def _trains(self) -> Compensate:
+        if isinstance(self.path, Trim):
+            raise ValueError("trim is fitted on each chip, not trained: ask for test.trim_per_chip")
+        if self.suppress is not None:
+            raise ValueError("suppress acts on weights, which are frozen here: put it into `after`")
+        return self
+
+    @property
+    def title(self) -> str:
+        places = "" if self.at == ("*",) else f" at {', '.join(self.at)}"
+        name = self.titled(f"compensated ({self.path.title}{places})")
+        return name if self.after is None else f"{self.after.title}, then {name}"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (*self.at, *(() if self.after is None else self.after.patterns))
+
+    def refuses(self, macro: Macro) -> str | None:
+        before = None if self.after is None else self.after.refuses(macro)
+        return before or self.path.refuses(macro)
+
+    def begin(self, model: nn.Module, batches: Batches) -> None:
+        super().begin(model, batches)
+        self._frozen = [p for p in model.parameters() if p.requires_grad]
+        attach(model, self.path, self.at)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def before_step(self, model: nn.Module, progress: Progress) -> None:
+        for norm in batch_norms(model):
+            norm.eval()
+        super().before_step(model, progress)
+
+    def end(self, model: nn.Module) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = []
+        for norm in batch_norms(model):
+            norm.train(model.training)
+        super().end(model)

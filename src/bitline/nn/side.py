@@ -1,0 +1,35 @@
+"""What digital arithmetic does beside a layer's array: it sees what goes in and what came out, and corrects that."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from bitline.nn.cim import CimLayer
+
+
+class SidePath(nn.Module):
+    """A correction of one layer's outputs; ``bitline.compensate`` has the kinds. The layer calls it and keeps it as
+    ``side``, so that names in the network, checkpoints and copies are as ever."""
+
+    config: BaseModel
+
+    @abstractmethod
+    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+        """The corrected outputs; ``x`` the layer's inputs, ``y`` its outputs, in the layer's own layout."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Numbers that it stores."""
+
+    @abstractmethod
+    def macs(self, positions: int) -> int:
+        """Multiplications with addition for one sample, whose outputs have so many positions."""
+
+    def take_back(self, layer: CimLayer) -> None:
+        """Give back what it took out of the layer, which is to lose it."""

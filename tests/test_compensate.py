@@ -1,0 +1,315 @@
+"""Side paths: how they begin, what is trained, what they cost, and what copies, checkpoints and other macros keep."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path as File
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from bitline.compensate import (
+    AnyPath,
+    CorrectNet,
+    LowRank,
+    Path,
+    Sparse,
+    Trim,
+    Trimming,
+    Vectors,
+    attach,
+    overhead,
+    remove,
+    sides,
+)
+from bitline.evaluate import Ledger, montecarlo, over_chips
+from bitline.macro import Chip, Macro, ideal
+from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
+from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
+from bitline.report.tables import overheads_table
+from bitline.train import TrainConfig, train
+
+DRAW = torch.Generator().manual_seed(0)
+X = torch.randn(48, 2, 6, 6, generator=DRAW)
+Y = (X.mean((2, 3)) @ torch.randn(2, 3, generator=DRAW)).argmax(1)
+INDEX = torch.arange(48)
+PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Trim()]
+TRAINED = PATHS[:-1]
+FEW = TrainConfig(steps=6, lr=0.05, log_every=1)
+
+
+def macro(**changes: Any) -> Macro:
+    config = {"name": "ln", "rows": 32, "columns": 32, "variation": {"kind": "lognormal", "sigma": 0.5}}
+    return Macro.model_validate(config | changes)
+
+
+def model(design: Macro | None = None) -> nn.Module:
+    """Grouped, strided and padded convolutions, a norm, and linear layers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 2, groups=2),
+        nn.Flatten(),
+        nn.ReLU(),
+        nn.Linear(24, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+    return convert(net, design or macro()).eval()
+
+
+def batches(epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    return [(X, Y, INDEX)]
+
+
+@torch.no_grad()
+def logits(net: nn.Module, number: int = 1) -> Tensor:
+    on_chip(net, Chip(3, number))
+    found: Tensor = net(X)
+    return found
+
+
+def disturbed(net: nn.Module) -> nn.Module:
+    """With side paths that do something."""
+    draw = torch.Generator().manual_seed(7)
+    for side in sides(net).values():
+        for value in side.state_dict().values():
+            if value.is_floating_point():
+                value += 0.1 * torch.randn(value.shape, generator=draw)
+    return net
+
+
+# ----------------------------------------------------------------------------------------------------- how they begin
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.kind)
+def test_a_side_path_begins_as_the_identity(path: Path) -> None:
+    """A3.7: bit for bit, on chips and with digits; but for the share of weights that is exact from the start."""
+    net, exact = model(), isinstance(path, Sparse)
+    bare = logits(net)
+    names = {name for name, _ in net.named_parameters()}
+    attach(net, path)
+    assert names <= {name for name, _ in net.named_parameters()}
+    assert list(sides(net)) == list(layers(net)) == ["0", "3", "6", "8"]
+    assert torch.equal(logits(net), bare) is not exact
+    use(net, ideal)
+    torch.testing.assert_close(logits(net), _clean(net))
+
+
+def _clean(net: nn.Module) -> Tensor:
+    """The logits of the network without side paths, in float."""
+    plain = restore(remove(copy.deepcopy(net)), inplace=True).eval()
+    with torch.no_grad():
+        found: Tensor = plain(X)
+    return found
+
+
+def test_a_digital_share_is_free_of_errors() -> None:
+    net = attach(model(), Sparse(share=0.999))
+    differ = (logits(net, 1) - logits(net, 2)).abs().max()
+    assert float(differ) < 0.2 * float((logits(model(), 1) - logits(model(), 2)).abs().max())
+    with torch.no_grad():
+        for layer in layers(net).values():
+            layer.weight.zero_()
+    assert torch.equal(logits(net, 1), logits(net, 2))
+
+
+def test_a_generator_sees_inputs_and_outputs_averaged_to_one_size() -> None:
+    net = attach(model(), CorrectNet(width=0.5), at=["0"])
+    side, layer = sides(net)["0"], layers(net)["0"]
+    assert side.generator.shape == (2, 2 + 4)
+    assert side.compensator.shape == (4, 4 + 2)
+    disturbed(net)
+    y = torch.randn(5, 4, 3, 3)
+    pooled = nn.functional.adaptive_avg_pool2d(X[:5], 3)
+    c = nn.functional.conv2d(torch.cat([pooled, y], 1), side.generator[:, :, None, None], side.generator_bias)
+    wanted = y + nn.functional.conv2d(torch.cat([y, c], 1), side.compensator[:, :, None, None], side.compensator_bias)
+    torch.testing.assert_close(side(layer, X[:5], y), wanted)
+
+
+def test_a_product_of_low_rank_is_its_two_steps() -> None:
+    net = disturbed(attach(model(), LowRank(rank=2), at=["0"]))
+    side, layer = sides(net)["0"], layers(net)["0"]
+    inner = nn.functional.conv2d(X, side.down[0].view(2, 2, 3, 3), stride=2, padding=1)
+    y = torch.randn(48, 4, 3, 3)
+    torch.testing.assert_close(side(layer, X, y), y + nn.functional.conv2d(inner, side.up[0][:, :, None, None]))
+
+
+# ---------------------------------------------------------------------------------------------------- what is trained
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.kind)
+def test_training_reaches_side_paths_alone(path: Path) -> None:
+    """A3.7: everything else stays as it was, statistics of norms too; each step meets another chip."""
+    net = model()
+    chips = []
+    layers(net)["0"].register_forward_pre_hook(lambda layer, _: chips.append(layer.silicon.chip))
+    bare = attach(copy.deepcopy(net), path).state_dict()
+    method = Compensate(path=path)
+    history = train(net, batches, config=FEW, method=method, progress=False)
+    assert len(set(chips)) == len(chips) == FEW.steps
+    assert history.records[-1]["loss"] < history.records[0]["loss"] * 1.1
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, bare[name])}
+    assert changed
+    assert all(".side." in name for name in changed)
+    trains = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trains == set(dict(net.named_parameters()))  # as it was found
+    assert all(norm.training for norm in batch_norms(net))
+
+
+def test_a_compensator_may_err_too() -> None:
+    """A3.7, the second mode: frozen on a die, another on the next, exact on the ideal macro."""
+    analog, digital = (disturbed(attach(model(), CorrectNet(weights=kind))) for kind in ("analog", "digital"))
+    assert torch.equal(logits(analog), logits(analog))
+    assert not torch.equal(logits(analog), logits(digital))
+    side, layer = sides(analog)["0"], layers(analog)["0"]
+    here = side.held(layer, "compensator")
+    on_chip(analog, Chip(3, 2))
+    assert not torch.equal(side.held(layer, "compensator"), here)
+    for net in (analog, digital):
+        use(net, ideal)
+    assert torch.equal(logits(analog), logits(digital))
+
+
+def test_trims_are_of_the_chip_they_were_fitted_on() -> None:
+    net = attach(model(), Trim())
+    use(net, ideal)
+    wanted = logits(net)
+    use(net)
+    before = float((logits(net) - wanted).square().mean())
+    Trimming(batches(0))(net)
+    assert layers(net)["0"].silicon.chip == Chip(3, 1)
+    assert all(layer.macro == layer.design for layer in layers(net).values())
+    assert float((logits(net) - wanted).square().mean()) < 0.7 * before
+    other = float((logits(net, 2) - wanted).square().mean())
+    Trimming(batches(0))(net)
+    assert float((logits(net, 2) - wanted).square().mean()) < other
+    with pytest.raises(ValueError, match=r"attach\(model, Trim\(\)\) first"):
+        Trimming(batches(0))(model())
+
+
+# ------------------------------------------------------------------------------------------------------ what they cost
+
+
+def test_costs_by_hand() -> None:
+    """A3.10. Layers: 3×3 positions of (4, 18), 2×2 of (6, 8) in two groups, one of (5, 24) and one of (3, 5)."""
+    sizes = [(9, 4, 18, 1, 2), (4, 3, 8, 2, 4), (1, 5, 24, 1, 24), (1, 3, 5, 1, 5)]  # positions, N, K, groups, l
+    widths = [max(1, round(0.25 * n * g)) for _, n, _, g, _ in sizes]
+    paper = [(m * (c + n * g), n * g * (n * g + m)) for m, (_, n, _, g, c) in zip(widths, sizes, strict=True)]
+    low = [g * 2 * (k + n) for _, n, k, g, _ in sizes]
+    wanted = {
+        CorrectNet(): (
+            [a + b + m + n * g for (a, b), m, (_, n, _, g, _) in zip(paper, widths, sizes, strict=True)],
+            [p * (a + b) for (a, b), (p, *_) in zip(paper, sizes, strict=True)],
+        ),
+        LowRank(): (low, [p * one for one, (p, *_) in zip(low, sizes, strict=True)]),
+        Vectors(rank=3): (
+            [2 * n * g + 3 * g for _, n, _, g, _ in sizes],
+            [p * (g * 3 * (k + n) + 2 * n * g + 3 * g) for p, n, k, g, _ in sizes],
+        ),
+        Sparse(share=0.25): (
+            [round(n * g * k / 4) for _, n, k, g, _ in sizes],
+            [p * round(n * g * k / 4) for p, n, k, g, _ in sizes],
+        ),
+        Trim(): ([2 * n * g for _, n, _, g, _ in sizes], [p * n * g for p, n, _, g, _ in sizes]),
+    }
+    for path, (parameters, macs) in wanted.items():
+        *rows, total = overhead(attach(model(), path), X[:2])
+        assert [row.side_parameters for row in rows] == parameters, path.kind
+        assert [row.side_macs for row in rows] == macs, path.kind
+        assert [row.macs for row in rows] == [p * n * g * k for p, n, k, g, _ in sizes]
+        assert (total.side_parameters, total.side_macs) == (sum(parameters), sum(macs))
+        assert total.parameters == sum(p.numel() for p in model().parameters())
+        assert total.mac_share == sum(macs) / total.macs
+    assert overheads_table(rows).row_count == 4
+    (total,) = overhead(model(), X[:2])
+    assert (total.side_parameters, total.side_macs) == (0, 0)
+
+
+# ----------------------------------------------------------------------------------------------------- what keeps them
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.kind)
+def test_copies_states_and_other_macros_keep_them(path: Path) -> None:
+    net = disturbed(attach(model(), path))
+    wanted = logits(net)
+    assert torch.equal(logits(copy.deepcopy(net)), wanted)
+    again = attach(model(), path)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(logits(again), wanted)
+    assert torch.equal(logits(moved(net, lambda design: design)), wanted)
+    quiet = moved(net, lambda design: design.model_copy(update={"variation": None}))
+    use(net, ideal)
+    torch.testing.assert_close(logits(quiet), logits(net))
+    with pytest.raises(ValueError, match=r"0 has a side path.*bitline\.compensate\.remove\(model\) first"):
+        restore(net)
+    told = {row.layer: row.why for row in mapping(net)}
+    assert told["6.side"] == "a side path"
+    remove(net)
+    assert not sides(net)
+    restore(net)
+
+
+def test_evaluation_keeps_them_beside_norms_and_in_its_memory(tmp_path: File) -> None:
+    net = disturbed(attach(model(), CorrectNet()))
+    (trial,) = over_chips(net, lambda: batches(0), 1)  # layers and norms joined
+    on_chip(net, montecarlo.testing_chip(0, 0))
+    with torch.no_grad():
+        assert torch.equal(trial.right.bool(), net(X).argmax(1) == Y)
+    ledger = Ledger(tmp_path, "")
+    same = disturbed(attach(model(), CorrectNet(weights="analog")))
+    assert ledger.key(net, "row") != ledger.key(same, "row")
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: File) -> None:
+    method, config = Compensate(at=("0", "6")), TrainConfig(steps=6, lr=0.05, checkpoint_every=2)
+    whole, part = model(), model()
+    train(whole, batches, config=config, method=method, progress=False)
+
+    def broken(epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        if epoch == 3:
+            raise RuntimeError("stopped")
+        return batches(epoch)
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(part, broken, config=config, method=method, out=tmp_path, progress=False)
+    part = model()
+    train(part, batches, config=config, method=method, out=tmp_path, progress=False)
+    assert all(torch.equal(part.state_dict()[name], value) for name, value in whole.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="at: pattern 'fc' matches no layer; the layers are: 0, 3, 6, 8"):
+        attach(model(), CorrectNet(), at=["0", "fc"])
+    with pytest.raises(ValueError, match="0 has a side path already"):
+        attach(attach(model(), CorrectNet(), at=["0"]), Trim())
+    with pytest.raises(ValueError, match="list of patterns"):
+        attach(model(), CorrectNet(), at="0")
+    with pytest.raises(ValueError, match="sits on a macro"):
+        attach(nn.Linear(2, 2), CorrectNet())
+    with pytest.raises(ValueError, match="0: weights: analog gives a side path the macro's weight `variation`"):
+        attach(model(macro(variation=None)), LowRank(weights="analog"))
+    with pytest.raises(ValidationError, match=r"test\.trim_per_chip"):
+        Compensate(path=Trim())
+    method = Compensate(after=ErrorAware(suppress=Suppression()))
+    assert "give suppress.sigma" in (method.refuses(macro(variation=None)) or "")
+    kind: TypeAdapter[Any] = TypeAdapter(AnyPath)
+    with pytest.raises(ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'trim'"):
+        kind.validate_python({"kind": "lora"})
+
+
+def test_a_method_says_what_it_comes_after() -> None:
+    kind: TypeAdapter[Any] = TypeAdapter(AnyMethod)
+    method = Compensate(path=LowRank(rank=4), at=("conv?",), after=Qat(suppress=Suppression(exempt=("fc",))))
+    assert kind.validate_python(method.model_dump()) == method
+    assert method.title.startswith("without errors, suppressed")
+    assert method.title.endswith("then compensated (low rank 4 at conv?)")
+    assert method.patterns == ("conv?", "fc")
