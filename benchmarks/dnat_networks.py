@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.seeds import example
 
-MINE = "D-NAT, distilled"
+MINE = "D-NAT, ranges suited, distilled"
 SHORT = ("training.steps=100", "test.chips=3")
 SEEDS = (0, 1, 2)
 

@@ -260,7 +260,7 @@ def test_titles_say_what_is_on() -> None:
         ({"noise": None, "samples": 2}, "without noise every chip is the same"),
         ({"noise": None, "levels": {"kind": "ramp"}}, "without noise every chip is the same"),
         ({"percentile": 90}, "percentile 90 of samples = 1"),
-        ({"levels": {"kind": "rmap"}}, "'ramp', 'spread', 'cosine'"),
+        ({"levels": {"kind": "rmap"}}, "'ramp', 'cosine', 'spread'"),
         ({"noise": {"sigma": -1}}, "greater than or equal to 0"),
     ],
 )
