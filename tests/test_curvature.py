@@ -153,7 +153,7 @@ def test_verifying_by_curvature_beats_verifying_by_magnitude_or_chance() -> None
         for number in range(60):
             on_chip(model, Chip(2, number))
             real = {
-                f"{at}.weight": torch.where(chosen[at], layer.weight, layer._held()[0])
+                f"{at}.weight": torch.where(chosen[at], layer.weight, layer.held()[0])
                 for at, layer in layers(model).items()
             }
             with torch.no_grad():
@@ -204,7 +204,7 @@ def test_errors_of_weights_that_share_their_range_with_offsets() -> None:
     squares = []
     for number in range(400):
         on_chip(model, Chip(1, number))
-        squares.append((layer._held()[0] - layer.weight).detach().square())
+        squares.append((layer.held()[0] - layer.weight).detach().square())
     assert float(powers.mean()) == pytest.approx(float(torch.stack(squares).mean()), rel=0.05)
 
 

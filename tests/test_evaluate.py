@@ -413,7 +413,7 @@ def test_population_statistics_meet_training_chips_and_leave_the_model(noisy: nn
 
 def test_recalibration_mends_a_biased_curve(trained: nn.Module) -> None:
     """A compressive curve moves means and variances: their new values win accuracy back."""
-    curve = CurveColumn(mean=Compressive(compression=0.5, dead_zone=0.5))
+    curve = CurveColumn(mean=Compressive(compression=0.5, dead_zone=0.9))
     model = on(trained, macro("biased", column=curve, converter=FINE))
     before = float(answers(model, source()()).double().mean())
     after = float(answers(recalibrated(model, source()(), lambda i: Chip(0, i)), source()()).double().mean())

@@ -281,7 +281,7 @@ def test_norms_follow_patterns_and_are_restored() -> None:
 def test_folded_norms_leave_biases_for_the_array() -> None:
     model = convert(net(), macro(), fold_bn=True)
     assert set(parts(model)) == {"conv", "fc"}
-    clean, real = model.conv.bias, model.conv._held()[1]
+    clean, real = model.conv.bias, model.conv.held()[1]
     assert float((real - clean).abs().min()) > 0
 
 
