@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bitline.macro.kinds import TableColumn
 from bitline.report.charts import Axis
+from bitline.report.svg import line, picture, text
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, GAP = 860, 380, 60, 64, 48, 44
 SHADES = 8
@@ -19,8 +20,6 @@ STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#333}.grid{stroke:#ddd}.zero{stroke:#888;stroke-dasharray:4 4}"
     ".cell{fill:#0a5fb4}.mean{fill:none;stroke:#b40;stroke-width:1.6}"
 )
-_text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format
-_line = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format
 
 
 def table_picture(
@@ -46,31 +45,26 @@ def table_picture(
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * up(value) / 100, 1)
 
-    parts: list[str] = [_text(LEFT, 22, "start", title)]
+    parts: list[str] = [text(LEFT, 22, "start", title)]
     for i, (name, _) in enumerate(tables):
         left = LEFT + i * (width + GAP)
 
         def x(value: float, left: float = left) -> float:
             return round(left + width * across(value) / 100, 1)
 
-        parts.append(_text(left, TOP - 12, "start", name))
+        parts.append(text(left, TOP - 12, "start", name))
         for value, label in up.ticks():
-            parts.append(_line("grid", left, round(left + width, 1), y(value), y(value)))
+            parts.append(line("grid", left, round(left + width, 1), y(value), y(value)))
             if i == 0:
-                parts.append(_text(left - 8, y(value) + 4, "end", label))
-        parts += [_text(x(value), HEIGHT - BOTTOM + 20, "middle", label) for value, label in across.ticks(6)]
+                parts.append(text(left - 8, y(value) + 4, "end", label))
+        parts += [text(x(value), HEIGHT - BOTTOM + 20, "middle", label) for value, label in across.ticks(6)]
         parts += _cells(pictures[i][:, low + last : high + last + 1] / peak, low, x, y)
-        parts.append(_line("zero", left, round(left + width, 1), y(0), y(0)))
+        parts.append(line("zero", left, round(left + width, 1), y(0), y(0)))
         points = " ".join(f"{x(code)},{y(float(np.clip(m, low, high)))}" for code, m in enumerate(means[i]))
         parts.append(Markup('<polyline class="mean" points="{}"/>').format(points))
-        parts.append(_text(round(left + width / 2, 1), HEIGHT - 8, "middle", "ideal code"))
-    parts.append(_text(WIDTH - 16, 22, "end", "codes; blue: how likely, orange: mean"))
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" '
-            'aria-label="{2}"><style>{3}</style><rect width="{0}" height="{1}" fill="#fff"/>{4}</svg>\n'
-        ).format(WIDTH, HEIGHT, escape(title), Markup(STYLE), Markup("").join(parts))
-    )
+        parts.append(text(round(left + width / 2, 1), HEIGHT - 8, "middle", "ideal code"))
+    parts.append(text(WIDTH - 16, 22, "end", "codes; blue: how likely, orange: mean"))
+    return picture(WIDTH, HEIGHT, title, STYLE, parts)
 
 
 def _errors(probability: Float[np.ndarray, "I J"]) -> Float[np.ndarray, "I E"]:

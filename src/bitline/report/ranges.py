@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxtyping import Float
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from torch import Tensor
 
 from bitline.nn import InputRange
 from bitline.report.charts import Axis
+from bitline.report.svg import line, picture, text
 
 ACROSS, WIDTH, HEIGHT, LEFT, TOP, FOOT, GAP = 3, 290, 210, 46, 56, 40, 26
 QUIETEST = -60.0  # dB
@@ -18,8 +19,6 @@ STYLE = (
     ".two{stroke:#0a5fb4}.one{stroke:#222;stroke-dasharray:5 3}.rounding,.clipping{stroke-width:1}"
     ".rounding{stroke:#7fb2e5}.clipping{stroke:#b40}.own{fill:#b40}"
 )
-_text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format
-_line = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format
 
 
 def range_picture(found: Sequence[InputRange], title: str = "Input ranges") -> str:
@@ -29,17 +28,12 @@ def range_picture(found: Sequence[InputRange], title: str = "Input ranges") -> s
         raise ValueError("no input ranges to draw: no layer has quantised inputs")
     rows = -(-len(found) // ACROSS)
     width, height = ACROSS * (WIDTH + GAP) + GAP, TOP + rows * (HEIGHT + GAP)
-    parts: list[str] = [_text(GAP, 22, "start", title)]
+    parts: list[str] = [text(GAP, 22, "start", title)]
     told = "blue: two bounds, of it light: rounding, orange: clipping; dashed: one bound; dot: the layer's range"
-    parts.append(_text(GAP, 40, "start", f"noise over signal, dB, by the range's width · {told}"))
+    parts.append(text(GAP, 40, "start", f"noise over signal, dB, by the range's width · {told}"))
     for i, one in enumerate(found):
         parts += _panel(one, GAP + i % ACROSS * (WIDTH + GAP), TOP + i // ACROSS * (HEIGHT + GAP))
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" '
-            'aria-label="{2}"><style>{3}</style><rect width="{0}" height="{1}" fill="#fff"/>{4}</svg>\n'
-        ).format(width, height, escape(title), Markup(STYLE), Markup("").join(parts))
-    )
+    return picture(width, height, title, STYLE, parts)
 
 
 def _panel(found: InputRange, left: float, top: float) -> list[str]:
@@ -58,11 +52,11 @@ def _panel(found: InputRange, left: float, top: float) -> list[str]:
         points = " ".join(f"{x(float(w))},{y(float(n))}" for w, n in zip(width, noise, strict=True))
         return Markup('<polyline class="{}" points="{}"/>').format(kind, points)
 
-    parts: list[str] = [_text(left + LEFT, top + 8, "start", f"{found.layer}, {found.bits} bits")]
+    parts: list[str] = [text(left + LEFT, top + 8, "start", f"{found.layer}, {found.bits} bits")]
     for value, label in up.ticks(4):
-        parts += [_line("grid", left + LEFT, left + WIDTH, y(value), y(value))]
-        parts.append(_text(left + LEFT - 6, y(value) + 4, "end", label))
-    parts += [_text(x(value), top + HEIGHT - FOOT + 18, "middle", label) for value, label in across.ticks(4)]
+        parts += [line("grid", left + LEFT, left + WIDTH, y(value), y(value))]
+        parts.append(text(left + LEFT - 6, y(value) + 4, "end", label))
+    parts += [text(x(value), top + HEIGHT - FOOT + 18, "middle", label) for value, label in across.ticks(4)]
     parts += [curve("rounding", widths[0], two.rounding), curve("clipping", widths[0], two.clipping)]
     parts += [curve("two", widths[0], two.total), curve("one", widths[1], one.total)]
     if own is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bitline.report.charts import Axis
+from bitline.report.svg import line, picture, text
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720, 360, 64, 44, 48
 STYLE = (
@@ -33,8 +34,6 @@ def residual_picture(
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * up(value) / 100, 1)
 
-    line = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format
-    text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format
     dot = Markup('<circle class="{}" cx="{}" cy="{}" r="2.6"><title>{} counts: {:.3g} LSB</title></circle>').format
     parts: list[str] = [text(LEFT, 22, "start", title)]
     for value, label in up.ticks():
@@ -46,9 +45,4 @@ def residual_picture(
         parts += [dot(kind, x(k), y(r), k, r) for k, r in zip(sums, residuals, strict=True)]
     parts.append(text((WIDTH + LEFT) / 2, HEIGHT - 8, "middle", "sum, counts"))
     parts.append(text(WIDTH - 16, 22, "end", "LSB; blue: model, grey: a curve of the sum alone"))
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" '
-            'aria-label="{2}"><style>{3}</style><rect width="{0}" height="{1}" fill="#fff"/>{4}</svg>\n'
-        ).format(WIDTH, HEIGHT, escape(title), Markup(STYLE), Markup("").join(parts))
-    )
+    return picture(WIDTH, HEIGHT, title, STYLE, parts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import textwrap
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bitline.evaluate.enough import AccuracyCurve
 from bitline.report.charts import Axis
+from bitline.report.svg import line, picture, text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 400, 70, 20, 84, 52
 STYLE = (
@@ -16,8 +17,6 @@ STYLE = (
     ".band{fill:#0a5fb4;fill-opacity:.08}.whisker{stroke:#0a5fb4;stroke-width:2}.part{fill:#b40;fill-opacity:.75}"
     ".bound{fill:none;stroke:#888;stroke-width:1.2}"
 )
-_text = Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format
-_line = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format
 
 
 def accuracy_picture(curve: AccuracyCurve, title: str = "Accuracy error against measurements") -> str:
@@ -36,29 +35,24 @@ def accuracy_picture(curve: AccuracyCurve, title: str = "Accuracy error against 
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * up(points) / 100, 1)
 
     right = WIDTH - RIGHT
-    parts: list[str] = [_text(LEFT, 22, "start", title)]
+    parts: list[str] = [text(LEFT, 22, "start", title)]
     told = textwrap.wrap(curve.sentence, 115)
-    parts += [_text(LEFT, 44 + 18 * i, "start", line) for i, line in enumerate(told)]
+    parts += [text(LEFT, 44 + 18 * i, "start", words) for i, words in enumerate(told)]
     band = Markup('<rect class="band" x="{}" y="{}" width="{}" height="{}"/>')
     bottom, top = y(-curve.tolerance), y(curve.tolerance)
     parts.append(band.format(LEFT, top, right - LEFT, round(bottom - top, 1)))
     for value, label in up.ticks():
-        parts += [_line("grid", LEFT, right, y(value), y(value)), _text(LEFT - 8, y(value) + 4, "end", label)]
-    parts.append(_line("zero", LEFT, right, y(0), y(0)))
+        parts += [line("grid", LEFT, right, y(value), y(value)), text(LEFT - 8, y(value) + 4, "end", label)]
+    parts.append(line("zero", LEFT, right, y(0), y(0)))
     for sign in (1, -1):
         points = " ".join(f"{x(size.reads)},{y(sign * size.bound)}" for size in curve.sizes)
         parts.append(Markup('<polyline class="bound" points="{}"/>').format(points))
     dot = Markup('<circle class="part" cx="{}" cy="{}" r="3.2"><title>{} reads: {:+.2f} points</title></circle>').format
     for size in curve.sizes:
         place = x(size.reads)
-        parts.append(_line("whisker", place, place, y(size.ci95[0]), y(size.ci95[1])))
+        parts.append(line("whisker", place, place, y(size.ci95[0]), y(size.ci95[1])))
         parts += [dot(place, y(away), size.reads, away) for away in size.differences]
-        parts.append(_text(place, HEIGHT - BOTTOM + 20, "middle", size.reads))
-    parts.append(_text(round((LEFT + right) / 2, 1), HEIGHT - 8, "middle", "reads"))
-    parts.append(_text(right, 22, "end", "points; orange: parts, blue: 95 %, grey: bound"))
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" '
-            'aria-label="{2}"><style>{3}</style><rect width="{0}" height="{1}" fill="#fff"/>{4}</svg>\n'
-        ).format(WIDTH, HEIGHT, escape(title), Markup(STYLE), Markup("").join(parts))
-    )
+        parts.append(text(place, HEIGHT - BOTTOM + 20, "middle", size.reads))
+    parts.append(text(round((LEFT + right) / 2, 1), HEIGHT - 8, "middle", "reads"))
+    parts.append(text(right, 22, "end", "points; orange: parts, blue: 95 %, grey: bound"))
+    return picture(WIDTH, HEIGHT, title, STYLE, parts)
