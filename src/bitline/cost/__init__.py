@@ -1,9 +1,5 @@
 """Cost: energy, latency and area of a network on its macros, from counted conversions."""
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from bitline.cost.activity import Activity, measure_activity
 from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden
 from bitline.cost.counts import LayerCounts, accumulator_bits, count
@@ -20,6 +16,7 @@ from bitline.cost.technology import (
     Technology,
     Write,
 )
+from bitline.verbs import verb
 
 __all__ = [
     "Activity",
@@ -51,12 +48,4 @@ __all__ = [
     "price",
 ]
 
-
-class _Callable(ModuleType):
-    """``bl.cost`` is this package and the verb: importing a package binds its name in ``bitline``."""
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self.cost(*arguments, **named)
-
-
-sys.modules[__name__].__class__ = _Callable
+verb(__name__)

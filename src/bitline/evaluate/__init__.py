@@ -1,9 +1,5 @@
 """Evaluation: Monte Carlo over chips, and why accuracy fell."""
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from bitline.evaluate.batchnorm import Recalibration, recalibrate, recalibrated
 from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities
 from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits
@@ -29,6 +25,7 @@ from bitline.evaluate.simple import evaluate
 from bitline.evaluate.statistics import difference, interval, row
 from bitline.evaluate.swept import Over, Point, Sweep
 from bitline.evaluate.workers import Pool, Workers, opened
+from bitline.verbs import verb
 
 __all__ = [
     "AccuracyCurve",
@@ -82,12 +79,4 @@ __all__ = [
     "write_atomic",
 ]
 
-
-class _Callable(ModuleType):
-    """``bl.evaluate`` is this package and the verb: importing a package binds its name in ``bitline``."""
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self.evaluate(*arguments, **named)
-
-
-sys.modules[__name__].__class__ = _Callable
+verb(__name__)
