@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from bitline.compensate.path import Path
-from bitline.nn import SidePath, all_match, layers, matches
+from bitline.nn import SidePath, all_match, converted_layers, layers, matches
 
 
 def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Module:
@@ -16,9 +16,7 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
     Raises ValueError, and changes nothing, for a pattern that matches no layer, a layer that has a side path already,
     one whose macro the kind refuses, and a model that was not converted.
     """
-    found = layers(model)
-    if not found:
-        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    found = converted_layers(model)
     if isinstance(at, str):
         raise ValueError(f"at = {at!r}: a list of patterns is expected, such as [{at!r}]")
     all_match(at, found, "at: ")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bitline.cost.activity import Activity
 from bitline.macro import Layout, Macro, Site
 from bitline.macro.kinds import TableColumn
-from bitline.nn import CimLayer, digital, layers
+from bitline.nn import CimLayer, converted_layers, digital
 from bitline.nn.layers import LAYERS
 
 
@@ -66,9 +66,7 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
     (``measure_activity``). Raises ValueError for a layer that nothing reaches, and for one whose macro has no converter
     or no digits of inputs and weights.
     """
-    found = layers(model)
-    if not found:
-        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    found = converted_layers(model)
     outputs = _outputs(model, x)
     if silent := [name for name in found if name not in outputs]:
         raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitline.evaluate.curvature import gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.montecarlo import testing_chip
 from bitline.evaluate.result import Frozen, write_atomic
-from bitline.nn import CimLayer, choose_writes, kept, layers, on_chip
+from bitline.nn import CimLayer, choose_writes, converted_layers, kept, layers, on_chip
 
 
 class LayerCurvature(Frozen):
@@ -103,9 +103,7 @@ def priorities(
     errs; ``mean_bits`` a weight are spent on layers. Raises ValueError for a model that was not converted, and as
     ``hessian_traces`` does.
     """
-    found = layers(model)
-    if not found:
-        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    found = converted_layers(model)
     some = list(islice(data, batches))
     traces = hessian_traces(model, some, probes=probes, seed=seed)
     curved = {

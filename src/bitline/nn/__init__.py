@@ -6,6 +6,7 @@ from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, r
 from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.kept import kept
 from bitline.nn.model import (
+    converted_layers,
     differentiate,
     layers,
     on_chip,
@@ -47,6 +48,7 @@ __all__ = [
     "calibrated",
     "choose_writes",
     "convert",
+    "converted_layers",
     "differentiate",
     "digital",
     "fingerprint",

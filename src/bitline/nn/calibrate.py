@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitline.macro import Probe, nominal
 from bitline.nn.kept import kept
-from bitline.nn.model import layers
+from bitline.nn.model import converted_layers, layers
 from bitline.nn.ranges import ConverterRange
 
 
@@ -30,9 +30,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     calibrated, see a typical die (mean curve, no spread, no noise). Ranges already set stay. Raises ValueError
     naming the layers that no sample reached, or NaN in the data.
     """
-    found = layers(model)
-    if not found:
-        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    converted_layers(model)
     device = next(model.parameters()).device
     data = [(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device) for batch in islice(loader, batches)]
     if not data:

@@ -12,10 +12,19 @@ from bitline.nn.cim import CimLayer
 from bitline.nn.die import OnSilicon, Silicon
 from bitline.nn.quantizers import AnyQuantizer
 
+NOT_CONVERTED = "no layer of this model sits on a macro: call bitline.convert(model, macro) first"
+
 
 def layers(model: nn.Module) -> dict[str, CimLayer]:
     """The layers of a model that sit on a macro, by dotted name."""
     return {layer.site.name: layer for layer in model.modules() if isinstance(layer, CimLayer)}
+
+
+def converted_layers(model: nn.Module) -> dict[str, CimLayer]:
+    """The layers of a model that sit on a macro; raises ValueError for a model that was not converted."""
+    if not (found := layers(model)):
+        raise ValueError(NOT_CONVERTED)
+    return found
 
 
 def parts(model: nn.Module) -> dict[str, OnSilicon]:
@@ -27,7 +36,7 @@ def silicon(model: nn.Module) -> Silicon:
     """The die and reads that a converted model's parts share; raises ValueError for a model that was not converted."""
     for part in parts(model).values():
         return part.silicon
-    raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    raise ValueError(NOT_CONVERTED)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import nn
 from bitline.macro import Macro
 from bitline.nn.cim import CimLayer
 from bitline.nn.convert import convert, restore
-from bitline.nn.model import layers, parts
+from bitline.nn.model import converted_layers, layers, parts
 from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import Xnor
 
@@ -23,9 +23,7 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
     anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest. Side
     paths go along as they are. Raises ValueError as ``convert`` does, and for a model that was not converted.
     """
-    found = layers(model)
-    if not found:
-        raise ValueError("no layer of this model sits on a macro: call bitline.convert(model, macro) first")
+    found = converted_layers(model)
     first = next(iter(found.values()))
     wanted = {name: change(part.design) for name, part in parts(model).items()}
     designs = {glob.escape(name): one for name, one in wanted.items() if name in found or one.norm is not None}
