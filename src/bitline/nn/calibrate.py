@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitline.macro import Probe, nominal
+from bitline.nn.cim import CimLayer
 from bitline.nn.kept import kept
 from bitline.nn.model import converted_layers, layers
 from bitline.nn.ranges import ConverterRange
@@ -46,12 +47,19 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     return model
 
 
-def walk(model: nn.Module, data: Iterable[Tensor]) -> None:
-    """Pass data through the float network: layers learn their positions, quantizers what they will have to hold.
+def walk(
+    model: nn.Module, data: Iterable[Tensor], see: Callable[[CimLayer, Tensor, Tensor], None] | None = None
+) -> None:
+    """Pass data through the float network: layers learn their positions, quantizers what they will have to hold, and
+    ``see`` is called with each layer, its inputs and its outputs.
 
     Raises ValueError naming the layers that no sample reaches.
     """
     found = layers(model)
+    hooks = []
+    if see is not None:
+        tell = lambda layer, x, y: see(layer, x[0], y)  # noqa: E731
+        hooks = [layer.register_forward_hook(tell) for layer in found.values()]
     for layer in found.values():
         layer.observing, layer.positions = True, 0
     try:
@@ -60,6 +68,8 @@ def walk(model: nn.Module, data: Iterable[Tensor]) -> None:
     finally:
         for layer in found.values():
             layer.observing = False
+        for hook in hooks:
+            hook.remove()
     silent = [name for name, layer in found.items() if not layer.positions]
     if silent:
         raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")

@@ -6,7 +6,8 @@ That is a batch norm, the sum of a residual connection, and a ReLU.
 from __future__ import annotations
 
 import operator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -46,11 +47,7 @@ def streamlined(model: nn.Module) -> nn.Module:
     """
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return model
-    shape = tuple(map(id, model.modules()))
-    found = _made.get(model)
-    if found is None or found[0] != shape:
-        found = _made[model] = (shape, _joined(model))
-    return found[1] or model
+    return _remembered(_made, model, _joined) or model
 
 
 def norms_behind(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -58,6 +55,10 @@ def norms_behind(model: nn.Module) -> dict[str, _BatchNorm]:
 
     Raises ValueError where the model has batch norms, but cannot be traced by torch.fx.
     """
+    return _remembered(_behind, model, _norms_behind)
+
+
+def _norms_behind(model: nn.Module) -> dict[str, _BatchNorm]:
     if not batch_norms(model):
         return {}
     modules = dict(model.named_modules())
@@ -70,7 +71,19 @@ def norms_behind(model: nn.Module) -> dict[str, _BatchNorm]:
     return found
 
 
-_made: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module | None]] = WeakKeyDictionary()
+Found = TypeVar("Found")
+Kept = WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Found]]
+_made: Kept[nn.Module | None] = WeakKeyDictionary()
+_behind: Kept[dict[str, _BatchNorm]] = WeakKeyDictionary()
+
+
+def _remembered(kept: Kept[Found], model: nn.Module, make: Callable[[nn.Module], Found]) -> Found:
+    """What is made of a model by tracing it, made once as long as its modules stay the same."""
+    shape = tuple(map(id, model.modules()))
+    found = kept.get(model)
+    if found is None or found[0] != shape:
+        found = kept[model] = (shape, make(model))
+    return found[1]
 
 
 def _joined(model: nn.Module) -> nn.Module | None:

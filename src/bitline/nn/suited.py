@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,19 +28,12 @@ def suit_ranges(model: nn.Module, x: Tensor, samples: Tensor | None = None, fact
     found = {name: layer for name, layer in layers(model).items() if layer.input_quantizer is not None}
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def see(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen[layer] = (args[0], output)
+    def see(layer: nn.Module, own: Tensor, wanted: Tensor) -> None:
+        seen[layer] = (own, wanted)
 
-    hooks = [layer.register_forward_hook(see) for layer in found.values()]
-    try:
-        with kept(model):
-            model.eval()
-            walk(model, [x])
-    finally:
-        for hook in hooks:
-            hook.remove()
     with kept(model):
         model.eval()
+        walk(model, [x], see)
         for name, layer in found.items():
             quantizer = layer.input_quantizer
             assert quantizer is not None

@@ -130,17 +130,12 @@ def input_ranges(
     found = layers(model)
     seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in found.values()}
 
-    def see(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        seen[layer].append(args[0].detach().flatten())
+    def see(layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        seen[layer].append(x.flatten())
 
-    hooks = [layer.register_forward_pre_hook(see) for layer in found.values()]
-    try:
-        with kept(model):
-            model.eval()
-            walk(model, data)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with kept(model):
+        model.eval()
+        walk(model, data, see)
     rows = []
     for name, layer in found.items():
         scheme, quantizer, own = layer.macro.inputs, layer.input_quantizer, None
