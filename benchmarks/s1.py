@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.seeds import demo
+from benchmarks.seeds import at, demo
 from bitline.evaluate import difference, hessian_traces, over_chips, recalibrated
 from bitline.experiment import Experiment, Run
 from bitline.macro import Macro
@@ -81,13 +81,9 @@ class Compared:
 
 def _swept(model: nn.Module, walk: Run, sigmas: Sequence[float] = SIGMAS) -> Iterator[tuple[float, Tensor]]:
     for sigma in sigmas:
-        use(model, _at(sigma))
+        use(model, at(sigma))
         yield sigma, torch.stack([trial.right for trial in over_chips(model, walk.source, CHIPS, walk.experiment.seed)])
     use(model)
-
-
-def _at(sigma: float) -> Callable[[Macro], Macro]:
-    return lambda design: design.model_copy(update={"variation": design.variation.model_copy(update={"sigma": sigma})})
 
 
 def compared(seed: int) -> dict[str, Compared]:

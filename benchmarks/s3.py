@@ -7,17 +7,15 @@ CPU core. Every method has one budget, a side path after another method one more
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from benchmarks.seeds import demo
+from benchmarks.seeds import at, demo
 from bitline.compensate import CorrectNet, LowRank, Sparse, Vectors, overhead
 from bitline.evaluate import error_gain, injected_from, layer_gains
 from bitline.experiment import Experiment, Run, load
-from bitline.macro import Macro
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "correctnet-lenet5.yaml"
@@ -120,16 +118,6 @@ def gains(nets: dict[str, nn.Module], walk: Run) -> str:
         cells = [f"{float(error_gain(net, batches, FEW, variant=at(sigma)).mean()):.2f}" for sigma in SIGMAS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def at(sigma: float) -> Callable[[Macro], Macro]:
-    """The macro with another σ."""
-
-    def variant(macro: Macro) -> Macro:
-        assert macro.variation is not None
-        return macro.model_copy(update={"variation": macro.variation.model_copy(update={"sigma": sigma})})
-
-    return variant
 
 
 def onward(nets: dict[str, nn.Module], walk: Run) -> str:

@@ -7,14 +7,15 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 
-from bitline.evaluate import Difference, difference
+from bitline.evaluate import Difference, changed, difference
 from bitline.experiment import Experiment, Run, load
+from bitline.macro import Macro
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 KEPT = Path("out") / "bench"
@@ -48,6 +49,11 @@ def demo(changes: Sequence[str], seed: int) -> Experiment:
     """The demo's experiment, changed."""
     with as_file(files("bitline.experiment") / "demo.yaml") as file:
         return load(file, [*changes, f"seed={seed}"])
+
+
+def at(sigma: float) -> Callable[[Macro], Macro]:
+    """A macro whose weights vary by another σ."""
+    return lambda macro: changed(macro, {"macro.variation.sigma": sigma})
 
 
 def scores(experiment: Experiment, kept: Path | None = None) -> dict[str, torch.Tensor]:

@@ -478,6 +478,7 @@ def test_frozen_norms_learn_no_statistics_and_normalise_by_those_there_are():
     assert [training for _, training in seen] == [True] * 7 + [False] * 3
     means = [mean for mean, _ in seen] + [model[1].running_mean]
     assert [torch.equal(a, b) for a, b in pairwise(means)] == [False] * 7 + [True] * 3
+    assert model[1].training == model.training  # as the rest of the network again
     free, other = run()
     assert all(training for _, training in free)
     assert equal({"mean": free[7][0]}, {"mean": seen[7][0]})

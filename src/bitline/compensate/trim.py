@@ -91,7 +91,7 @@ class Trimming:
         def fit(side: TrimPath, layer: CimLayer, y: Tensor) -> None:
             side.fit(layer, y, wanted[layer.site.name])
 
-        before = {name: (part.macro, getattr(part, "cause", None)) for name, part in parts(model).items()}
+        before = {name: (part.macro, part.cause) for name, part in parts(model).items()}
         device = next(model.parameters()).device
         x = torch.cat([batch[0] for batch in self.batches]).to(device)
         try:

@@ -32,8 +32,7 @@ class Ledger:
 
     def key(self, model: nn.Module, name: str) -> str:
         """Hash of everything that sets the answers of ``model`` in row ``name``."""
-        causes = {site: layer.cause for site, layer in layers(model).items()}
-        macros = [f"{site} {part.macro.fingerprint} {causes.get(site)}" for site, part in parts(model).items()]
+        macros = [f"{site} {part.macro.fingerprint} {part.cause}" for site, part in parts(model).items()]
         digest = hashlib.blake2b("|".join([self.context, name, *macros]).encode(), digest_size=8)
         for key, value in model.state_dict().items():
             digest.update(key.encode())

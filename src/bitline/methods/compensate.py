@@ -71,6 +71,4 @@ class Compensate(OnFreshChips):
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self._frozen = []
-        for norm in batch_norms(model):
-            norm.train(model.training)
         super().end(model)

@@ -26,7 +26,6 @@ from bitline.macro import (
     program,
     runs_fused,
     scaled,
-    without,
 )
 from bitline.macro.geometry import Geometry
 from bitline.macro.kinds import TableColumn
@@ -94,10 +93,8 @@ class CimLayer(OnSilicon):
 
     def use(self, macro: Macro, cause: str | None = None) -> None:
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
-        self.cause = cause
-        self.macro = without(macro, cause) if cause else macro
+        super().use(macro, cause)
         self._plan()
-        self.renew()
 
     def differentiate(self, gradient: AnyGradient | None) -> None:
         """Pass gradients by another rule, by a plan that can; None: by the one asked for."""

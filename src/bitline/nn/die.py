@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bitline.macro import Chip, Macro, Reads, Site
+from bitline.macro import Chip, Macro, Reads, Site, without
 from bitline.macro.program import sampled
 
 if TYPE_CHECKING:
@@ -50,13 +50,16 @@ class OnSilicon(nn.Module):
 
     design: Macro  # the macro asked for
     macro: Macro  # the one in use: the design, or one with something ideal
+    cause: str | None  # of error, that is ideal in it
     site: Site
     silicon: Silicon
     _pass: tuple[int, int]
 
     def use(self, macro: Macro, cause: str | None = None) -> None:
         """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
-        raise NotImplementedError
+        self.cause = cause
+        self.macro = without(macro, cause) if cause else macro
+        self.renew()
 
     def renew(self) -> None:
         """Forget what was programmed: the die, the weights or the macro changed."""

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline import draws
 from bitline.devices import OffsetRow
-from bitline.macro import Macro, Site, without
+from bitline.macro import Macro, Site
 from bitline.nn.die import OnSilicon, Silicon
 
 
@@ -51,11 +51,6 @@ class AnalogNorm(OnSilicon, _BatchNorm):
         module = kind(self.num_features, *own, device="meta").train(self.training)
         module._parameters, module._buffers = dict(self._parameters), dict(self._buffers)
         return module
-
-    def use(self, macro: Macro, cause: str | None = None) -> None:
-        """Compute with ``macro`` (the design or a variant of it), one ``cause`` of error made ideal."""
-        self.macro = without(macro, cause) if cause else macro
-        self.renew()
 
     def renew(self) -> None:
         """Draw anew: the die or the macro changed."""

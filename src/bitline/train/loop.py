@@ -116,6 +116,8 @@ def train(
             return run(resume, progress)
         finally:
             method.end(model)
+            for module in batch_norms(model):
+                module.train(model.training)
 
 
 def _criterion(loss: Criterion, config: TrainConfig) -> Criterion:
