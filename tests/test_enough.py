@@ -13,7 +13,7 @@ import bitline as bl
 from bitline.evaluate import AccuracyCurve
 from bitline.evaluate.enough import SizeError
 from bitline.macro import Macro, fit_table
-from bitline.nn import layers
+from bitline.nn import Lsq, layers
 from bitline.report.sample_curve import accuracy_picture
 from bitline.samples import Samples
 
@@ -42,7 +42,8 @@ def network(macro: Macro) -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Ten
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
-    model = bl.convert(net.eval(), macro)
+    start = Lsq(init=None)  # ranges that clip, where errors of columns matter
+    model = bl.convert(net.eval(), macro, inputs=start, weights=start)
     bl.calibrate(model, [x], 1)
     return model, [(x, y)]
 

@@ -17,7 +17,7 @@ def choose_writes(priority: Mapping[str, Tensor], share: float) -> dict[str, Ten
     ``error_powers``. Raises ValueError for another share and where there are no weights.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share = {share:g}: a share of all weights, 0 … 1")
+        raise ValueError(f"share = {share:g}; accepted is 0 … 1")
     if not priority:
         raise ValueError("no weights to choose from: priority names no layer")
     every = torch.cat([value.detach().flatten() for value in priority.values()])
