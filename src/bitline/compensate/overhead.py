@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bitline.compensate.attach import sides
-from bitline.nn import CimLayer, kept, layers, silicon
-from bitline.nn.layers import LAYERS
-
-BASES: tuple[type[nn.Module], ...] = (CimLayer, *LAYERS)
+from bitline.nn import count_outputs, kept, layers, silicon
 
 
 class Overhead(BaseModel):
@@ -44,28 +39,18 @@ def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
     or not. Sums and averages are not counted. The model stays as it is.
     """
     found = {layer: name for name, layer in layers(model).items()}
-    own = [module for module in model.modules() if isinstance(module, BASES)]
-    positions: dict[nn.Module, int] = {}
-
-    def count(module: nn.Module, _: object, y: Tensor) -> None:
-        positions[module] = positions.get(module, 0) + y.numel() // (len(x) * len(module.weight))  # type: ignore[arg-type]
-
-    hooks = [module.register_forward_hook(count) for module in own]
-    try:
-        with kept(model):
-            if found:
-                silicon(model).begin(None)
-            model.eval()(x.to(next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    macs = {module: math.prod(module.weight.shape) * positions.get(module, 0) for module in own}  # type: ignore[arg-type]
+    with kept(model):
+        if found:
+            silicon(model).begin(None)
+        counted = count_outputs(model.eval(), x.to(next(model.parameters()).device))
+    positions = {module: made // shape[0] for module, (made, shape) in counted.items()}
+    macs = {module: shape.numel() * positions[module] for module, (_, shape) in counted.items()}
     rows = []
     for layer, name in found.items():
         if layer.side is not None:
             weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
             side = layer.side.size, layer.side.macs(positions.get(layer, 0))
-            rows.append(_cost(name, weights, macs[layer], *side))
+            rows.append(_cost(name, weights, macs.get(layer, 0), *side))
     beside = {id(p) for side in sides(model).values() for p in side.parameters()}
     whole = sum(p.numel() for p in model.parameters() if id(p) not in beside)
     totals = sum(row.side_parameters for row in rows), sum(row.side_macs for row in rows)

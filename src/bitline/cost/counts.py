@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from bitline.cost.activity import Activity
 from bitline.macro import Layout, Macro, Site
 from bitline.macro.kinds import TableColumn
-from bitline.nn import CimLayer, converted_layers, digital
-from bitline.nn.layers import LAYERS
+from bitline.nn import CimLayer, converted_layers, count_outputs, digital
 
 
 class Frozen(BaseModel):
@@ -67,7 +66,9 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
     or no digits of inputs and weights.
     """
     found = converted_layers(model)
-    outputs = _outputs(model, x)
+    plain = digital(model).eval()
+    names = {module: name for name, module in plain.named_modules()}
+    outputs = {names[module]: made for module, made in count_outputs(plain, x).items()}
     if silent := [name for name in found if name not in outputs]:
         raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")
     if unknown := [name for name in activity or () if name not in found]:
@@ -81,26 +82,6 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
         else:
             rows.append(LayerCounts(layer=name, macro=None, terms=terms, outputs=made, macs=made * terms))
     return tuple(rows)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, x: Tensor) -> dict[str, tuple[int, torch.Size]]:
-    """(outputs of a sample, shape of the weight) of each layer of the torch network that is reached, by name."""
-    found: dict[str, tuple[int, torch.Size]] = {}
-    kinds: tuple[type[nn.Module], ...] = tuple(LAYERS)
-    plain = digital(model).eval()  # a copy: what is hooked there goes with it
-    for name, module in plain.named_modules():
-        if isinstance(module, kinds):
-
-            def seen(module: nn.Module, _: object, y: Tensor, name: str = name) -> None:
-                weight = module._parameters["weight"]
-                assert weight is not None
-                before = found[name][0] if name in found else 0
-                found[name] = (before + y.numel() // len(x), weight.shape)
-
-            module.register_forward_hook(seen)
-    plain(x)
-    return found
 
 
 def _held(found: Mapping[str, CimLayer]) -> Counter[int]:

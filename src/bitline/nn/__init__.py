@@ -18,6 +18,7 @@ from bitline.nn.model import (
 )
 from bitline.nn.moving import calibrated, moved
 from bitline.nn.norms import AnalogNorm, batch_norms
+from bitline.nn.outputs import count_outputs
 from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.side import SidePath
@@ -49,6 +50,7 @@ __all__ = [
     "choose_writes",
     "convert",
     "converted_layers",
+    "count_outputs",
     "differentiate",
     "digital",
     "fingerprint",
