@@ -69,10 +69,11 @@ def test_the_ideal_array_is_exact(name: str, plan: str) -> None:
     assert torch.equal(y.double(), x.double() @ w.double().t())
 
 
-def test_the_skewed_table_is_its_law() -> None:
+@pytest.mark.parametrize("name", ["generic-skewed-sram", "generic-pedestal-sram"])
+def test_a_skewed_table_is_its_law(name: str) -> None:
     script = Path(__file__).parents[1] / "examples" / "skewed_table.py"
-    made = subprocess.run([sys.executable, script], capture_output=True, text=True, encoding="utf-8", check=True)
-    assert made.stdout == presets.find("generic-skewed-sram").read_text(encoding="utf-8")
+    made = subprocess.run([sys.executable, script, name], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert made.stdout == presets.find(name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)
