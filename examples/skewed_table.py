@@ -1,14 +1,14 @@
-"""The presets generic-skewed-sram and generic-pedestal-sram, made again: error tables of a fabricated SRAM macro's kind.
+"""The presets generic-skewed-sram and generic-pedestal-sram, made again: tables of a fabricated SRAM macro's kind.
 
     for name in generic-skewed-sram generic-pedestal-sram; do
         python examples/skewed_table.py $name > src/bitline/macro/presets/$name.yaml
     done
 
 The macro of D-NAT (Lin et al., JETCAS 12(2), 2022) is measured, but its table is not public. What is: 128 codes, more
-distortion at larger values, no Gaussian, and that VGG8 trained for the ideal macro falls to 14.17 % on it. The laws here
-are like that, each fixed before any network was trained on it: code = PEDESTAL + T · (1 - exp(-i/T)) + noise, as a bit line
-that discharges, sigma = FLOOR + SPREAD · i/127 codes, skewed to smaller codes. The first is as noisy as macros with
-little power for their converters are; the noise of the second is about that of its converter's steps (0.29 codes rms), as
+distortion at larger values, no Gaussian, and that VGG8 trained for the ideal macro falls to 14.17 % on it. The laws are
+like that, each fixed before any network was trained on it: code = PEDESTAL + T · (1 - exp(-i/T)) + noise, as a bit
+line that discharges, sigma = FLOOR + SPREAD · i/127 codes, skewed to smaller codes. The first is as noisy as macros
+that give their converters little power; the second's noise is about that of a converter's steps (0.29 codes rms), as
 designers size it, and its zero reads as code 4, with which a given VGG8 with ideal ranges falls to 13 %.
 """
 
