@@ -145,10 +145,8 @@ def curvature(
     from bitline.report.tables import priorities_table
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
-    if len(experiment.macros) > 1:
-        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    macro = experiment.on()
     walk = walk_of(experiment, folder, errors if as_json else console)
-    macro = experiment.macros[0]
     model = walk.converted(walk.float_network(), macro)
     if method is not None:
         model = walk.trained(model, macro, method_of(experiment, method))
@@ -200,16 +198,13 @@ def verify(
     from bitline.samples import Samples
 
     experiment = loaded(file, changes)
-    chosen, folder = method_of(experiment, method), folder_of(file, out)
-    if len(experiment.macros) > 1:
-        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    macro, chosen, folder = experiment.on(), method_of(experiment, method), folder_of(file, out)
     at = Circuit.load(circuit)
     if samples is None:
         tables = [shipped(f"{at.name}{part}") for part in ("", "-dice")]
     else:
         tables = [Samples.load(samples), Samples.load(dice_of(samples))]
     walk = walk_of(experiment, folder, errors if as_json else console)
-    macro = experiment.macros[0]
     model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
     found = verified(
         model,
@@ -260,10 +255,7 @@ def export(
     from bitline.samples import Samples
 
     experiment = loaded(file, changes)
-    names = [one.name for one in experiment.macros]
-    if (macro is None and len(names) > 1) or (macro is not None and macro not in names):
-        raise ValueError(f"macro {macro!r}: name one of the experiment's: {', '.join(names)}")
-    design = experiment.macros[names.index(macro) if macro else 0]
+    design = experiment.on(macro)
     chosen = method_of(experiment, method) if method else experiment.methods[-1]
     folder = folder_of(file, out)
     walk = walk_of(experiment, folder)

@@ -184,6 +184,16 @@ class Experiment(Written):
                 raise ValueError(f"seed = {seed}: give the experiment's `seed`, which all its parts follow")
         return value
 
+    def on(self, name: str | None = None) -> Macro:
+        """The macro of this name; None: the only one. Raises ValueError where none or several could be meant."""
+        found = [macro for macro in self.macros if name in (None, macro.name)]
+        if len(found) != 1:
+            names = ", ".join(macro.name for macro in self.macros)
+            if name is None:
+                raise ValueError(f"the experiment has several macros: choose one with --set macro=…, of {names}")
+            raise ValueError(f"macro {name!r}: name one of the experiment's: {names}")
+        return found[0]
+
     def check(self, images: Tensor) -> None:
         """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit.
 

@@ -40,8 +40,7 @@ class SweepRun:
         Raises ValueError, before anything is trained, for keys and values that cannot be.
         """
         started = time.time()
-        if len(self.experiment.macros) > 1:
-            raise ValueError("the experiment has several macros: choose one with --set macro=…")
+        self.experiment.on()
         swept = {each.key for each in self.over}
         for each in self.train_over:
             if each.key.startswith("macro.") and each.key not in swept:
@@ -108,8 +107,9 @@ class SweepRun:
         net = floats["float"]
         if _start(experiment) != _start(base.experiment):
             net = floats[f"float{suffix}"] = walk.float_network()
-        start = walk.converted(net, experiment.macros[0])
-        for name, model in walk.networks(start, experiment.macros[0]).items():
+        macro = experiment.on()
+        start = walk.converted(net, macro)
+        for name, model in walk.networks(start, macro).items():
             if model is not start:
                 models[name + suffix] = model
             elif net is not floats["float"]:
