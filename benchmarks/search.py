@@ -16,14 +16,14 @@ from bitline.search import Goal, Searched
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bits-lenet5.yaml"
 LOSE = 1.0
-ALONE = ("search.input_bits=[]", "search.weight_bits=[]", "search.finals=4")
+ALONE = ("search.input_bits=[]", "search.finals=4")
 
 
 def run() -> str:
     """Both searches: all knobs, and the converters' bits alone."""
     if why := missing():
         return why
-    parts = {"Bits of inputs, weights and converters": found(), "Bits of converters alone": found(ALONE, "adc")}
+    parts = {"Bits of inputs and converters": found(), "Bits of converters alone": found(ALONE, "adc")}
     return "\n\n".join(f"**{head}**\n\n{table(one)}" for head, one in parts.items())
 
 

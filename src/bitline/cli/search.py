@@ -50,7 +50,7 @@ def search(
     walk = SearchRun(experiment, folder, goal, lambda line: say(line, voice), progress=voice.is_terminal)
     found = walk()
     if as_json:
-        typer.echo(found.model_dump_json(indent=2, by_alias=True, exclude_none=True))
+        typer.echo(found.model_dump_json(indent=2, by_alias=True))
     else:
         console.print(search_table(found, law, goal.by))
         say(f"figures: {folder / 'search.json'}, {folder / 'search.csv'}   picture: {folder / 'search.svg'}")

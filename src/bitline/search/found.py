@@ -115,7 +115,7 @@ class Searched(Frozen):
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True, exclude_none=True) + "\n")
+        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
 
     @staticmethod
     def read(path: Path) -> Searched:

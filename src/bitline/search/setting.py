@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from pydantic import model_serializer
 
 from bitline.configuration import Value
 from bitline.converters import CalibratedRange, Range
@@ -23,6 +25,11 @@ class Setting(Value):
     cell_bits: Bits | None = None
     adc_bits: Bits | None = None
     adc_range: Range | None = None
+
+    @model_serializer(mode="wrap")
+    def _chosen(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """What is chosen alone."""
+        return {knob: value for knob, value in handler(self).items() if value is not None}
 
     @staticmethod
     def of(macro: Macro, knobs: tuple[str, ...]) -> Setting:
