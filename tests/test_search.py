@@ -299,6 +299,9 @@ def test_a_search_that_was_killed_ends_the_same(
     count = len(asked)
     assert search(model, TRAIN, TEST, SPACE, out=tmp_path, **ALL) == found
     assert len(asked) == count
+    stops.add(count)  # other images are other measurements
+    with pytest.raises(KeyboardInterrupt):
+        search(model, TRAIN, TEST, SPACE.model_copy(update={"images": 32}), out=tmp_path, **ALL)
 
 
 def test_a_network_may_be_trained_for_each_setting(model: nn.Module) -> None:
@@ -372,6 +375,9 @@ def test_the_picture_shows_every_setting_tested(found: Searched) -> None:
     for one in found.tested:
         assert sum(text.startswith(f"{one.name}: {one.accuracy('tested'):.2f} %") for text in shown) == len(found.laws)
     assert len(list(tree.iter("{http://www.w3.org/2000/svg}polyline"))) == len(found.laws)
+    for circle in tree.iter("{http://www.w3.org/2000/svg}circle"):
+        assert 0 < float(circle.attrib["cx"]) < float(tree.attrib["width"])
+        assert 0 < float(circle.attrib["cy"]) < float(tree.attrib["height"])
 
 
 def test_tables_hold_what_was_tested(found: Searched) -> None:

@@ -32,7 +32,7 @@ def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Ta
     """Every setting tested, cheapest first under a law: accuracy, and energy saved under each law."""
     front = {one.name for one in found.front(law, by=by)}
     what = "conversions" if found.space.price == "adc" else "a sample"
-    caption = f"{found.how} · saved of the energy of {what}, against {found.baseline.name} · bold: the front"
+    caption = f"{found.how} · saved of the energy of {what}, against the macro as it is · bold: the front"
     table = Table(caption=Text(caption), caption_justify="left")
     table.add_column("setting", overflow="fold", min_width=9)
     for name in ("accuracy, %", "p5"):
@@ -51,7 +51,7 @@ def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Ta
 
 def setting_table(found: Searched, one: Candidate) -> Table:
     """A setting layer by layer, beside the baseline's."""
-    table = Table(title=Text(one.name), title_justify="left", caption=Text(f"in brackets: {found.baseline.name}"))
+    table = Table(title=Text(one.name), title_justify="left", caption=Text("in brackets: the macro as it is"))
     table.caption_justify = "left"
     table.add_column("layer", overflow="fold")
     knobs = found.space.knobs
@@ -145,6 +145,6 @@ def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, 
     shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {each.split(',')[0]}" for each in found.laws)
     what = "mean" if by == "mean" else "5th percentile"
     return (
-        f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; {found.baseline.name} "
-        f"{found.baseline.accuracy(stage, by):.2f} %) and saves of the energy: {shares}"
+        f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; the macro as it "
+        f"is {found.baseline.accuracy(stage, by):.2f} %) and saves of the energy: {shares}"
     )

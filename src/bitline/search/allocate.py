@@ -75,7 +75,7 @@ def search(
             space.chips,
             seed,
             None if folder is None else folder / "screened.jsonl",
-            images.key(),
+            f"{images.key()} {space.images} {calibration_batches}",
         ),
         seed,
         tell,

@@ -147,7 +147,7 @@ class Walk:
                 some.append(one)
                 points.append((getattr(one, self.space.price)[law], harm))
         if not some:
-            raise ValueError(f"{layer}: no combination of choices is possible one by one: {self.options.skipped}")
+            raise ValueError(f"{layer}: no choice is possible beside what the macro has: give it more of them")
         return [(some[at], points[at]) for at in front(points)]
 
     def _cost(self, law: str) -> Callable[[Settings], float]:
