@@ -35,6 +35,7 @@ COMMANDS = [
     "verify",
     "curvature",
     "sweep",
+    "search",
     "report",
     "presets",
     "schema",

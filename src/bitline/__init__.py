@@ -33,7 +33,7 @@ _FROM = {
     "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
-_MODULES = ("compensate", "data", "methods", "networks", "presets", "units")
+_MODULES = ("compensate", "data", "methods", "networks", "presets", "search", "units")
 
 __all__ = [*_WHERE, *_MODULES]
 

@@ -10,6 +10,7 @@ from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
 from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
 from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
+from bitline.cli.search import search
 from bitline.cli.telling import Told
 from bitline.lab.cli import lab
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "run": run,
     "demo": demo,
     "sweep": sweep,
+    "search": search,
     "convert": convert,
     "cost": cost,
     "train": train,

@@ -9,9 +9,11 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,9 +79,8 @@ UNKEPT = Ledger(None, "")
 def read(path: Path) -> dict[int, Tensor]:
     """Answers by chip; a line that is not whole is only a memory of work done, which is done again."""
     found = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for record in records(path):
         try:
-            record = json.loads(line)
             bits = np.frombuffer(base64.b64decode(record["right"], validate=True), dtype=np.uint8)
             right = np.unpackbits(bits)[: record["images"]]
             if len(right) == record["images"]:
@@ -92,7 +93,18 @@ def read(path: Path) -> dict[int, Tensor]:
 def append(path: Path, trial: Trial) -> None:
     """Write one chip's answers at the end of a file, which may end in the middle of a line."""
     right = base64.b64encode(np.packbits(trial.right.numpy()).tobytes()).decode()
-    record = {"chip": trial.chip, "images": len(trial.right), "right": right}
+    write(path, {"chip": trial.chip, "images": len(trial.right), "right": right})
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The whole lines of a file of records, none if there is no file."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
+def write(path: Path, record: Any) -> None:
+    """Write a record at the end of a file, which may end in the middle of a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

@@ -2,6 +2,7 @@
 
 from bitline.experiment.config import Experiment, load, parse
 from bitline.experiment.run import Run, clear, slug
+from bitline.experiment.search import SearchRun, allocated, written
 from bitline.experiment.sweep import SweepRun
 
-__all__ = ["Experiment", "Run", "SweepRun", "clear", "load", "parse", "slug"]
+__all__ = ["Experiment", "Run", "SearchRun", "SweepRun", "allocated", "clear", "load", "parse", "slug", "written"]

@@ -33,6 +33,7 @@ from bitline.macro.plans import PLANS
 from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
 from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, walk
+from bitline.search import Space
 from bitline.train import TrainConfig
 
 
@@ -91,6 +92,11 @@ class Convert(Part):
     weights: AnyQuantizer | None = Field(default=None, description="quantizer of weights; absent: LSQ")
     gradient: AnyGradient = Ste()
     fold_bn: bool = False
+    layers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="what of the macro differs on layers, by dotted-name pattern: {fc: {converter: {bits: 5}}}; the "
+        "first that matches counts",
+    )
     calibration_batches: int = Field(default=8, ge=1, description="of 64 images")
 
 
@@ -133,6 +139,7 @@ class Experiment(Written):
     training: TrainConfig = Field(description="the budget of every method, counted from the float network")
     methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
     test: Test = Test()
+    search: Space | None = Field(default=None, description="choices of bits for each layer, for `bitline search`")
     plan: PlanName | None = Field(default=None, description="force a plan: 'reference' is the oracle")
 
     @property
@@ -140,12 +147,17 @@ class Experiment(Written):
         """The macros, side by side."""
         return self.macro
 
+    def designs(self, macro: Macro) -> dict[str, Macro]:
+        """What layers sit on, by pattern, if the others sit on ``macro``."""
+        own = {name: macro.laid(change, f"{macro.name}, {name}") for name, change in self.convert.layers.items()}
+        return own | {"*": own.get("*", macro)}
+
     def place(self, net: nn.Module, macro: Macro) -> nn.Module:
         """A copy of a network on one of the macros, not yet calibrated."""
         part = self.convert
         return convert(
             net,
-            macro,
+            self.designs(macro) if part.layers else macro,
             skip=part.skip,
             inputs=part.inputs,
             weights=part.weights,
@@ -164,9 +176,20 @@ class Experiment(Written):
         return value
 
     @model_validator(mode="after")
-    def _quantizers_fit(self) -> Experiment:
+    def _layers_fit(self) -> Experiment:
         for macro in self.macros:
-            for role, scheme in (("inputs", macro.inputs), ("weights", macro.weights)):
+            for name, change in self.convert.layers.items():
+                try:
+                    macro.laid(change, f"{macro.name}, {name}")
+                except ValidationError as error:
+                    what = ValueError(explain(error, Macro, f"of {macro.name}"))
+                    raise refused(what, change, "convert", "layers", name) from None
+        return self
+
+    @model_validator(mode="after")
+    def _quantizers_fit(self) -> Experiment:
+        for one in (one for macro in self.macros for one in self.designs(macro).values()):
+            for role, scheme in (("inputs", one.inputs), ("weights", one.weights)):
                 chosen = getattr(self.convert, role)
                 if chosen is None or scheme is None:
                     continue
@@ -204,16 +227,18 @@ class Experiment(Written):
         net = self.network.build(self.seed).eval()
         for macro in self.macros:
             for method in self.methods:
-                if reason := method.refuses(macro):
-                    raise ValueError(f"{method.kind} on {macro.name}: {reason}")
+                for one in self.designs(macro).values():
+                    if reason := method.refuses(one):
+                        raise ValueError(f"{method.kind} on {one.name}: {reason}")
             found = self._walked(net, macro, images)
             names = [layer.site.name for layer in found]
             for method in self.methods:
                 all_match(getattr(method, "patterns", ()), names, f"{method.kind} on {macro.name}: ")
-            for one in (macro, *(macro.at(corner) for corner in macro.corners if self.test.corners)):
-                high = float(one.weights.high) if one.weights else 1.0
-                for layer in found:  # a row of each
-                    _, outputs, groups = layer.matrix_shape
+            for layer in found:  # a row of each
+                own = layer.design
+                _, outputs, groups = layer.matrix_shape
+                for one in (own, *(own.at(corner) for corner in own.corners if self.test.corners)):
+                    high = float(one.weights.high) if one.weights else 1.0
                     program(torch.full((groups * outputs, 1), high), one, Chip(0, 0), layer.site, groups=groups)
 
     @torch.no_grad()

@@ -157,7 +157,11 @@ class Run:
             mapping=tuple(parts["mapping"]),
             sensitivity=tuple(parts["sensitivity"]),
             explanation=tuple(parts["explanation"]),
-            macros={macro.name: macro.dump() for macro in experiment.macros},
+            macros={
+                one.name: one.dump()
+                for macro in experiment.macros
+                for one in (macro, *experiment.designs(macro).values())
+            },
             facts=self.facts(),
         )
         finish(result, self.into or self.out, started)
@@ -319,10 +323,11 @@ def finish(result: Result, out: Path, started: float) -> None:
 
 def clear(out: Path) -> None:
     """Remove what a run left in a folder, and nothing else."""
-    for name in ("train", "answers", "sweep"):
+    for name in ("train", "answers", "sweep", "search"):
         shutil.rmtree(out / name, ignore_errors=True)
     written = ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html")
-    for name in (*written, "sweep.json", "sweep.csv", "sweep.html"):
+    searched = ("search.json", "search.csv", "search.svg", "search.yaml")
+    for name in (*written, "sweep.json", "sweep.csv", "sweep.html", *searched):
         with suppress(OSError):
             (out / name).unlink()
 
@@ -335,11 +340,11 @@ def _version() -> str:
 
 
 def _claim(out: Path, experiment: Experiment) -> None:
-    """Take the folder for this experiment, whatever its methods and its test.
+    """Take the folder for this experiment, whatever its methods, its test and its search.
 
     Raises ValueError if it holds another one, or cannot be written.
     """
-    training = experiment.model_dump(mode="json", exclude={"title", "methods", "test"})
+    training = experiment.model_dump(mode="json", exclude={"title", "methods", "test", "search"})
     mine = to_yaml(training)
     path = out / "experiment.yaml"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -197,10 +198,16 @@ class Macro(Written, Value):
         """The macro at one of its corners; raises ValueError naming the corners there are."""
         if corner not in self.corners:
             raise ValueError(f"macro {self.name} has no corner {corner!r}; it has: {', '.join(self.corners) or 'none'}")
-        change = self.corners[corner]
-        same = {name: getattr(self, name) for name in type(self).model_fields.keys() - change.keys() - {"corners"}}
-        config = same | _merge(self.model_dump(include=set(change)), change)
-        return Macro.model_validate(config | {"name": f"{self.name} @ {corner}"})
+        alone = self.model_copy(update={"corners": {}})
+        return alone.laid(self.corners[corner], f"{self.name} @ {corner}")
+
+    def laid(self, change: Mapping[str, Any], name: str) -> Macro:
+        """The macro with keys changed, as in YAML: a part of another ``kind`` takes the place of this one's, else it
+        changes the keys it names. Raises ValidationError for what a macro cannot be."""
+        change = whole(dict(change), Macro)
+        same = {key: getattr(self, key) for key in type(self).model_fields.keys() - change.keys()}
+        config = same | merge(self.model_dump(include=set(change)), change)
+        return Macro.model_validate(config | {"name": name})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,7 +258,7 @@ def based(data: Any, folder: Path = Path(), above: tuple[Path, ...] = ()) -> Any
     base = _load(find(data["base"], folder), above)
     parts = ", ".join(key for key in change if key not in ("name", "source"))
     own = {"name": f"{base.name} ({parts})", "source": f"{base.name} with other {parts}. {base.source}"}
-    return _merge(base.dump(), (own if parts else {}) | change)
+    return merge(base.dump(), (own if parts else {}) | change)
 
 
 def _load(path: Path, above: tuple[Path, ...]) -> Macro:
@@ -274,10 +281,10 @@ def _load(path: Path, above: tuple[Path, ...]) -> Macro:
         raise ValueError(explain(error, Macro, path)) from None
 
 
-def _merge(config: Any, change: Any) -> Any:
+def merge(config: Any, change: Any) -> Any:
     """``change`` laid over ``config``, dictionary by dictionary; one of another kind takes its place."""
     if not (isinstance(config, dict) and isinstance(change, dict)):
         return change
     if change.get("kind", config.get("kind")) != config.get("kind"):
         return change
-    return config | {name: _merge(config.get(name), value) for name, value in change.items()}
+    return config | {name: merge(config.get(name), value) for name, value in change.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -16,8 +16,10 @@ from bitline.nn.quantizer import Quantizer
 from bitline.nn.quantizers import Xnor
 
 
-def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
+def moved(model: nn.Module, change: Callable[[Macro], Macro] | Mapping[str, Macro]) -> nn.Module:
     """A copy of a converted model, each layer on ``change`` of its macro; weights stay as they were trained.
+
+    ``change``: or macros by layer's name; a layer that is not named stays on its own.
 
     Quantizers stay where their codes do, converter ranges where bits, rule and span of the converter do. Others begin
     anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest. Side
@@ -25,7 +27,12 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro]) -> nn.Module:
     """
     found = converted_layers(model)
     first = next(iter(found.values()))
-    wanted = {name: change(part.design) for name, part in parts(model).items()}
+    if isinstance(change, Mapping):
+        if unknown := [name for name in change if name not in found]:
+            raise ValueError(f"macros for {', '.join(unknown)}: the layers on a macro are {', '.join(found)}")
+        wanted = {name: change.get(name, part.design) for name, part in parts(model).items()}
+    else:
+        wanted = {name: change(part.design) for name, part in parts(model).items()}
     designs = {glob.escape(name): one for name, one in wanted.items() if name in found or one.norm is not None}
     bare = copy.deepcopy(model)
     for layer in layers(bare).values():

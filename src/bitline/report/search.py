@@ -1,0 +1,150 @@
+"""What a search found: tables for the terminal, every setting as CSV, and accuracy against energy as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from markupsafe import Markup
+from rich.table import Table
+from rich.text import Text
+
+from bitline.evaluate import write_atomic
+from bitline.report.charts import Axis
+from bitline.report.svg import line, picture, text
+from bitline.search import Candidate, Searched
+from bitline.search.found import By, Stage
+from bitline.search.setting import SHORT, value_of
+from bitline.units import si
+
+WIDTH, HEIGHT, LEFT, TOP, FOOT, GAP = 400, 300, 50, 60, 40, 30
+STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#333}.grid{stroke:#ddd}"
+    "polyline{fill:none;stroke:#0a5fb4;stroke-width:1.6}"
+    ".mixed{fill:#0a5fb4}.same{fill:none;stroke:#b40;stroke-width:1.6}.own{fill:#222}.screened{opacity:.25}"
+)
+
+
+def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Table:
+    """Every setting tested, cheapest first under a law: accuracy, and energy saved under each law."""
+    front = {one.name for one in found.front(law, by=by)}
+    what = "conversions" if found.space.price == "adc" else "a sample"
+    caption = f"{found.how} · saved of the energy of {what}, against the macro as it is · bold: the front"
+    table = Table(caption=Text(caption), caption_justify="left")
+    table.add_column("setting", overflow="fold", min_width=9)
+    for name in ("accuracy, %", "p5"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for title in found.laws:
+        table.add_column(Text(title.split(",")[0]), justify="right", overflow="fold")
+    for one in sorted(found.tested, key=lambda each: found.joules(each, law)):
+        row = one.tested
+        assert row is not None
+        told = f"{row.mean:.2f} [{row.ci95[0]:.1f}, {row.ci95[1]:.1f}]"
+        shares = [Text(f"{100 * found.saved(one, each):.1f} %") for each in found.laws]
+        style = "bold" if one.name in front else ""
+        table.add_row(Text(one.name, style=style), Text(told), Text(f"{one.accuracy('tested', 'p5'):.2f}"), *shares)
+    return table
+
+
+def setting_table(found: Searched, one: Candidate) -> Table:
+    """A setting layer by layer, beside the baseline's."""
+    table = Table(title=Text(one.name), title_justify="left", caption=Text("in brackets: the macro as it is"))
+    table.caption_justify = "left"
+    table.add_column("layer", overflow="fold")
+    knobs = found.space.knobs
+    for knob in knobs:
+        table.add_column(f"{SHORT[knob]} bits" if knob in SHORT else "ADC range", justify="right", no_wrap=True)
+    for layer, setting in one.settings.items():
+        cells = []
+        for knob in knobs:
+            mine, own = (value_of(knob, getattr(each, knob)) for each in (setting, found.baseline.settings[layer]))
+            mine, own = (each.removeprefix(f"{SHORT.get(knob, '')} ") for each in (mine, own))
+            cells.append(Text(mine if mine == own else f"{mine} ({own})", style="" if mine == own else "bold"))
+        table.add_row(Text(layer), *cells)
+    return table
+
+
+def write_search_csv(found: Searched, path: Path | str) -> None:
+    """Write every setting as CSV, atomically: accuracies in per cent, energies in J, a column for each layer."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    layers = list(found.baseline.settings)
+    rows = ("mean", "ci95_low", "ci95_high", "p5", "worst", "chips", "images")
+    heads = [f"{stage}_{name}" for stage in ("screened", "tested") for name in rows]
+    energies = [f"{term}, J, {law}" for term in ("ADC", "total") for law in found.laws]
+    writer.writerow(["setting", *heads, *energies, *layers])
+    for one in found.candidates:
+        cells: list[object] = [one.name]
+        for row in (one.screened, one.tested):
+            if row is None:
+                cells += [None] * len(rows)
+            else:
+                cells += [row.mean, *row.ci95, row.p5, row.worst, row.chips, row.images]
+        cells += [each[law] for each in (one.adc, one.total) for law in found.laws]
+        writer.writerow([*cells, *(one.settings[layer].title for layer in layers)])
+    write_atomic(Path(path), out.getvalue())
+
+
+def search_picture(found: Searched, by: By = "mean") -> str:
+    """Accuracy against energy, a panel for each law: settings with the same bits everywhere, others, their front."""
+    across = min(2, len(found.laws))
+    rows = -(-len(found.laws) // across)
+    width, height = across * (WIDTH + GAP) + GAP, TOP + rows * (HEIGHT + GAP)
+    told = "blue: bits layer by layer; ring: the same bits everywhere; black: baseline; pale: screened only"
+    what = "ADC energy" if found.space.price == "adc" else "energy"
+    parts: list[str] = [text(GAP, 22, "start", f"{found.title}: accuracy, %, by {what} of a sample")]
+    parts.append(text(GAP, 40, "start", f"{told}; line: the front of those tested"))
+    for i, law in enumerate(found.laws):
+        parts += _panel(found, law, by, GAP + i % across * (WIDTH + GAP), TOP + i // across * (HEIGHT + GAP))
+    return picture(width, height, f"Search: {found.title}", STYLE, parts)
+
+
+def _panel(found: Searched, law: str, by: By, left: float, top: float) -> list[str]:
+    floor = min(one.accuracy("tested", by) for one in found.tested) - 1
+    shown = [(one, "screened", one.accuracy("screened", by)) for one in found.candidates if one.tested is None]
+    shown = [each for each in shown if each[2] >= floor]
+    shown += [(one, "tested", one.accuracy("tested", by)) for one in found.tested]
+    along = Axis.around([math.log10(found.joules(one, law)) for one, _, _ in shown])
+    up = Axis.around([accuracy for _, _, accuracy in shown])
+
+    def x(joules: float) -> float:
+        return round(left + LEFT + (WIDTH - LEFT) * along(math.log10(joules)) / 100, 1)
+
+    def y(accuracy: float) -> float:
+        return round(top + HEIGHT - FOOT - (HEIGHT - FOOT - 18) * up(accuracy) / 100, 1)
+
+    parts: list[str] = [text(left + LEFT, top + 8, "start", law)]
+    for value, label in up.ticks(5):
+        parts.append(line("grid", left + LEFT, left + WIDTH, y(value), y(value)))
+        parts.append(text(left + LEFT - 6, y(value) + 4, "end", label))
+    parts += [text(x(joules), top + HEIGHT - FOOT + 18, "middle", si(joules, "J", 2)) for joules in _decades(along)]
+    front = [(found.joules(one, law), one.accuracy("tested", by)) for one in found.front(law, by=by)]
+    points = " ".join(f"{x(joules)},{y(accuracy)}" for joules, accuracy in front)
+    parts.append(Markup('<polyline points="{}"/>').format(points))
+    dot = Markup('<circle class="{}" cx="{}" cy="{}" r="3.6"><title>{}</title></circle>')
+    for one, stage, accuracy in shown:
+        kind = "own" if one == found.baseline else "same" if one.same else "mixed"
+        told = f"{one.name}: {accuracy:.2f} %, {100 * found.saved(one, law):.1f} % saved"
+        parts.append(dot.format(f"{kind} {stage}", x(found.joules(one, law)), y(accuracy), told))
+    return parts
+
+
+def _decades(axis: Axis) -> Iterable[float]:
+    """Round energies on a logarithmic axis: 1, 2 and 5 of a decade, or decades alone where there are many."""
+    powers = range(math.floor(axis.low), math.ceil(axis.high) + 1)
+    marks = (1,) if axis.high - axis.low > 2 else (1, 2, 5)
+    values = [mark * 10.0**power for power in powers for mark in marks]
+    return [value for value in values if axis.low <= math.log10(value) <= axis.high]
+
+
+def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:
+    """What the cheapest setting that holds an accuracy saves."""
+    shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {each.split(',')[0]}" for each in found.laws)
+    what = "mean" if by == "mean" else "5th percentile"
+    return (
+        f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; the macro as it "
+        f"is {found.baseline.accuracy(stage, by):.2f} %) and saves of the energy: {shares}"
+    )

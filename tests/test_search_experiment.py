@@ -1,0 +1,211 @@
+"""Searches of whole experiments: layers that differ from their macro, the command, and the experiment it writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from bitline.cli import app
+from bitline.evaluate import Result
+from bitline.experiment import Run, SearchRun, allocated, clear, load, parse, written
+from bitline.nn import layers
+from bitline.search import Searched, Setting
+from test_experiment import EXAMPLES, config, quiet
+
+SEARCH = {
+    "adc_bits": [4, 6],
+    "chips": 1,
+    "images": 32,
+    "trials": 8,
+    "rounds": 1,
+    "screened": 4,
+    "finals": 1,
+    "refined": 1,
+    "window": 90,
+}
+MACRO = {"base": "generic-8t-sram", "name": "own", "converter": {"bits": 6, "range": "calibrated"}}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    plain = {"chips": 2, "details": False, "recalibrate": False}
+    return config(macro=MACRO, methods=["error_aware"], test=plain, search=SEARCH) | changes
+
+
+def call(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished search `out` of `tiny.yaml`."""
+    here = tmp_path_factory.mktemp("search")
+    (here / "laws.yaml").write_text("{name: two laws, cycle: 20 ns, adc: [walden, sar]}")
+    (here / "tiny.yaml").write_text(yaml.safe_dump(tiny(search=SEARCH | {"technology": str(here / "laws.yaml")})))
+    done = call("search", here / "tiny.yaml", "--lose", "30", "--law", "walden", "--out", here / "out")
+    assert done.exit_code == 0, done.output
+    (here / "told.txt").write_text(done.stdout)
+    return here
+
+
+# ---------------------------------------------------------------------------------------------- layers of their own
+
+
+def test_layers_may_differ_from_their_macro() -> None:
+    own = {"conv*": {"converter": {"bits": 5}}, "fc": {"inputs": {"bits": 3}}}
+    experiment = parse(tiny(convert={"layers": own}), "test")
+    model = experiment.place(experiment.network.build(0), experiment.macros[0])
+    found = {name: layer.design for name, layer in layers(model).items()}
+    assert [one.converter.bits for one in found.values() if one.converter] == [5, 5, 5, 6]
+    assert [one.inputs.bits for one in found.values() if one.inputs] == [4, 4, 4, 3]
+    assert (found["conv1"].name, found["fc"].name) == ("own, conv*", "own, fc")
+    assert found["conv1"].cell == experiment.macros[0].cell
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (
+            {"fc": {"converter": {"bits": 40}}},
+            r"convert\.layers\.fc: of own: converter\.bits: .*less than or equal to 16",
+        ),
+        ({"fc": {"convertor": {"bits": 4}}}, r"convert\.layers\.fc: of own: convertor: .*did you mean converter"),
+    ],
+)
+def test_what_a_layers_macro_cannot_be_is_told(own: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse(tiny(convert={"layers": own}), "test")
+
+
+def test_a_pattern_that_matches_no_layer_is_refused(tmp_path: Path) -> None:
+    experiment = parse(tiny(convert={"layers": {"conv9": {"converter": {"bits": 4}}}}), "test")
+    with pytest.raises(ValueError, match="pattern 'conv9' matches no layer; the layers are: conv1"):
+        Run(experiment, tmp_path, quiet, progress=False)
+
+
+def test_settings_are_laid_over_what_layers_have() -> None:
+    given = {"conv*": {"inputs": {"bits": 3}}}
+    experiment = parse(tiny(convert={"layers": given}), "test")
+    one = allocated(
+        experiment, {"conv1": Setting(adc_bits=4), "fc": Setting(adc_bits=6), "conv2": Setting(input_bits=3)}
+    )
+    assert one.convert.layers == {"conv1": {"inputs": {"bits": 3}, "converter": {"bits": 4}}} | given
+    assert allocated(experiment, {"fc": Setting(adc_bits=6)}) == experiment
+    assert parse(yaml.safe_load(written(one)), "again") == one
+    with pytest.raises(ValueError, match="settings: pattern 'conv9' matches no layer"):
+        allocated(experiment, {"conv9": Setting(adc_bits=4)})
+
+
+@pytest.mark.parametrize("name", ["bits-lenet5", "correctnet-lenet5", "digits-two-macros", "digits-pcm"])
+def test_an_experiment_written_reads_as_itself(name: str, tmp_path: Path) -> None:
+    experiment = load(EXAMPLES / f"{name}.yaml")
+    (tmp_path / "again.yaml").write_text(written(experiment), encoding="utf-8")
+    assert load(tmp_path / "again.yaml") == experiment
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_what_it_found(folder: Path) -> None:
+    found = Searched.read(folder / "out" / "search.json")
+    told = " ".join((folder / "told.txt").read_text().split())
+    floor = found.baseline.accuracy("tested") - 30
+    winner = found.cheapest(floor, "walden")
+    assert f"{winner.name} holds {floor:.2f} %" in told
+    assert f"{100 * found.saved(winner, 'walden'):.1f} % by Walden" in told
+    assert "bitline run" in told
+    assert {path.name for path in (folder / "out").glob("search.*")} == {
+        "search.csv",
+        "search.json",
+        "search.svg",
+        "search.yaml",
+    }
+    assert found.facts["network"] == "digits"
+
+
+def test_the_winner_runs_as_it_was_tested(folder: Path, tmp_path: Path) -> None:
+    """The experiment that the search wrote gives the accuracies that the search told, chip by chip."""
+    found = Searched.read(folder / "out" / "search.json")
+    winner = found.cheapest(found.baseline.accuracy("tested") - 30, "walden")
+    experiment = load(folder / "out" / "search.yaml")
+    assert experiment.search is None
+    assert experiment.convert.layers
+    done = call("run", folder / "out" / "search.yaml", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    result = Result.read(tmp_path / "result.json")
+    row = next(one for one in result.rows if one.method == "error-aware")
+    assert winner.tested is not None
+    assert row.per_chip == winner.tested.per_chip
+    assert {"own", *(f"own, {name}" for name in experiment.convert.layers)} <= set(result.macros)
+
+
+def test_a_search_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitline.search import screen
+
+    before = (folder / "out" / "search.json").read_bytes()
+    monkeypatch.setattr(screen, "measured", lambda *arguments: pytest.fail("measured again"))
+    done = call("search", folder / "tiny.yaml", "--lose", "30", "--law", "walden", "--out", folder / "out", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["title"] == "tiny"
+    assert (folder / "out" / "search.json").read_bytes() == before
+
+
+def test_an_accuracy_that_nothing_holds_is_told(folder: Path) -> None:
+    done = call("search", folder / "tiny.yaml", "--hold", "100", "--out", folder / "out")
+    assert done.exit_code == 2
+    assert "no setting tested holds 100 % (mean): the best," in done.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"search": None}, "declares no choices: give them as `search: {adc_bits: [4, 5, 6]}`"),
+        ({"search": SEARCH | {"method": "dnat"}}, "search.method = dnat: the experiment has no such method; it has: "),
+        ({"macro": [MACRO, "generic-8t-sram"]}, "several macros: choose one with --set macro=…"),
+        ({"search": {"adc_bit": 4}}, "search.adc_bit: no such key; did you mean adc_bits?"),
+        ({"search": {"chips": 2}}, "search: a search needs choices: give one or more of input_bits"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_message(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny(**changes)))
+    done = call("search", tmp_path / "tiny.yaml", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.split())
+
+
+def test_the_command_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = call("search", folder / "tiny.yaml", "--out", folder / "out")
+    assert done.exit_code == 2
+    assert "pip install 'bitline[search]'" in done.output
+
+
+def test_clear_removes_a_search_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("search.json", "search.yaml", "mine.txt", "search/screened.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_baseline_is_the_network_of_the_experiment(folder: Path) -> None:
+    """The macro as it is needs no training of its own: it is what `bitline train` trains."""
+    experiment = load(folder / "tiny.yaml")
+    walk = SearchRun(experiment, folder / "out", tell=quiet, progress=False)
+    own = {name: Setting() for name in ("conv1", "fc")}
+    assert walk.winner(own).convert == experiment.convert
+    base = Run(experiment, folder / "out", quiet, progress=False)
+    macro = experiment.macros[0]
+    model = base.trained(base.converted(base.float_network(), macro), macro, walk.method)
+    right = base.ledger().over_chips(model, "again", base.source, 2, experiment.seed)
+    found = Searched.read(folder / "out" / "search.json")
+    assert found.baseline.tested is not None
+    assert torch.allclose(
+        100 * right.double().mean(1), torch.tensor(found.baseline.tested.per_chip).double(), atol=1e-4
+    )
