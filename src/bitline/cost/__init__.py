@@ -3,8 +3,9 @@
 from bitline.cost.activity import Activity, measure_activity
 from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden
 from bitline.cost.counts import LayerCounts, accumulator_bits, count
-from bitline.cost.estimate import Cost, Energy, Estimate, cost, price
+from bitline.cost.estimate import DEFAULT, Cost, Energy, Estimate, cost, price
 from bitline.cost.saving import Saving, adc_saving
+from bitline.cost.sides import SideCost, side_costs
 from bitline.cost.technology import (
     AnyArrayEnergy,
     Areas,
@@ -19,6 +20,7 @@ from bitline.cost.technology import (
 from bitline.verbs import verb
 
 __all__ = [
+    "DEFAULT",
     "Activity",
     "AdcEnergy",
     "AnyAdcEnergy",
@@ -36,6 +38,7 @@ __all__ = [
     "Sar",
     "Saving",
     "Schreier",
+    "SideCost",
     "SwitchedCell",
     "Technology",
     "Walden",
@@ -46,6 +49,7 @@ __all__ = [
     "count",
     "measure_activity",
     "price",
+    "side_costs",
 ]
 
 verb(__name__)

@@ -1,8 +1,21 @@
 """Whole experiments: their YAML, and the walk that carries one out."""
 
 from bitline.experiment.config import Experiment, load, parse
+from bitline.experiment.placing import place_paths
 from bitline.experiment.run import Run, clear, slug
 from bitline.experiment.search import SearchRun, allocated, written
 from bitline.experiment.sweep import SweepRun
 
-__all__ = ["Experiment", "Run", "SearchRun", "SweepRun", "allocated", "clear", "load", "parse", "slug", "written"]
+__all__ = [
+    "Experiment",
+    "Run",
+    "SearchRun",
+    "SweepRun",
+    "allocated",
+    "clear",
+    "load",
+    "parse",
+    "place_paths",
+    "slug",
+    "written",
+]
