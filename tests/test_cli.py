@@ -30,6 +30,7 @@ COMMANDS = [
     "convert",
     "ranges",
     "cost",
+    "harden",
     "train",
     "evaluate",
     "verify",

@@ -104,3 +104,15 @@ def si(value: float, unit: str, digits: int = 4) -> str:
     number = f"{rounded.scaleb(-power):f}"
     number = number.rstrip("0").rstrip(".") if "." in number else number
     return f"{number} {'µ' if prefix == 'u' else prefix}{unit}"
+
+
+def share(text: str, name: str) -> float:
+    """A share from ``5%`` or ``0.05``; raises ValueError, calling it by ``name``, for one that is not above 0."""
+    number = text.strip()
+    try:
+        found = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ValueError(f"{name} {text!r}: a share above 0 is expected, such as 5% or 0.05")
+    return found

@@ -9,6 +9,7 @@ import typer
 from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
 from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
+from bitline.cli.hardening import harden
 from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
 from bitline.cli.placing import place
 from bitline.cli.search import search
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "run": run,
     "demo": demo,
     "sweep": sweep,
+    "harden": harden,
     "search": search,
     "convert": convert,
     "cost": cost,

@@ -1,6 +1,8 @@
 """Whole experiments: their YAML, and the walk that carries one out."""
 
 from bitline.experiment.config import Experiment, load, parse
+from bitline.experiment.harden import HardenRun
+from bitline.experiment.ladder import Placing
 from bitline.experiment.placing import place_paths
 from bitline.experiment.run import Run, clear, slug
 from bitline.experiment.search import SearchRun, allocated, written
@@ -8,6 +10,8 @@ from bitline.experiment.sweep import SweepRun
 
 __all__ = [
     "Experiment",
+    "HardenRun",
+    "Placing",
     "Run",
     "SearchRun",
     "SweepRun",

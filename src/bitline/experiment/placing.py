@@ -33,9 +33,7 @@ def place_paths(
     were not. Test images are not looked at. Each is trained for ``steps`` with the experiment's optimiser.
     """
     experiment = walk.experiment
-    if len(experiment.macros) > 1:
-        raise ValueError("the experiment has several macros: choose one with --set macro=…")
-    macro = experiment.macros[0]
+    macro = experiment.on()
     training, validation, unseen = apart(walk, images)
     tell(f"placements are chosen on {images} training images, " + ("of no other use" if unseen else "seen before"))
     start = walk.converted(walk.float_network(), macro)

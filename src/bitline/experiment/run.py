@@ -185,10 +185,14 @@ class Run:
         if not batch_norms(model):
             return
         if test.recalibrate:
-            chip_of = lambda i: training_chip(self.experiment.seed, 1_000_000 + i)  # noqa: E731
-            yield f"{name} + BN recalibrated", recalibrated(model, batches, chip_of), None
+            yield f"{name} + BN recalibrated", self.recalibrated(model), None
         if test.recalibrate_per_chip:
             yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(batches)
+
+    def recalibrated(self, model: nn.Module) -> nn.Module:
+        """A copy with batch-norm statistics of the macro, over dies of the training lot."""
+        few = islice(self.plain(), self.experiment.test.recalibration_batches)
+        return recalibrated(model, list(few), lambda i: training_chip(self.experiment.seed, 1_000_000 + i))
 
     def steps(self) -> int:
         """Optimiser steps of each method."""
@@ -327,11 +331,11 @@ def finish(result: Result, out: Path, started: float) -> None:
 
 def clear(out: Path) -> None:
     """Remove what a run left in a folder, and nothing else."""
-    for name in ("train", "answers", "sweep", "search"):
+    for name in ("train", "answers", "sweep", "search", "place"):
         shutil.rmtree(out / name, ignore_errors=True)
     written = ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html")
-    searched = ("search.json", "search.csv", "search.svg", "search.yaml")
-    for name in (*written, "sweep.json", "sweep.csv", "sweep.html", *searched):
+    others = {"sweep": "json csv html", "search": "json csv svg yaml", "place": "json", "hardened": "json html yaml"}
+    for name in (*written, *(f"{stem}.{ending}" for stem, endings in others.items() for ending in endings.split())):
         with suppress(OSError):
             (out / name).unlink()
 

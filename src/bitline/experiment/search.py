@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,37 @@ from bitline.macro.macro import merge
 from bitline.methods import AnyMethod
 from bitline.nn import all_match, layers, matches
 from bitline.report.search import search_picture, write_search_csv
-from bitline.search import Goal, Searched, Setting, search
+from bitline.search import Goal, Searched, search
 from bitline.search.finals import NO_GOAL
 from bitline.search.setting import Settings, key
 
 
+@dataclass(frozen=True)
+class Judges:
+    """What finals are tested on: images, dies, and the lot of these."""
+
+    source: Callable[[], Iterable[Batch]]
+    chips: int
+    seed: int
+
+
 @dataclass
 class SearchRun:
-    """A search being carried out in a folder, which it shares with a ``Run`` of the same experiment."""
+    """A search being carried out in a folder, which it shares with a ``Run`` of the same experiment.
+
+    ``judges``: of finals; absent: the experiment's test. ``remedy``: what every network gets after its training.
+    """
 
     experiment: Experiment
     out: Path
     goal: Goal = NO_GOAL
     tell: Callable[[str], None] = print
     progress: bool = True
+    judges: Judges | None = None
+    remedy: Callable[[nn.Module], nn.Module] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.experiment.macros) > 1:
-            raise ValueError("the experiment has several macros: choose one with --set macro=…")
+        self.experiment.on()
         if self.experiment.search is None:
             raise ValueError(
                 "the experiment declares no choices: give them as `search: {adc_bits: [4, 5, 6]}`, or with "
@@ -47,31 +61,19 @@ class SearchRun:
 
     def __call__(self) -> Searched:
         """Carry it out; what was done before is not done again. Writes ``search.json``, ``.csv`` and ``.svg``."""
-        experiment, space = self.experiment, self.experiment.search
+        experiment, space, base = self.experiment, self.experiment.search, self.base
         assert space is not None
-        base = Run(experiment, self.out, self.tell, progress=self.progress)
-        macro = experiment.macros[0]
-        net = base.float_network()
-        model = base.trained(base.converted(net, macro), macro, self.method)
-
-        def trained(settings: dict[str, Setting]) -> nn.Module:
-            own = allocated(experiment, settings)
-            if own == experiment:
-                return model
-            folder = self.out / "search" / hashlib.blake2b(key(settings).encode(), digest_size=8).hexdigest()
-            walk = Run(own, folder, self.tell, progress=self.progress)
-            return walk.trained(walk.converted(net, macro), macro, self.method)
-
+        judges = self.judges or Judges(base.source, experiment.test.chips, experiment.seed)
         found = search(
-            model,
+            self.network({}),
             _Again(base.plain),
-            _Again(base.source),
+            _Again(judges.source),
             space,
-            chips=experiment.test.chips,
+            chips=judges.chips,
             target=experiment.test.target,
-            seed=experiment.seed,
+            seed=judges.seed,
             calibration_batches=experiment.convert.calibration_batches,
-            trained=trained,
+            trained=self.network,
             goal=self.goal,
             how=f"{self.method.title}: trained for each setting, from the float network",
             out=self.out / "search",
@@ -83,6 +85,26 @@ class SearchRun:
         write_search_csv(found, self.out / "search.csv")
         write_atomic(self.out / "search.svg", search_picture(found))
         return found
+
+    @cached_property
+    def base(self) -> Run:
+        """The experiment's run, at the baseline."""
+        return Run(self.experiment, self.out, self.tell, progress=self.progress)
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The float network."""
+        return self.base.float_network()
+
+    def network(self, settings: Settings) -> nn.Module:
+        """Trained for these settings; the baseline's for none."""
+        own = allocated(self.experiment, settings)
+        name = hashlib.blake2b(key(settings).encode(), digest_size=8).hexdigest()
+        same = own == self.experiment
+        walk = self.base if same else Run(own, self.out / "search" / name, self.tell, progress=self.progress)
+        macro = own.on()
+        model = walk.trained(walk.converted(self.net, macro), macro, self.method)
+        return model if self.remedy is None else self.remedy(model)
 
     def winner(self, settings: Settings) -> Experiment:
         """The experiment with these settings and the method that trained for them, without a search."""
@@ -111,7 +133,7 @@ class _Again:
 
 def allocated(experiment: Experiment, settings: Settings) -> Experiment:
     """The experiment with a setting for each layer named; others stay on its macro."""
-    macro, given = experiment.macros[0], experiment.convert.layers
+    macro, given = experiment.on(), experiment.convert.layers
     found = layers(experiment.place(experiment.network.build(experiment.seed), macro))
     all_match([glob.escape(name) for name in settings], found, "settings: ")
     own: dict[str, dict[str, Any]] = {}

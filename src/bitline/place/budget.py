@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitline.units import share
+
 Measure = Literal["parameters", "macs", "energy"]
 
 
@@ -23,14 +25,7 @@ class Budget(BaseModel):
     @staticmethod
     def read(text: str, of: Measure = "parameters") -> Budget:
         """From ``5%`` or ``0.05``; raises ValueError for anything else."""
-        number = text.strip()
-        try:
-            share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-        except ValueError:
-            share = 0.0
-        if not 0 < share < float("inf"):
-            raise ValueError(f"budget {text!r}: a share above 0 is expected, such as 5% or 0.05")
-        return Budget(share=share, of=of)
+        return Budget(share=share(text, "budget"), of=of)
 
     def penalty(self, overhead: float) -> float:
         """What is taken from the reward of a placement with this overhead."""

@@ -1,0 +1,92 @@
+"""What hardening found: each step's tries and why it stopped, then a test on chips that decided nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from bitline.evaluate.result import Frozen, Row, write_atomic
+
+By = Literal["mean", "p5"]
+
+
+def reached(row: Row, by: By) -> float:
+    """The mean of a row, or its 5th percentile over chips (of fewer than 20: the worst), %."""
+    return row.mean if by == "mean" else row.worst if row.p5 is None else row.p5
+
+
+class Share(Frozen):
+    """What side paths add, relative to the network."""
+
+    parameters: float
+    macs: float
+    energy: float | None = Field(default=None, description="under the first ADC law; null: not priced")
+
+
+class Attempt(Frozen):
+    """One way to make the network work, measured."""
+
+    name: str
+    row: Row = Field(description="on the dies and images that steps are decided by")
+    steps: int = Field(description="optimiser steps spent on it after the float network")
+    overhead: Share | None = Field(default=None, description="of its side paths; null: it has none")
+    adc: dict[str, float] | None = Field(default=None, description="energy of a sample's conversions by ADC law, J")
+
+
+class Step(Frozen):
+    """A step of the walk: what was tried, what is kept, and whether the target holds with it."""
+
+    name: str
+    told: str = Field(description="what the step does, in a sentence; or why it was left out")
+    attempts: tuple[Attempt, ...] = ()
+    kept: Attempt | None = Field(default=None, description="what the walk goes on with; null: what it had before")
+    holds: bool
+
+
+class Hardened(Frozen):
+    """The whole walk. It holds no time, path or host name: walks with one seed write the same bytes."""
+
+    title: str
+    macro: str
+    target: float = Field(description="share of the accuracy without errors that is to be held, 0 … 1")
+    by: By
+    original: float = Field(description="accuracy without errors, on the images that steps are decided by, %")
+    steps: tuple[Step, ...]
+    verified: tuple[Row, ...] = Field(
+        description="on test images and dies that decided nothing: without errors, as converted, and what was kept"
+    )
+    facts: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def at_least(self) -> float:
+        """The accuracy that steps are to hold, %."""
+        return self.target * self.original
+
+    @property
+    def final(self) -> Row:
+        """What was kept, verified."""
+        return self.verified[-1]
+
+    @property
+    def share(self) -> float:
+        """Of the accuracy without errors, what the kept network has, verified."""
+        return reached(self.final, self.by) / self.verified[0].mean
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target holds on the test images and dies."""
+        return self.share >= self.target
+
+    def saved(self) -> dict[str, float]:
+        """Share of the energy of conversions that is saved, by ADC law; empty where no bits were given away."""
+        last = self.steps[-1]
+        if last.kept is None or last.kept.adc is None:
+            return {}
+        before = last.attempts[0].adc or {}
+        return {law: 1 - joules / before[law] for law, joules in last.kept.adc.items()}
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")

@@ -1,0 +1,188 @@
+"""Hardening: measure, train, compensate until a target holds, then give bits away while it does, and verify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from bitline.compensate import overhead, sides
+from bitline.data import batches
+from bitline.evaluate import Row, answers, row, write_atomic
+from bitline.evaluate.hardened import Attempt, By, Hardened, Share, Step, reached
+from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.experiment.config import Experiment
+from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
+from bitline.experiment.placing import apart
+from bitline.experiment.run import Run, record
+from bitline.experiment.search import Judges, SearchRun, written
+from bitline.macro import ideal
+from bitline.methods import Qat
+from bitline.nn import use
+from bitline.place.measuring import lot
+from bitline.report.hardening import write_hardened
+from bitline.search import Goal, Space
+
+LEAST_BITS = 4  # of converters, where the experiment declares no choices: the survey's law begins there
+
+
+@dataclass
+class HardenRun:
+    """The walk, in a folder of its own; one that was stopped goes on.
+
+    ``target``: share of the accuracy without errors to hold, as ``by`` says. ``per_chip``: whether something may be
+    done on each chip. Steps are decided by dies, and by training images, that no test uses.
+    """
+
+    experiment: Experiment
+    out: Path
+    target: float = 0.95
+    by: By = "mean"
+    per_chip: bool = False
+    placing: Placing = field(default_factory=Placing)
+    tell: Callable[[str], None] = print
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target <= 1:
+            raise ValueError(f"target {100 * self.target:g} %: a share of the accuracy without errors, up to 100 %")
+        self.macro = self.experiment.on()
+        changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip}
+        test = self.experiment.test.model_copy(update=changes)
+        self.walk = Run(self.experiment.model_copy(update={"test": test}), self.out, self.tell, progress=self.progress)
+        _, self.deciding, self.unseen = apart(self.walk, self.placing.images)
+
+    def __call__(self) -> Hardened:
+        """Carry it out. Writes ``hardened.json``, ``.html`` and ``.yaml``: the experiment that makes what was kept."""
+        started = time.time()
+        ladder = Ladder(self.walk, self.macro, self.placing, self.per_chip, self.tell)
+        first = Network(CONVERTED, ladder.start)
+        self.original = 100 * float(self._without_errors(first.model, self.source).double().mean())
+        self.tell(f"without errors {self.original:.2f} %, so {self.target * self.original:.2f} % are to hold")
+        steps, before, kept = list[Step](), list[tuple[Attempt, Network]](), first
+        for name, told, tries in ladder.steps():
+            if steps and steps[-1].holds:
+                break
+            self.tell(f"{name}: {told}")
+            tried = [(self._attempt(network), network) for network in tries(kept)]
+            best, kept = max((*before, *tried), key=lambda pair: reached(pair[0].row, self.by))
+            before = [(best, kept)]
+            steps.append(
+                Step(name=name, told=told, attempts=tuple(one for one, _ in tried), kept=best, holds=self._good(best))
+            )
+        last, given = self._allocated(kept, steps[-1])
+        result = Hardened(
+            title=self.experiment.title,
+            macro=self.macro.name,
+            target=self.target,
+            by=self.by,
+            original=self.original,
+            steps=(*steps, last),
+            verified=self._verified(first, kept, given),
+            facts=self.walk.facts() | self._facts(),
+        )
+        result.write(self.out / "hardened.json")
+        write_hardened(result, self.out / "hardened.html", record(started))
+        return result
+
+    def source(self) -> Iterable[Batch]:
+        """The images that steps are decided by."""
+        return batches(self.deciding, BLOCK)
+
+    def _attempt(self, network: Network) -> Attempt:
+        """Measured on the dies and images that decide."""
+        ledger, how = self.walk.ledger("harden", self.placing.images), self.placing
+        seed = lot(self.experiment.seed)
+        right = ledger.over_chips(network.model, network.name, self.source, how.chips, seed, prepare=network.prepare)
+        found = self._row(right, network.name, self.target * self.original)
+        self.tell(f"{network.name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
+        return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
+
+    def _overhead(self, model: nn.Module) -> Share | None:
+        if not sides(model):
+            return None
+        total = overhead(model, next(iter(self.source()))[0][:1])[-1]
+        return Share(parameters=total.parameter_share, macs=total.mac_share)
+
+    def _good(self, attempt: Attempt) -> bool:
+        return reached(attempt.row, self.by) >= self.target * self.original
+
+    def _without_errors(self, model: nn.Module, source: Callable[[], Iterable[Batch]]) -> Tensor:
+        use(model, ideal)
+        try:
+            return answers(model, source())
+        finally:
+            use(model)
+
+    def _row(self, right: Tensor, name: str, target: float | None) -> Row:
+        return row(right, name, self.macro.name, target=target, seed=self.experiment.seed)
+
+    def _allocated(self, kept: Network, before: Step) -> tuple[Step, Network]:
+        """Bits given away while the target holds: the step, and the network that it leaves."""
+        name, told = "allocate", "bits of each layer with which conversions take least energy while the target holds"
+        method = kept.method or Qat()
+        part = self.experiment.model_copy(update={"methods": (method,), "search": self._space()})
+        if (reason := self._unsearched(kept, before, part.search)) is not None:
+            self.tell(f"{name}: left out: {reason}")
+            write_atomic(self.out / "hardened.yaml", written(part.model_copy(update={"search": None})))
+            return Step(name=name, told=f"left out: {reason}", kept=before.kept, holds=before.holds), kept
+        self.tell(f"{name}: {told}")
+        goal = Goal(hold=self.target * self.original, by=self.by)
+        judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
+        remedy = self.walk.recalibrated if kept.recalibrated else None
+        search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy)
+        found = search()
+        winner = found.cheapest(self.target * self.original, by=self.by)
+        write_atomic(self.out / "hardened.yaml", written(search.winner(winner.settings)))
+        model = kept.model if winner is found.baseline else search.network(winner.settings)
+        attempts = {
+            one.name: Attempt(
+                name=one.name, row=one.tested, steps=kept.steps, overhead=self._overhead(kept.model), adc=one.adc
+            )
+            for one in found.tested
+            if one.tested is not None
+        }
+        best = attempts[winner.name]
+        step = Step(name=name, told=told, attempts=tuple(attempts.values()), kept=best, holds=self._good(best))
+        return step, Network(f"{kept.name}; {winner.name}", model, method, kept.steps, kept.recalibrated)
+
+    def _space(self) -> Space | None:
+        """The experiment's choices; where it has none: fewer bits of converters, as far as there are."""
+        converter = self.macro.converter
+        if self.experiment.search is not None or converter is None or converter.bits <= LEAST_BITS:
+            return self.experiment.search
+        return Space(adc_bits=tuple(range(LEAST_BITS, converter.bits + 1)))
+
+    def _unsearched(self, kept: Network, before: Step, space: Space | None) -> str | None:
+        """Why no bits are given away."""
+        if not before.holds:
+            return "the target does not hold, so there is nothing to give away"
+        if kept.prepare is not None:
+            return "what is done on each chip is not done in a search"
+        if space is None:
+            return "the macro has no converter, or one of few bits, and the experiment declares no other choices"
+        return None
+
+    def _verified(self, first: Network, *kept: Network) -> tuple[Row, ...]:
+        """On test images and dies."""
+        test, seed = self.experiment.test, self.experiment.seed
+        rows = [self._row(self._without_errors(first.model, self.walk.source)[None], "without errors", None)]
+        wanted = self.target * rows[0].mean
+        for network in {one.name: one for one in (first, *kept)}.values():
+            right = self.walk.ledger("verify").over_chips(
+                network.model, network.name, self.walk.source, test.chips, seed, prepare=network.prepare
+            )
+            rows.append(self._row(right, network.name, wanted))
+            self.tell(f"verified: {network.name}: {rows[-1].mean:.2f} %")
+        return tuple(rows)
+
+    def _facts(self) -> dict[str, str]:
+        seen = "of no other use" if self.unseen else "seen in training"
+        how = self.placing
+        return {
+            "decided by": f"{how.chips} dies, {how.images} training images {seen}",
+            "side paths": f"{how.searcher.kind}, {how.tries} steps a try",
+        }

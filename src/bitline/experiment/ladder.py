@@ -1,0 +1,125 @@
+"""The steps of hardening before bits are given away: what each one tries, from the network kept so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from bitline.compensate import AnyPath, CorrectNet, LowRank
+from bitline.evaluate.points import OnEachChip
+from bitline.experiment.placing import few, place_paths
+from bitline.experiment.run import Run
+from bitline.macro import Macro
+from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
+from bitline.nn import layers
+from bitline.place import AnySearcher, Budget, Greedy
+
+CONVERTED = "as converted"
+PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = ((CorrectNet(), (0.125, 0.25)), (LowRank(), (1, 2, 4)))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network on its way: its row's name, the method that made it and its steps, what is done on each chip first."""
+
+    name: str
+    model: nn.Module
+    method: AnyMethod | None = None  # None: none was needed
+    steps: int = 0
+    recalibrated: bool = False  # batch norms, once for all chips
+    prepare: OnEachChip | None = None
+
+
+class Placing(BaseModel):
+    """How side paths are placed, and what every step is judged by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    budget: Budget = Budget()
+    searcher: AnySearcher = Greedy()
+    tries: int = Field(default=120, ge=1, description="optimiser steps of a placement that is tried")
+    chips: int = Field(default=10, ge=1, description="dies of a lot of their own")
+    images: int = Field(default=500, ge=1, description="of the training set")
+
+
+@dataclass
+class Ladder:
+    """The steps, in the order of what they cost whoever uses the chip."""
+
+    walk: Run
+    macro: Macro
+    placing: Placing
+    per_chip: bool
+    tell: Callable[[str], None]
+
+    @cached_property
+    def start(self) -> nn.Module:
+        """The network as converted."""
+        return self.walk.converted(self.walk.float_network(), self.macro)
+
+    def steps(self) -> Iterator[tuple[str, str, Callable[[Network], Iterator[Network]]]]:
+        """(name, what is done, networks to try)."""
+        share = f"{100 * self.placing.budget.share:g} % more {self.placing.budget.of}"
+        yield "measure", "the network as converted", self.measure
+        yield "train", "with the machine's errors, and with S3's suppression of their growth", self.train
+        yield "compensate", f"side paths, the paper's and their rival, placed within {share}", self.compensate
+        if self.per_chip:
+            yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip
+
+    def measure(self, kept: Network) -> Iterator[Network]:
+        """As it is, and with batch norms of the macro."""
+        yield from self._once(kept)
+
+    def train(self, kept: Network) -> Iterator[Network]:
+        """The experiment's methods, error-aware training, and suppression alone and with it, where the macro lets."""
+        quiet = Suppression(exempt=(list(layers(self.start))[-1],))
+        own = [one for one in self.walk.experiment.methods if not isinstance(one, Compensate)]
+        wanted = (*own, ErrorAware(), Qat(suppress=quiet), ErrorAware(suppress=quiet))
+        for title, method in {one.title: one for one in wanted}.items():
+            if reason := method.refuses(self.macro):
+                self.tell(f"{title}: left out: {reason}")
+            else:
+                yield from self._made(title, method)
+
+    def compensate(self, kept: Network) -> Iterator[Network]:
+        """Each kind of side path where the searcher wants it, beside the network kept."""
+        how = self.placing
+        for path, widths in PATHS:
+            wanted = Compensate.model_validate({"path": path, "after": kept.method})
+            try:
+                found = place_paths(
+                    self.walk,
+                    wanted,
+                    budget=how.budget,
+                    searcher=how.searcher,
+                    widths=widths,
+                    images=how.images,
+                    training=few(self.walk.experiment.training, how.tries),
+                    chips=how.chips,
+                    tell=self.tell,
+                )
+            except ValueError as error:
+                self.tell(f"{path.title}: left out: {error}")
+                continue
+            if found.method is not None:
+                yield from self._made(found.method.title, found.method)
+
+    def on_each_chip(self, kept: Network) -> Iterator[Network]:
+        """What the experiment's remedies do on each chip."""
+        for name, model, prepare in self.walk.remedies(kept.name, kept.model):
+            if prepare is not None:
+                yield Network(name, model, kept.method, kept.steps, kept.recalibrated, prepare)
+
+    def _made(self, title: str, method: AnyMethod) -> Iterator[Network]:
+        stages = 2 if isinstance(method, Compensate) and method.after is not None else 1
+        model = self.walk.trained(self.start, self.macro, method)
+        yield from self._once(Network(title, model, method, stages * self.walk.steps()))
+
+    def _once(self, network: Network) -> Iterator[Network]:
+        """It, and what is done to it once for all chips."""
+        for name, model, prepare in self.walk.remedies(network.name, network.model):
+            if prepare is None:
+                yield Network(name, model, network.method, network.steps, name != network.name)

@@ -1,0 +1,150 @@
+"""What hardening found: its story as a page and as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich.table import Table as Printed
+from rich.text import Text
+
+from bitline.evaluate.hardened import Attempt, Hardened, Step, reached
+from bitline.evaluate.result import write_atomic
+from bitline.report import contents
+from bitline.report.charts import Axis, span
+from bitline.report.contents import Column, Table, count, number, percent
+from bitline.report.html import render
+from bitline.report.tables import cell
+
+WHAT = {"mean": "mean over chips", "p5": "5th percentile over chips"}
+
+
+def sentence(found: Hardened) -> str:
+    """What happened, in one sentence."""
+    before, final = found.verified[1], found.final
+    verdict = "holds" if found.holds else "does not hold"
+    told = (
+        f"On {found.macro} the network has {reached(before, found.by):.1f} % as converted and "
+        f"{reached(final, found.by):.1f} % hardened ({WHAT[found.by]}, {final.chips} test dies), "
+        f"{100 * found.share:.1f} % of its accuracy without errors: the target of {100 * found.target:g} % {verdict}"
+    )
+    saved = "; ".join(f"{100 * share:.0f} % by {law.split(',')[0]}" for law, share in found.saved().items())
+    return f"{told}. Energy of conversions saved: {saved}." if saved else f"{told}."
+
+
+def conclusion(found: Hardened, step: Step) -> str:
+    """What a step came to."""
+    if not step.attempts:
+        return step.told
+    assert step.kept is not None
+    figure = f"{reached(step.kept.row, found.by):.2f} %"
+    goal = f"{found.at_least:.2f} %"
+    told = f"kept: {step.kept.name} with {figure}, " + (f"{goal} hold" if step.holds else f"short of {goal}")
+    if step.kept not in step.attempts:
+        told = f"nothing better: {told}"
+    return told
+
+
+def attempts(found: Hardened, step: Step) -> Table:
+    """The tries of a step, each beside a picture of its interval on one axis for all steps."""
+    goal = found.at_least
+    shown = [one.row for each in found.steps for one in each.attempts]
+    axis = Axis.around([0.0, *(end - goal for row in shown for end in row.ci95)], margin=0.05)
+    laws = list((step.attempts[0].adc or {}) if step.attempts else {})
+
+    def beyond(one: Attempt) -> str:
+        row = one.row
+        low, high = (end - goal for end in row.ci95)
+        picture = span(row.mean - goal, (low, high), axis)
+        return Markup('<span class="pair">{} {}</span>').format(number(row.mean - goal, sign="+"), picture)
+
+    def saved(law: str, one: Attempt) -> str | None:
+        before = (step.attempts[0].adc or {})[law]
+        return None if one.adc is None else number(100 * (1 - one.adc[law] / before), 1)
+
+    columns = [
+        Column[Attempt]("Network", "How it was made.", lambda one: one.name, words=True),
+        Column("Kept", "What the walk goes on with.", lambda one: "kept" if one == step.kept else "", words=True),
+        Column("Mean", "Over the dies that decide.", lambda one: number(one.row.mean), "%"),
+        Column("Above the target", "The mean and its 95 % interval, less what is to hold.", beyond, "points"),
+        Column(
+            "p5",
+            "5th percentile over dies; of fewer than 20 the worst.",
+            lambda one: number(reached(one.row, "p5")),
+            "%",
+        ),
+        Column("Steps", "Of the optimiser, after the float network.", lambda one: count(one.steps)),
+        Column(
+            "Parameters",
+            "What side paths store, of the network.",
+            lambda one: None if one.overhead is None else percent(one.overhead.parameters),
+            "%",
+        ),
+        Column(
+            "MACs",
+            "What side paths multiply in digital, of the network.",
+            lambda one: None if one.overhead is None else percent(one.overhead.macs),
+            "%",
+        ),
+    ]
+    meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
+    columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in laws]
+    return Table.of(f"{step.name}: what was tried", step.attempts, columns)
+
+
+def hardened_tables(found: Hardened) -> list[Printed]:
+    """The story for the terminal: the steps, then what was verified."""
+    story = Printed(title=Text(found.title), title_justify="left", caption_justify="left")
+    story.caption = Text(
+        f"accuracy in %, {WHAT[found.by]}, on dies and images that decide · to hold: {found.at_least:.2f}"
+    )
+    story.add_column("step", no_wrap=True)
+    story.add_column("tried", overflow="fold")
+    for name in ("accuracy", "steps", "MACs, %"):
+        story.add_column(name, justify="right", no_wrap=True)
+    for step in found.steps:
+        if not step.attempts:
+            story.add_row(Text(step.name, style="bold"), Text(step.told, style="dim"), "", "", "")
+        for i, one in enumerate(step.attempts):
+            story.add_row(
+                Text("" if i else step.name, style="bold"),
+                Text(one.name),
+                cell(reached(one.row, found.by), ".2f"),
+                str(one.steps),
+                cell(None if one.overhead is None else 100 * one.overhead.macs, ".1f"),
+                style="bold" if one == step.kept else "",
+            )
+    verified = Printed(title=Text("Verified"), title_justify="left", caption_justify="left")
+    verified.caption = Text(f"on {found.final.images} test images and dies that decided nothing · accuracy in %")
+    verified.add_column("network", overflow="fold")
+    for name in ("mean", "interval", "p5", "worst", "chips"):
+        verified.add_column(name, justify="right", no_wrap=True)
+    for row in found.verified:
+        low, high = row.ci95
+        figures = cell(row.mean, ".2f"), Text(f"{low:.2f}–{high:.2f}"), cell(row.p5, ".2f"), cell(row.worst, ".2f")
+        verified.add_row(Text(row.method), *figures, str(row.chips))
+    return [story, verified]
+
+
+def render_hardened(found: Hardened, run: Mapping[str, Any] | None = None) -> str:
+    """The page as a string; the same walk and ``run`` give the same bytes."""
+    return render(
+        "hardening.html",
+        run,
+        f"{found.title}, hardened",
+        sentence(found),
+        found.facts,
+        found=found,
+        steps=[(step, conclusion(found, step), attempts(found, step)) for step in found.steps],
+        verified=contents.accuracy(found.verified),
+        goal=number(found.at_least),
+        what=WHAT[found.by],
+    )
+
+
+def write_hardened(found: Hardened, path: Path | str, run: Mapping[str, Any] | None = None) -> None:
+    """Write the page as one HTML file, atomically; ``run`` as of ``write_html``."""
+    write_atomic(Path(path), render_hardened(found, run))
