@@ -3,7 +3,7 @@
 from bitline.experiment.config import Experiment, load, parse
 from bitline.experiment.harden import HardenRun
 from bitline.experiment.ladder import Placing
-from bitline.experiment.placing import place_paths
+from bitline.experiment.placing import few, place_paths
 from bitline.experiment.run import Run, clear, slug
 from bitline.experiment.search import SearchRun, allocated, written
 from bitline.experiment.sweep import SweepRun
@@ -17,6 +17,7 @@ __all__ = [
     "SweepRun",
     "allocated",
     "clear",
+    "few",
     "load",
     "parse",
     "place_paths",
