@@ -97,7 +97,7 @@ class HardenRun:
         ledger, how = self.walk.ledger("harden", self.placing.images), self.placing
         seed = lot(self.experiment.seed)
         right = ledger.over_chips(network.model, network.name, self.source, how.chips, seed, prepare=network.prepare)
-        found = self._row(right, network.name, self.target * self.original)
+        found = self._row(right, network.name, round(self.target * self.original, 2))
         self.tell(f"{network.name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
         return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
 
@@ -170,7 +170,7 @@ class HardenRun:
         """On test images and dies."""
         test, seed = self.experiment.test, self.experiment.seed
         rows = [self._row(self._without_errors(first.model, self.walk.source)[None], "without errors", None)]
-        wanted = self.target * rows[0].mean
+        wanted = round(self.target * rows[0].mean, 2)
         for network in {one.name: one for one in (first, *kept)}.values():
             right = self.walk.ledger("verify").over_chips(
                 network.model, network.name, self.walk.source, test.chips, seed, prepare=network.prepare

@@ -63,8 +63,8 @@ class Ladder:
     def steps(self) -> Iterator[tuple[str, str, Callable[[Network], Iterator[Network]]]]:
         """(name, what is done, networks to try)."""
         share = f"{100 * self.placing.budget.share:g} % more {self.placing.budget.of}"
-        yield "measure", "the network as converted", self.measure
-        yield "train", "with the machine's errors, and with S3's suppression of their growth", self.train
+        yield "measure", "the network as converted, and once its batch norms know the macro", self.measure
+        yield "train", "on the machine with its errors, and with S3's suppression of their growth", self.train
         yield "compensate", f"side paths, the paper's and their rival, placed within {share}", self.compensate
         if self.per_chip:
             yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip

@@ -35,16 +35,15 @@ def sentence(found: Hardened) -> str:
     return f"{told}. Energy of conversions saved: {saved}." if saved else f"{told}."
 
 
-def conclusion(found: Hardened, step: Step) -> str:
-    """What a step came to."""
-    if not step.attempts:
-        return step.told
-    assert step.kept is not None
+def conclusion(found: Hardened, step: Step) -> str | None:
+    """What a step came to; None for one that was left out."""
+    if not step.attempts or step.kept is None:
+        return None
     figure = f"{reached(step.kept.row, found.by):.2f} %"
     goal = f"{found.at_least:.2f} %"
-    told = f"kept: {step.kept.name} with {figure}, " + (f"{goal} hold" if step.holds else f"short of {goal}")
+    told = f"Kept: {step.kept.name} with {figure}, " + (f"{goal} hold" if step.holds else f"short of {goal}")
     if step.kept not in step.attempts:
-        told = f"nothing better: {told}"
+        told = f"Nothing better. {told}"
     return told
 
 
@@ -139,6 +138,7 @@ def render_hardened(found: Hardened, run: Mapping[str, Any] | None = None) -> st
         found.facts,
         found=found,
         steps=[(step, conclusion(found, step), attempts(found, step)) for step in found.steps],
+        columns={c.name: c for step in found.steps for c in attempts(found, step).columns}.values(),
         verified=contents.accuracy(found.verified),
         goal=number(found.at_least),
         what=WHAT[found.by],

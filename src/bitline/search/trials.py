@@ -33,6 +33,7 @@ def tried(
     """
     library = optuna()
     samplers = library.samplers
+    seed %= 2**32  # all that they take
     chosen: Any
     if sampler == "tpe":
         chosen = samplers.TPESampler(seed=seed, multivariate=True)

@@ -1,0 +1,179 @@
+"""The walk of ``harden``: where it stops, what it keeps, what it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from bitline.cli import app
+from bitline.evaluate.hardened import Hardened
+from bitline.experiment import HardenRun, Placing, Run, load, parse
+from bitline.methods import Compensate
+from bitline.place import Budget, Greedy
+from bitline.report.hardening import render_hardened, sentence
+from bitline.units import share
+from test_experiment import TINY, quiet
+from test_search_experiment import SEARCH, tiny
+
+PLACING = Placing(budget=Budget(share=5.0), searcher=Greedy(evaluations=2), tries=2, chips=2, images=64)
+NOISY = {
+    "base": "generic-8t-sram",
+    "name": "noisy",
+    "variation": {"kind": "lognormal", "sigma": 1.0},
+    "converter": {"bits": 6, "range": "calibrated"},
+}
+
+
+LEARNED = {  # a network that has something to lose
+    "macro": NOISY,
+    "data": TINY["data"] | {"train_images": 512},
+    "network": {"kind": "digits", "channels": [8, 8, 16]},
+    "float_training": {"epochs": 6, "lr": 0.1, "schedule": {"kind": "one_cycle"}},
+}
+
+
+def hardened(data: dict[str, Any], out: Path, target: float, **more: Any) -> Hardened:
+    return HardenRun(parse(data, "test"), out, target, placing=PLACING, tell=quiet, progress=False, **more)()
+
+
+def names(found: Hardened) -> list[str]:
+    return [step.name for step in found.steps]
+
+
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Hardened]:
+    """A target that the network holds as it is."""
+    out = tmp_path_factory.mktemp("easy")
+    return out, hardened(tiny(), out, 0.2)
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Hardened]:
+    """A target that nothing holds."""
+    out = tmp_path_factory.mktemp("hard")
+    return out, hardened(tiny(**LEARNED), out, 1.0, per_chip=True)
+
+
+def test_it_stops_as_soon_as_the_target_holds_and_gives_bits_away(easy: tuple[Path, Hardened]) -> None:
+    out, found = easy
+    assert names(found) == ["measure", "allocate"]
+    assert not (out / "train" / "own-error-aware").exists()  # nobody trained what was not needed
+    measured, given = found.steps
+    assert measured.holds
+    assert given.holds
+    assert given.kept is not None
+    assert given.kept.row.mean >= found.at_least
+    assert all(0 <= saved < 1 for saved in found.saved().values())
+    assert max(found.saved().values()) > 0
+
+
+def test_what_it_wrote_is_what_it_found_and_an_experiment(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
+    out, found = easy
+    assert Hardened.model_validate_json((out / "hardened.json").read_text(encoding="utf-8")) == found
+    again = load(out / "hardened.yaml")
+    assert again.search is None
+    assert [method.kind for method in again.methods] == ["qat"]  # trained for its bits, without errors
+    result = Run(again, tmp_path, quiet, progress=False)()
+    assert next(row for row in result.rows if row.chips > 1).per_chip == found.final.per_chip
+    page = (out / "hardened.html").read_text(encoding="utf-8")
+    assert sentence(found).split(":")[0].replace(" %", "\u00a0%") in page
+
+
+def test_every_step_is_tried_before_it_gives_up(hard: tuple[Path, Hardened]) -> None:
+    _, found = hard
+    assert names(found) == ["measure", "train", "compensate", "per chip", "allocate"]
+    assert not any(step.holds for step in found.steps)
+    assert found.steps[-1].told.startswith("left out: the target does not hold")
+    kept = [step.kept.row.mean for step in found.steps if step.kept is not None]
+    assert kept == sorted(kept)  # nothing worse takes the place of what there is
+    trained = [one.name for one in found.steps[1].attempts]
+    assert "error-aware" in trained
+    assert any("suppressed" in name and name.startswith("without errors") for name in trained)
+    assert {one.row.chips for step in found.steps for one in step.attempts} == {PLACING.chips}
+    assert not found.holds
+    assert "does not hold" in sentence(found)
+    assert not found.saved()
+
+
+def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) -> None:
+    out, found = hard
+    beside = [one for one in found.steps[2].attempts if one.overhead is not None]
+    for one in beside:
+        assert one.overhead is not None
+        assert one.overhead.macs > 0
+        assert 0 < one.overhead.parameters <= PLACING.budget.share
+    methods = load(out / "hardened.yaml").methods
+    assert len(methods) == 1
+    last = found.steps[2].kept
+    assert last is not None
+    assert isinstance(methods[0], Compensate) == (last.overhead is not None)
+
+
+def test_a_walk_goes_on_to_the_same_bytes(hard: tuple[Path, Hardened]) -> None:
+    out, found = hard
+    before = (out / "hardened.json").read_bytes()
+    (out / "hardened.json").unlink()
+    told: list[str] = []
+    again = HardenRun(
+        parse(tiny(**LEARNED), "test"), out, 1.0, per_chip=True, placing=PLACING, tell=told.append, progress=False
+    )()
+    assert again == found
+    assert (out / "hardened.json").read_bytes() == before
+
+
+def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Hardened], tmp_path: Path) -> None:
+    """Trims may lift a network over the target: then it holds, and bits stay."""
+    folder, found = hard
+    kept = {step.name: step.kept.row.mean / found.original for step in found.steps if step.kept is not None}
+    assert kept["compensate"] < kept["per chip"]
+    between = (kept["compensate"] + kept["per chip"]) / 2
+    shutil.copytree(folder, tmp_path / "again")
+    again = hardened(tiny(**LEARNED), tmp_path / "again", between, per_chip=True)
+    assert names(again) == ["measure", "train", "compensate", "per chip", "allocate"]
+    assert again.steps[-1].told == "left out: what is done on each chip is not done in a search"
+
+
+@pytest.mark.parametrize("target", [0.0, 1.2, -1.0])
+def test_a_target_is_a_share(target: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a share of the accuracy without errors, up to 100 %"):
+        HardenRun(parse(tiny(), "test"), tmp_path, target, tell=quiet)
+
+
+@pytest.mark.parametrize("text", ["95 percent", "", "0", "-5%", "inf", "nan"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"target .*: a share above 0 is expected, such as 5% or 0.05"):
+        share(text, "target")
+    assert share(" 95%", "target") == share("0.95", "target") == 0.95
+
+
+def test_without_choices_converters_give_bits(tmp_path: Path) -> None:
+    """An experiment that declares no search: fewer bits of its converters; an analog macro has none to give."""
+    plain = tiny(search=None)
+    run = HardenRun(parse(plain, "test"), tmp_path, 0.5, placing=PLACING, tell=quiet)
+    space = run._space()
+    assert space is not None
+    assert space.adc_bits == (4, 5, 6)
+    analog = {"name": "analog", "rows": 32, "columns": 32, "variation": {"kind": "lognormal", "sigma": 0.1}}
+    run = HardenRun(parse(plain | {"macro": analog}, "test"), tmp_path / "b", 0.5, placing=PLACING, tell=quiet)
+    assert run._space() is None
+
+
+def test_the_command(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
+    out, found = easy
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny(search=SEARCH)))
+    arguments = ["harden", str(tmp_path / "tiny.yaml"), "--out", str(out), "--target", "20%", "--chips", "2"]
+    arguments += ["--images", "64", "--steps", "2", "--budget", "500%", "--searcher", "{kind: greedy, evaluations: 2}"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["steps"] == json.loads(found.model_dump_json(by_alias=True))["steps"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "Verified" in done.stdout
+    assert "the target of 20 % holds" in " ".join(done.stdout.split())
+    assert "Reproduce with" in render_hardened(found, {"command": "bitline harden"})
