@@ -33,6 +33,7 @@ COMMANDS = [
     "harden",
     "train",
     "evaluate",
+    "place",
     "verify",
     "curvature",
     "sweep",
