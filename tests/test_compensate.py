@@ -25,11 +25,13 @@ from bitline.compensate import (
     remove,
     sides,
 )
-from bitline.evaluate import Ledger, montecarlo, over_chips
+from bitline.cost import Technology, cost, side_costs
+from bitline.evaluate import Ledger, Result, evaluate, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
 from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
-from bitline.report.tables import overheads_table
+from bitline.report.costs import cost_tables, overheads_table
+from bitline.report.html import render_html
 from bitline.train import TrainConfig, train
 
 DRAW = torch.Generator().manual_seed(0)
@@ -231,6 +233,65 @@ def test_costs_by_hand() -> None:
     assert (total.side_parameters, total.side_macs) == (0, 0)
 
 
+def converting() -> Macro:
+    return macro(
+        variation=None,
+        inputs={"kind": "unsigned", "bits": 4, "digit_bits": 1},
+        weights={"kind": "differential", "bits": 4, "cell_bits": 3},
+        converter={"bits": 6},
+    )
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.kind)
+def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
+    """A3.10: the network without them is counted as before, and what they add is theirs alone, energy too."""
+    bare, net = model(converting()), attach(model(converting()), path, at=["0", "6"])
+    weights = net[0].weight.clone()
+    before, found = cost(bare, X[:1]), cost(net, X[:1])
+    assert torch.equal(net[0].weight, weights)
+    added = [one for one in found.layers if one.beside is not None]
+    assert [(one.layer, one.beside) for one in added] == [("0.side", "0"), ("6.side", "6")]
+    assert tuple(one for one in found.layers if one.beside is None) == before.layers
+    *rows, total = side_costs(net, X[:1])
+    assert [(row.side_macs, row.side_parameters) for row in rows] == [(one.macs, one.parameters) for one in added]
+    digital = found.technology.digital
+    assert digital is not None
+    joules = [row.side_macs * digital.mac(8, 8, sides(net)[row.layer].terms) for row in rows]
+    assert [row.joules for row in rows] == pytest.approx(joules)
+    for with_paths, without in zip(found.estimates, before.estimates, strict=True):
+        assert with_paths.energy.total - without.energy.total == pytest.approx(sum(joules))
+        assert total.energy_shares[with_paths.adc] == pytest.approx(sum(joules) / without.energy.total)
+        assert rows[1].against[with_paths.adc] == pytest.approx(without.layers[2].total)
+        assert with_paths.tops_per_watt == without.tops_per_watt  # of the layers on the macro
+    assert found.latency == before.latency
+    assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-4].plain
+    assert len(overheads_table((*rows, total)).columns) == 6 + len(found.estimates)
+
+
+def test_without_converters_side_paths_are_priced_alone() -> None:
+    *_, total = side_costs(attach(model(), CorrectNet()), X[:1])
+    assert total.joules is not None
+    assert (total.energy_shares, total.why) == ({}, "0: macro ln has continuous inputs or weights: give both digits to "
+                                                    "count them")  # fmt: skip
+    bare = Technology(name="none", cycle=20e-9)
+    assert side_costs(attach(model(), CorrectNet()), X[:1], bare)[-1].joules is None
+
+
+def test_terms_are_those_of_the_longest_sum() -> None:
+    net = {path.kind: sides(attach(model(), path, at=["0"]))["0"].terms for path in PATHS}
+    assert net == {"correctnet": 2 + 4, "low_rank": 18, "vectors": 18, "sparse": net["sparse"], "trim": 1}
+    assert 1 <= net["sparse"] <= 18
+
+
+def test_a_report_shows_what_side_paths_cost() -> None:
+    result = evaluate({"bare": model(), "helped": attach(model(), CorrectNet())}, batches(0), chips=2, details=False)
+    assert list(result.overheads) == ["helped"]
+    assert Result.model_validate_json(result.model_dump_json(by_alias=True)) == result
+    page = render_html(result)
+    assert "What side paths cost" in page
+    assert "has continuous inputs or weights" in page
+
+
 # ----------------------------------------------------------------------------------------------------- what keeps them
 
 
@@ -304,6 +365,21 @@ def test_what_cannot_be_is_refused() -> None:
     kind: TypeAdapter[Any] = TypeAdapter(AnyPath)
     with pytest.raises(ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'trim'"):
         kind.validate_python({"kind": "lora"})
+
+
+def test_each_layer_may_have_its_own_size() -> None:
+    method = Compensate(at={"0": 1, "6": 0.2})
+    kind: TypeAdapter[Any] = TypeAdapter(AnyMethod)
+    assert kind.validate_python(method.model_dump()) == method
+    assert method.patterns == ("0", "6")
+    assert method.title == "compensated (generator and compensator, width 1 at 0, 0.2 at 6)"
+    net = model()
+    train(net, batches, config=FEW, method=method, progress=False)
+    assert {name: len(side.generator) for name, side in sides(net).items()} == {"0": 4, "6": 1}
+    assert Compensate(path=LowRank(), at={"0": 3}).placed == [(LowRank(rank=3), ("0",))]
+    for path, at, message in ((CorrectNet(), 9, "width 9: input should be less"), (LowRank(), 0.5, "rank 0.5: ")):
+        with pytest.raises(ValidationError, match=message):
+            Compensate(path=path, at={"0": at})
 
 
 def test_a_method_says_what_it_comes_after() -> None:

@@ -40,7 +40,7 @@ from bitline.cost import (
 from bitline.cost.survey import BITS, RATES, YEARS, Converters, read_survey, residuals, shipped
 from bitline.macro import Macro, Probe
 from bitline.nn import calibrate, convert, layers
-from bitline.report.tables import cost_tables
+from bitline.report.costs import cost_tables
 
 CYCLE = 20e-9
 LAWS = [Walden(), Schreier(), Sar(), *(Murmann(level=level) for level in ("low", "median", "high"))]
@@ -112,7 +112,7 @@ def test_counts_by_hand() -> None:
     assert (fc.conversions, fc.drives, fc.cells) == (7 * 10 * 3 * 3, 80 * 3, 80 * 3 * 21)
     assert (fc.arrays, fc.cycles) == (10, 3 * 2 * 2)
     assert found["head"].model_dump(exclude_defaults=True) == {
-        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480
+        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480, "parameters": 35
     }  # fmt: skip
 
 

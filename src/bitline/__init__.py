@@ -29,7 +29,7 @@ _FROM = {
         *("error_powers", "gauss_newton", "hessian_traces", "priorities", "spend_bits"),
         *("error_gain", "injected_from", "layer_gains"),
     ),
-    "cost": ("Technology", "adc_saving", "cost", "measure_activity"),
+    "cost": ("Technology", "adc_saving", "cost", "measure_activity", "side_costs"),
     "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

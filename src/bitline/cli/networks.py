@@ -88,22 +88,31 @@ def cost(
         int | None,
         typer.Option("--zero-skip", min=1, help="skip what is zero, measured on so many test images; absent: nothing"),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="kind or title of a `compensate`, whose side paths count; absent: none"),
+    ] = None,
     out: Out = None,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an inference costs: energy by term under several ADC models, latency, area, TOPS/W.
+    """Show what an inference costs: energy by term under several ADC models, latency, area, TOPS/W; and what the side
+    paths of a method add.
 
     Example: `bitline cost examples/resnet20-cifar10.yaml --set macro=generic-8t-sram`
     """
     from bitline import cost as costs
-    from bitline.report.tables import cost_tables
+    from bitline.report.costs import cost_tables, overheads_table
 
     experiment = loaded(file, changes)
+    paths = method_of(experiment, method) if method else None
+    if paths is not None and not hasattr(paths, "path"):
+        raise ValueError(f"--method {method}: it has no side paths; what others do to weights costs nothing")
     chosen = costs.Technology.load(technology)
     walk = walk_of(experiment, folder_of(file, out), errors if as_json else console) if zero_skip else None
     sample = experiment.data.set.test()[:1].images.float()
-    found = []
+    found: list[costs.Cost] = []
+    beside: list[tuple[costs.SideCost, ...]] = []
     for macro in experiment.macros:
         activity = None
         if walk is None:
@@ -113,12 +122,19 @@ def cost(
             device = next(model.parameters()).device
             images = walk.testing[:zero_skip].images.float()
             activity = costs.measure_activity(model, images.to(device))
+        if paths is not None:
+            paths.put(model)
         found.append(costs.cost(model.cpu(), sample, chosen, batch=batch, activity=activity))
+        beside.append(costs.side_costs(model, sample, chosen, batch=batch) if paths is not None else ())
         if not as_json:
-            for table in cost_tables(found[-1], macro.name):
+            for table in (*cost_tables(found[-1], macro.name), *(overheads_table(b) for b in beside[-1:] if b)):
                 console.print(table)
     if as_json:
-        typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
+        told = [
+            one.model_dump(mode="json") | ({"side_paths": [row.model_dump() for row in rows]} if rows else {})
+            for one, rows in zip(found, beside, strict=True)
+        ]
+        typer.echo(json.dumps(told, indent=2))
 
 
 def curvature(

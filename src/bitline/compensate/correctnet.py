@@ -22,6 +22,7 @@ class CorrectNet(Trained):
     in any arithmetic, and decay of weights pulls towards that. It stores m(l + n) + n(n + m) weights and m + n biases.
     """
 
+    SIZE = "width"
     kind: Literal["correctnet"] = "correctnet"
     width: float = Field(default=0.25, gt=0, le=4, description="m relative to n; at least one channel")
 
@@ -53,3 +54,7 @@ class CorrectNetPath(TrainedPath):
 
     def macs(self, positions: int) -> int:
         return positions * (self.generator.numel() + self.compensator.numel())
+
+    @property
+    def terms(self) -> int:
+        return max(self.generator.shape[1], self.compensator.shape[1])

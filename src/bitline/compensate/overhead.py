@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from bitline.compensate.attach import sides
-from bitline.nn import count_outputs, kept, layers, silicon
+from bitline.compensate.attach import remove, sides
+from bitline.nn import count_outputs, digital, layers
 
 
 class Overhead(BaseModel):
@@ -38,19 +40,18 @@ def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
     The network counts with all its parameters and the products of all its linear layers and convolutions, on the macro
     or not. Sums and averages are not counted. The model stays as it is.
     """
-    found = {layer: name for name, layer in layers(model).items()}
-    with kept(model):
-        if found:
-            silicon(model).begin(None)
-        counted = count_outputs(model.eval(), x.to(next(model.parameters()).device))
-    positions = {module: made // shape[0] for module, (made, shape) in counted.items()}
-    macs = {module: shape.numel() * positions[module] for module, (_, shape) in counted.items()}
+    found = layers(model)
+    plain = digital(remove(copy.deepcopy(model))).eval()
+    names = {module: name for name, module in plain.named_modules()}
+    counted = count_outputs(plain, x.to(next(model.parameters()).device))
+    positions = {names[module]: made // shape[0] for module, (made, shape) in counted.items()}
+    macs = {names[module]: made * shape[1:].numel() for module, (made, shape) in counted.items()}
     rows = []
-    for layer, name in found.items():
+    for name, layer in found.items():
         if layer.side is not None:
             weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
-            side = layer.side.size, layer.side.macs(positions.get(layer, 0))
-            rows.append(_cost(name, weights, macs.get(layer, 0), *side))
+            side = layer.side.size, layer.side.macs(positions.get(name, 0))
+            rows.append(_cost(name, weights, macs.get(name, 0), *side))
     beside = {id(p) for side in sides(model).values() for p in side.parameters()}
     whole = sum(p.numel() for p in model.parameters() if id(p) not in beside)
     totals = sum(row.side_parameters for row in rows), sum(row.side_macs for row in rows)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,11 +17,14 @@ from bitline.nn import CimLayer, SidePath
 
 POOLS: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 
+P = TypeVar("P", bound="Path")
+
 
 class Path(BaseModel):
     """A kind of side path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
 
     @property
     @abstractmethod
@@ -31,6 +34,21 @@ class Path(BaseModel):
     @abstractmethod
     def build(self, layer: CimLayer) -> SidePath:
         """One for this layer, which is changed by nothing or by what ``take_back`` undoes."""
+
+    SIZE: ClassVar[str | None] = None
+
+    def sized(self: P, size: float) -> P:
+        """The kind with another size: the key that ``SIZE`` names (`width`, `rank`, `share`).
+
+        Raises ValueError for a size it cannot have, and for a kind that has none.
+        """
+        if self.SIZE is None:
+            raise ValueError(f"size {size:g}: a side path of kind {self.kind!r} has no size")
+        value = int(size) if size == int(size) else size
+        try:
+            return type(self).model_validate(self.model_dump() | {self.SIZE: value})
+        except ValidationError as error:
+            raise ValueError(f"{self.SIZE} {size:g}: {error.errors()[0]['msg'].lower()}") from None
 
     def refuses(self, macro: Macro) -> str | None:
         """Why it cannot stand beside a layer on this macro; None if it can."""

@@ -20,6 +20,7 @@ class LowRank(Trained):
     the layer's kernel, stride and padding; it stores rank · (K + N) weights.
     """
 
+    SIZE = "rank"
     kind: Literal["low_rank"] = "low_rank"
     rank: int = Field(default=2, ge=1)
 
@@ -47,6 +48,10 @@ class LowRankPath(TrainedPath):
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
 
+    @property
+    def terms(self) -> int:
+        return max(self.down.shape[-1], self.up.shape[-1])
+
 
 class Vectors(Trained):
     """F = g ∘ (F~ + b ∘ U · (d ∘ (V * A))): of a product of rank ``rank`` with random U and V, which a seed gives and
@@ -56,6 +61,7 @@ class Vectors(Trained):
     et al., ICML 2024; to calibrate RRAM: arXiv 2504.03763). g = 1 and b = 0 as it begins. It stores 2N + rank numbers.
     """
 
+    SIZE = "rank"
     kind: Literal["vectors"] = "vectors"
     rank: int = Field(default=16, ge=1)
 
@@ -92,6 +98,10 @@ class VectorsPath(TrainedPath):
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel() + self.size)
 
+    @property
+    def terms(self) -> int:
+        return max(self.down.shape[-1], self.up.shape[-1])
+
 
 class Sparse(Trained):
     """A random ``share`` of a layer's weights held in digital memory, exact and trained further; their cells hold zero.
@@ -101,6 +111,7 @@ class Sparse(Trained):
     corrects at once. Only weights are counted; places follow from a seed. Taken away, weights go back as they are now.
     """
 
+    SIZE = "share"
     kind: Literal["sparse"] = "sparse"
     share: float = Field(default=0.05, gt=0, lt=1)
 
@@ -134,6 +145,10 @@ class SparsePath(TrainedPath):
 
     def macs(self, positions: int) -> int:
         return positions * self.size
+
+    @property
+    def terms(self) -> int:
+        return int(self.chosen.flatten(1).sum(1).max())
 
     @torch.no_grad()
     def take_back(self, layer: CimLayer) -> None:

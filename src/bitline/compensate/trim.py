@@ -63,6 +63,10 @@ class TrimPath(SidePath):
     def macs(self, positions: int) -> int:
         return positions * self.gain.numel()
 
+    @property
+    def terms(self) -> int:
+        return 1
+
 
 @dataclass(frozen=True)
 class Trimming:

@@ -5,6 +5,7 @@ from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Wa
 from bitline.cost.counts import LayerCounts, accumulator_bits, count
 from bitline.cost.estimate import Cost, Energy, Estimate, cost, price
 from bitline.cost.saving import Saving, adc_saving
+from bitline.cost.sides import SideCost, side_costs
 from bitline.cost.technology import (
     AnyArrayEnergy,
     Areas,
@@ -36,6 +37,7 @@ __all__ = [
     "Sar",
     "Saving",
     "Schreier",
+    "SideCost",
     "SwitchedCell",
     "Technology",
     "Walden",
@@ -46,6 +48,7 @@ __all__ = [
     "count",
     "measure_activity",
     "price",
+    "side_costs",
 ]
 
 verb(__name__)

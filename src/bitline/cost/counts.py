@@ -6,6 +6,7 @@ a pass and row group, and what the columns show is held while their converters t
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 
@@ -13,10 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from bitline.compensate import remove, sides
 from bitline.cost.activity import Activity
 from bitline.macro import Layout, Macro, Site
 from bitline.macro.kinds import TableColumn
-from bitline.nn import CimLayer, converted_layers, count_outputs, digital
+from bitline.nn import CimLayer, SidePath, converted_layers, count_outputs, digital
 
 
 class Frozen(BaseModel):
@@ -26,10 +28,12 @@ class Frozen(BaseModel):
 
 
 class LayerCounts(Frozen):
-    """One layer's work for one sample. Of a layer that stayed digital: its products alone."""
+    """One layer's work for one sample. Of a layer that stayed digital, and of a side path: its products alone."""
 
     layer: str
     macro: str | None = Field(description="null: the layer stayed digital")
+    beside: str | None = Field(default=None, description="layer that this side path corrects; null: it is none")
+    parameters: int = Field(default=0, description="numbers stored: weights and biases")
     terms: int = Field(description="K, products of one output")
     outputs: int = Field(description="outputs of a sample, all positions")
     macs: int = Field(description="multiply–accumulates, of integers as they are encoded")
@@ -65,8 +69,8 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
     (``measure_activity``). Raises ValueError for a layer that nothing reaches, and for one whose macro has no converter
     or no digits of inputs and weights.
     """
-    found = converted_layers(model)
-    plain = digital(model).eval()
+    found, beside = converted_layers(model), sides(model)
+    plain = digital(remove(copy.deepcopy(model)) if beside else model).eval()
     names = {module: name for name, module in plain.named_modules()}
     outputs = {names[module]: made for module, made in count_outputs(plain, x).items()}
     if silent := [name for name in found if name not in outputs]:
@@ -77,11 +81,21 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
     rows = []
     for name, (made, shape) in outputs.items():
         terms = shape[1:].numel()
+        stored = sum(p.numel() for p in plain.get_submodule(name).parameters())
         if name in found:
-            rows.append(_on_macro(found[name], made, held, (activity or {}).get(name)))
+            counted = _on_macro(found[name], made, held, (activity or {}).get(name))
         else:
-            rows.append(LayerCounts(layer=name, macro=None, terms=terms, outputs=made, macs=made * terms))
+            counted = LayerCounts(layer=name, macro=None, terms=terms, outputs=made, macs=made * terms)
+        rows.append(counted.model_copy(update={"parameters": stored}))
+        if name in beside:
+            rows.append(count_side(name, beside[name], made // shape[0]))
     return tuple(rows)
+
+
+def count_side(layer: str, side: SidePath, positions: int) -> LayerCounts:
+    """The work of a layer's side path: it corrects outputs where they are, and stores none of its own."""
+    work = {"terms": side.terms, "outputs": 0, "macs": side.macs(positions), "parameters": side.size}
+    return LayerCounts(layer=f"{layer}.side", macro=None, beside=layer, **work)
 
 
 def _held(found: Mapping[str, CimLayer]) -> Counter[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from bitline.cost import SideCost
 from bitline.nn.convert import Mapped
 
 
@@ -142,6 +143,9 @@ class Result(Frozen):
     differences: tuple[Difference, ...] = ()
     layers: tuple[LayerReport, ...] = ()
     mapping: tuple[Mapped, ...] = ()
+    overheads: dict[str, tuple[SideCost, ...]] = Field(
+        default_factory=dict, description="what side paths cost, by the row of their network; last of each the total"
+    )
     sensitivity: tuple[Sensitivity, ...] = ()
     explanation: tuple[Cause, ...] = ()
     macros: dict[str, dict[str, Any]] = Field(default_factory=dict, description="each macro's configuration, by name")

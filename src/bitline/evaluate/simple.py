@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitline.compensate import sides
+from bitline.cost import side_costs
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.ledger import Ledger
 from bitline.evaluate.montecarlo import Batch, answers
@@ -79,6 +81,7 @@ def evaluate(
         sensitivity=sensitivity(first, source, names[0], some, seed) if details else (),
         explanation=explanation(first, source, names[0], some, seed) if details else (),
         mapping=tuple(m for model in named.values() for m in mapping(model)),
+        overheads={name: side_costs(m, next(source())[0][:1]) for name, m in named.items() if sides(m)},
         macros={layer.design.name: layer.design.dump() for model in named.values() for layer in layers(model).values()},
         facts={"seed": str(seed)},
     )

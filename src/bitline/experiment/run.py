@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bitline.compensate import Trim, Trimming, attach, sides
 from bitline.configuration import to_yaml
+from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
     Difference,
@@ -144,7 +145,7 @@ class Run:
         net = self.float_network()
         right = answers(net, self.source())[None]
         self._row("float", "none", right, None)
-        parts: dict[str, Any] = {"layers": [], "mapping": [], "sensitivity": [], "explanation": []}
+        parts: dict[str, Any] = {"layers": [], "mapping": [], "sensitivity": [], "explanation": [], "overheads": {}}
         differences: list[Difference] = []
         for macro in experiment.macros:
             self._on(net, macro, parts, differences)
@@ -155,6 +156,7 @@ class Run:
             differences=tuple(differences),
             layers=tuple(parts["layers"]),
             mapping=tuple(parts["mapping"]),
+            overheads=parts["overheads"],
             sensitivity=tuple(parts["sensitivity"]),
             explanation=tuple(parts["explanation"]),
             macros={macro.name: macro.dump() for macro in experiment.macros},
@@ -206,6 +208,8 @@ class Run:
         use(clean)
         for name, model in models.items():
             spent = 0 if model is start else self.steps() * stages.get(name, 1)
+            if sides(model):
+                parts["overheads"][label(name)] = side_costs(model, self.testing[:1].images.float())
             for title, one, prepare in self.remedies(name, model):
                 self._chips(label(title), one, macro, spent, prepare)
         differences += self._differences(macro)

@@ -21,7 +21,8 @@ AnyFirst = Annotated[Qat | ErrorAware | Gaussian | DNat | HaSgd, Field(discrimin
 
 class Compensate(OnFreshChips):
     """Side paths of one kind (``path``) beside the layers ``at``, trained on a fresh chip each step with all the rest
-    frozen, statistics of batch norms too: S3's compensation (CorrectNet, DATE 2023) and its rivals.
+    frozen, statistics of batch norms too: S3's compensation (CorrectNet, DATE 2023) and its rivals. ``at`` may give
+    each its own size, ``{conv1: 0.5, conv2: 0.25}``: the path's width, rank or share.
 
     ``after``: the method that an experiment trains the network by before; absent: the network as converted. Each of the
     two has the whole budget. ``bl.train`` takes the network it is given.
@@ -29,7 +30,11 @@ class Compensate(OnFreshChips):
 
     kind: Literal["compensate"] = "compensate"
     path: AnyPath = CorrectNet()
-    at: tuple[str, ...] = Field(default=("*",), min_length=1, description="dotted-name patterns of layers")
+    at: tuple[str, ...] | dict[str, float] = Field(
+        default=("*",),
+        min_length=1,
+        description="dotted-name patterns of layers, or each with its width, rank or share",
+    )
     after: AnyFirst | None = None
     _frozen: list[nn.Parameter] = PrivateAttr(default_factory=list)
 
@@ -39,12 +44,20 @@ class Compensate(OnFreshChips):
             raise ValueError("trim is fitted on each chip, not trained: ask for test.trim_per_chip")
         if self.suppress is not None:
             raise ValueError("suppress acts on weights, which are frozen here: put it into `after`")
+        if isinstance(self.at, dict):
+            for size in self.at.values():
+                self.path.sized(size)
         return self
 
     @property
     def title(self) -> str:
-        places = "" if self.at == ("*",) else f" at {', '.join(self.at)}"
-        name = self.titled(f"compensated ({self.path.title}{places})")
+        if isinstance(self.at, dict):
+            first, *more = self.at.items()
+            told = [f"{self.path.sized(first[1]).title} at {first[0]}", *(f"{size:g} at {name}" for name, size in more)]
+            name = self.titled(f"compensated ({', '.join(told)})")
+        else:
+            places = "" if self.at == ("*",) else f" at {', '.join(self.at)}"
+            name = self.titled(f"compensated ({self.path.title}{places})")
         return name if self.after is None else f"{self.after.title}, then {name}"
 
     @property
@@ -55,10 +68,23 @@ class Compensate(OnFreshChips):
         before = None if self.after is None else self.after.refuses(macro)
         return before or self.path.refuses(macro)
 
+    def put(self, model: nn.Module) -> nn.Module:
+        """The side paths, untrained, beside their layers, in place; returns the model. Errors as of ``attach``."""
+        for path, at in self.placed:
+            attach(model, path, at)
+        return model
+
+    @property
+    def placed(self) -> list[tuple[AnyPath, tuple[str, ...]]]:
+        """Each side path, and the patterns of the layers that it stands beside."""
+        if isinstance(self.at, dict):
+            return [(self.path.sized(size), (name,)) for name, size in self.at.items()]
+        return [(self.path, self.at)]
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)
         self._frozen = [p for p in model.parameters() if p.requires_grad]
-        attach(model, self.path, self.at)
+        self.put(model)
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 

@@ -31,5 +31,10 @@ class SidePath(nn.Module):
     def macs(self, positions: int) -> int:
         """Multiplications with addition for one sample, whose outputs have so many positions."""
 
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """Products of its longest sum: what its accumulators are as wide for."""
+
     def take_back(self, layer: CimLayer) -> None:
         """Give back what it took out of the layer, which is to lose it."""

@@ -9,9 +9,11 @@ from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup
 
+from bitline.cost import SideCost
 from bitline.evaluate.result import Difference, LayerReport, Row
 from bitline.nn import Mapped
 from bitline.report.charts import Axis, bar, span
+from bitline.units import si
 
 T = TypeVar("T")
 
@@ -225,6 +227,39 @@ def weakest(reports: Sequence[LayerReport]) -> str:
         return "no error in any layer"
     least, layer = min(noisy)
     return f"lowest SNR {number(least, 1)} dB, in {layer}"
+
+
+def overheads(name: str, rows: Sequence[SideCost]) -> Table:
+    """What the side paths of one network cost, layer by layer and in all."""
+
+    def energy(row: SideCost) -> str | None:
+        shares = [percent(share) for share in sorted(row.energy_shares.values())]
+        return " … ".join(dict.fromkeys((shares[0], shares[-1]))) if shares else None
+
+    return Table.of(
+        f"Side paths: {name}",
+        rows,
+        (
+            Column(
+                "Layer", "The layer they stand beside; last: all, beside the network.", lambda r: r.layer, words=True
+            ),
+            Column("Numbers", "Numbers that the side path stores.", lambda r: count(r.side_parameters)),
+            Column("of the layer’s", "Relative to weights and biases.", lambda r: percent(r.parameter_share), "%"),
+            Column("Multiplications", "With addition, for one sample.", lambda r: count(r.side_macs)),
+            Column("of the layer’s", "Relative to its products.", lambda r: percent(r.mac_share), "%"),
+            Column(
+                "Energy",
+                "Of the side path’s products, priced as those of a layer that stays digital.",
+                lambda r: None if r.joules is None else si(r.joules, "J", 3),
+            ),
+            Column(
+                "of the layer’s",
+                "Relative to the layer’s energy on the macro; least and most of several models of the converter.",
+                energy,
+                "%",
+            ),
+        ),
+    )
 
 
 def mapped(mapping: Sequence[Mapped]) -> Table:

@@ -1,0 +1,69 @@
+"""What side paths cost beside their layers and their network: numbers, products and energy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from bitline.compensate import Overhead, overhead, sides
+from bitline.cost.estimate import DEFAULT, Cost, cost
+from bitline.cost.technology import Technology
+
+
+class SideCost(Overhead):
+    """Of one layer with a side path, or of all together (``total``), for one sample."""
+
+    joules: float | None = Field(description="energy of the side path; null: the technology has no `digital`")
+    against: dict[str, float] = Field(
+        description="energy of the layer, or of the network, without side paths under each ADC law, J; empty: not told"
+    )
+    why: str = Field(default="", description="why `against` is empty")
+
+    @property
+    def energy_shares(self) -> dict[str, float]:
+        """Energy of the side path relative to the layer's under each ADC law; empty where one is not told."""
+        if self.joules is None:
+            return {}
+        return {law: self.joules / joules for law, joules in self.against.items()}
+
+
+def side_costs(
+    model: nn.Module, x: Tensor, technology: Technology | str | Path = DEFAULT, *, batch: int = 1
+) -> tuple[SideCost, ...]:
+    """``compensate.overhead`` with energies, last of all the ``total`` against the whole network.
+
+    A product of a side path is priced as one of a layer that stayed digital. The network without them is priced
+    as by ``cost``; where that cannot be, as for a macro without a converter, ``why`` says so and shares of energy are
+    absent. ``technology``, ``batch``: as of ``cost``.
+    """
+    technology = technology if isinstance(technology, Technology) else Technology.load(technology)
+    *rows, total = overhead(model, x)
+    found: Cost | None = None
+    why = ""
+    try:
+        found = cost(model, x, technology, batch=batch)
+    except ValueError as error:
+        why = str(error)
+    beside, digital, bits = sides(model), technology.digital, technology.digital_bits
+    each = [
+        None if digital is None else row.side_macs * digital.mac(bits, bits, beside[row.layer].terms) for row in rows
+    ]
+    told = [
+        SideCost(**row.model_dump(), joules=joules, against=_against(found, row.layer), why=why)
+        for row, joules in zip(rows, each, strict=True)
+    ]
+    joules = None if digital is None else sum(one or 0.0 for one in each)
+    return (*told, SideCost(**total.model_dump(), joules=joules, against=_against(found, None), why=why))
+
+
+def _against(found: Cost | None, layer: str | None) -> dict[str, float]:
+    """Energy under each law of a layer; of all but side paths where none is named."""
+    if found is None:
+        return {}
+    counted = [one.beside is None and layer in (None, one.layer) for one in found.layers]
+    return {
+        estimate.adc: sum(energy.total for energy, wanted in zip(estimate.layers, counted, strict=True) if wanted)
+        for estimate in found.estimates
+    }
