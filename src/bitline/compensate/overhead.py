@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from bitline.compensate.attach import remove, sides
+from bitline.compensate.attach import remove
 from bitline.nn import count_outputs, digital, layers
 
 
@@ -37,8 +37,8 @@ class Overhead(BaseModel):
 def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
     """The cost of each side path, and last of all against the whole network (``total``); ``x``: some samples, (B, …).
 
-    The network counts with all its parameters and the products of all its linear layers and convolutions, on the macro
-    or not. Sums and averages are not counted. The model stays as it is.
+    The network counts with all its parameters, quantizers' left out, and the products of all its linear layers and
+    convolutions, on the macro or not. Sums and averages are not counted. The model stays as it is.
     """
     found = layers(model)
     plain = digital(remove(copy.deepcopy(model))).eval()
@@ -52,8 +52,7 @@ def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
             weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
             side = layer.side.size, layer.side.macs(positions.get(name, 0))
             rows.append(_cost(name, weights, macs.get(name, 0), *side))
-    beside = {id(p) for side in sides(model).values() for p in side.parameters()}
-    whole = sum(p.numel() for p in model.parameters() if id(p) not in beside)
+    whole = sum(p.numel() for p in plain.parameters())
     totals = sum(row.side_parameters for row in rows), sum(row.side_macs for row in rows)
     return (*rows, _cost("total", whole, sum(macs.values()), *totals))
 
