@@ -21,6 +21,7 @@ NAMES = {
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
     "s1": "Training for analog memory, digits",
     "s3": "Log-normal weights: suppression, compensation and rivals",
+    "placement": "Where LeNet-5's compensators pay: searchers against every placement",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
     "dnat_networks": "D-NAT on a skewed table, ResNet20",

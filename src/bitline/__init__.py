@@ -30,6 +30,7 @@ _FROM = {
         *("error_gain", "injected_from", "layer_gains"),
     ),
     "cost": ("Technology", "adc_saving", "cost", "measure_activity", "side_costs"),
+    "place": ("place",),
     "report": ("write_html", "write_sweep"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}

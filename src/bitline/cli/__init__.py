@@ -10,6 +10,7 @@ from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
 from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
 from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
+from bitline.cli.placing import place
 from bitline.cli.telling import Told
 from bitline.lab.cli import lab
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "train": train,
     "evaluate": evaluate,
     "ranges": ranges,
+    "place": place,
     "verify": verify,
     "curvature": curvature,
     "report": report,

@@ -3,7 +3,7 @@
 from bitline.cost.activity import Activity, measure_activity
 from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden
 from bitline.cost.counts import LayerCounts, accumulator_bits, count
-from bitline.cost.estimate import Cost, Energy, Estimate, cost, price
+from bitline.cost.estimate import DEFAULT, Cost, Energy, Estimate, cost, price
 from bitline.cost.saving import Saving, adc_saving
 from bitline.cost.sides import SideCost, side_costs
 from bitline.cost.technology import (
@@ -20,6 +20,7 @@ from bitline.cost.technology import (
 from bitline.verbs import verb
 
 __all__ = [
+    "DEFAULT",
     "Activity",
     "AdcEnergy",
     "AnyAdcEnergy",

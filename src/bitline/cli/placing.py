@@ -1,0 +1,85 @@
+"""Where side paths should stand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from bitline.cli.options import AsJson, Changes, File, Out, folder_of, loaded, method_of, walk_of
+from bitline.cli.telling import console, errors, say
+
+
+def place(
+    file: File,
+    budget: Annotated[str, typer.Option("--budget", help="most that side paths may add: 5% or 0.05")] = "5%",
+    of: Annotated[
+        Literal["parameters", "macs", "energy"], typer.Option("--of", help="what the budget is a share of")
+    ] = "parameters",
+    searcher: Annotated[
+        str, typer.Option("--searcher", help="reinforce, ppo, random, greedy or exhaustive; or {kind: …, lr: …}")
+    ] = "reinforce",
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", min=1, help="placements that are trained and tested; absent: its own")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="kind or title of a `compensate`: its path, after and at; absent: the first one"),
+    ] = None,
+    widths: Annotated[str, typer.Option("--widths", help="of a side path; rank or share where its kind has one")] = (
+        "0.125,0.25"
+    ),
+    keep: Annotated[
+        float,
+        typer.Option("--keep", min=0, max=100, help="layers are left out from where on errors keep so much, %"),
+    ] = 95.0,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 60,
+    chips: Annotated[int, typer.Option("--chips", min=1, help="that a placement is tested on")] = 5,
+    images: Annotated[int, typer.Option("--images", min=1, help="that it is tested on, of the training set")] = 500,
+    out: Out = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the layers that side paths pay beside, and their widths, under a budget of overhead.
+
+    Prints what was tried and the row of `methods` that trains the best. Writes `place.json`; what was measured in the
+    folder before is not measured again, whichever searcher asks.
+
+    Example: `bitline place examples/placement-lenet5.yaml --budget 5% --searcher reinforce`
+    """
+    from bitline.configuration import from_yaml
+    from bitline.experiment import place_paths
+    from bitline.methods import Compensate
+    from bitline.place import Budget, read_searcher
+    from bitline.report.placement import placement_table
+
+    experiment, folder = loaded(file, changes), folder_of(file, out)
+    voice = errors if as_json else console
+    chosen = next((one for one in experiment.methods if isinstance(one, Compensate)), Compensate())
+    if method is not None:
+        chosen = method_of(experiment, method)
+        if not isinstance(chosen, Compensate):
+            raise ValueError(f"--method {method}: side paths of a `compensate` are placed, {chosen.kind} has none")
+    try:
+        sizes = [float(one) for one in widths.split(",")]
+    except ValueError:
+        raise ValueError(f"--widths {widths!r}: numbers with commas between are expected, such as 0.125,0.25") from None
+    found = place_paths(
+        walk_of(experiment, folder, voice),
+        chosen,
+        budget=Budget.read(budget, of),
+        searcher=read_searcher(from_yaml(searcher), evaluations),
+        widths=sizes,
+        images=images,
+        steps=steps,
+        chips=chips,
+        keep=keep / 100,
+        tell=lambda line: say(line, voice),
+    )
+    found.write(folder / "place.json")
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    console.print(placement_table(found, most=20))
+    say(found.row)
+    say(f"figures: {folder / 'place.json'}")

@@ -1,0 +1,85 @@
+"""A search for a placement in an experiment: its network, its data, and the images that placements are chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from bitline.data import Split, batches
+from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.experiment.run import Run
+from bitline.methods import Compensate
+from bitline.place import AnySearcher, Budget, Placed, place
+
+
+def place_paths(
+    walk: Run,
+    method: Compensate,
+    *,
+    budget: Budget,
+    searcher: AnySearcher,
+    widths: Sequence[float],
+    images: int,
+    steps: int,
+    chips: int,
+    keep: float = 0.95,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Placed:
+    """Where the side paths of a method should stand, and how wide, beside the layers of its ``at``.
+
+    The network is that of the experiment on its only macro, trained by what the method comes after. Placements are
+    chosen on ``images`` that it was not trained on, where the data set has as many; else on some that the side paths
+    were not. Test images are not looked at. Each is trained for ``steps`` with the experiment's optimiser.
+    """
+    experiment = walk.experiment
+    if len(experiment.macros) > 1:
+        raise ValueError("the experiment has several macros: choose one with --set macro=…")
+    macro = experiment.macros[0]
+    training, validation, unseen = apart(walk, images)
+    tell(f"placements are chosen on {images} training images, " + ("of no other use" if unseen else "seen before"))
+    start = walk.converted(walk.float_network(), macro)
+    if method.after is not None:
+        start = walk.trained(start, macro, method.after)
+    at = tuple(method.at)
+    config = walk.seeded(experiment.training).model_copy(update={"epochs": None, "steps": steps})
+
+    def few(epoch: int) -> Iterable[Batch]:
+        data = experiment.data
+        return batches(training, data.batch, seed=experiment.seed, augment=data.augment, epoch=epoch)
+
+    found = place(
+        start,
+        few,
+        batches(validation, BLOCK),
+        budget=budget,
+        searcher=searcher,
+        path=method.path,
+        widths=widths,
+        at=at,
+        keep=keep,
+        training=config,
+        chips=chips,
+        seed=experiment.seed,
+        out=walk.out / "place",
+        tell=tell,
+    )
+    if found.method is None:
+        return found
+    return found.model_copy(update={"method": method.model_copy(update={"at": found.best.at})})
+
+
+def apart(walk: Run, images: int) -> tuple[Split, Split, bool]:
+    """(training images, images to choose on, whether these were used for nothing else)."""
+    data = walk.experiment.data
+    whole = data.set.train()
+    left = whole[~torch.isin(whole.index, walk.training.index)]
+    if len(left) >= images:
+        chosen = left.subset(images, seed=walk.experiment.seed)
+        return walk.training, chosen.normalised(*data.set.moments()) if data.normalise else chosen, True
+    if len(walk.training) <= images:
+        raise ValueError(
+            f"{images} images to choose on leave none of {len(walk.training)} to train with: ask for fewer"
+        )
+    chosen = walk.training.subset(images, seed=walk.experiment.seed)
+    return walk.training[~torch.isin(walk.training.index, chosen.index)], chosen, False

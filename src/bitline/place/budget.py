@@ -1,0 +1,37 @@
+"""What side paths may add to a network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Measure = Literal["parameters", "macs", "energy"]
+
+
+class Budget(BaseModel):
+    """The largest overhead, and how steep the reward falls beyond it: η · max(0, overhead − share) / share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    share: float = Field(default=0.05, gt=0, description="of all side paths, relative to the network")
+    of: Measure = Field(
+        default="parameters",
+        description="numbers, multiplications, or energy under the technology's first ADC law",
+    )
+    eta: float = Field(default=1.0, ge=0, description="η, in accuracies relative to the original")
+
+    @staticmethod
+    def read(text: str, of: Measure = "parameters") -> Budget:
+        """From ``5%`` or ``0.05``; raises ValueError for anything else."""
+        number = text.strip()
+        try:
+            share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        except ValueError:
+            share = 0.0
+        if not 0 < share < float("inf"):
+            raise ValueError(f"budget {text!r}: a share above 0 is expected, such as 5% or 0.05")
+        return Budget(share=share, of=of)
+
+    def penalty(self, overhead: float) -> float:
+        """What is taken from the reward of a placement with this overhead."""
+        return self.eta * max(0.0, overhead - self.share) / self.share

@@ -1,0 +1,45 @@
+"""A search for a placement as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from bitline.place import Placed
+from bitline.report.tables import cell
+
+
+def placement_table(found: Placed, most: int | None = None) -> Table:
+    """What was tried, the best first and what is beyond the budget last; ``most``: so many of them."""
+    space = found.space
+    caption = f"of {space.size} placements {len(found.tried)} tried, by {found.searcher['kind']}"
+    caption += f" · {100 * space.original:.1f} % without errors"
+    caption += f" · budget: {100 * space.budget.share:g} % more {space.budget.of}"
+    caption += " · reward: (mean − std) / original − penalty · overheads in % of the network's"
+    table = Table(title=Text("Placements"), title_justify="left", caption=Text(caption), caption_justify="left")
+    for candidate in space.candidates:
+        table.add_column(Text(candidate.layer), justify="right")
+    names = (
+        "mean",
+        "std",
+        "reward",
+        "parameters",
+        "MACs",
+        *(("energy",) if found.best.overhead.energy is not None else ()),
+    )
+    for name in (*names, "budget"):
+        table.add_column(name, justify="right", no_wrap=True)
+    ranked = sorted(found.tried, key=lambda one: (not one.within, -one.reward))
+    for one in ranked[:most]:
+        share = one.overhead
+        shares = (share.parameters, share.macs, share.energy)[: len(names) - 3]
+        table.add_row(
+            *(cell(one.at.get(candidate.layer), "g") for candidate in space.candidates),
+            cell(one.mean, ".2f"),
+            cell(one.std, ".2f"),
+            cell(one.reward, ".4f"),
+            *(cell(None if value is None else 100 * value, ".2f") for value in shares),
+            Text("kept" if one.within else "beyond", style="" if one.within else "dim"),
+            style="bold" if one == found.best else "",
+        )
+    return table
