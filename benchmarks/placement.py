@@ -62,9 +62,9 @@ def tried(found: Placed) -> str:
     kept = sorted((one for one in found.tried if one.within), key=lambda one: -one.reward)
     most = max(found.tried, key=lambda one: one.reward)
     lines = [
-        f"{100 * found.space.original:.1f} % without errors. Of {len(found.tried)} placements {len(kept)} keep the budget, "
-        f"{100 * BUDGET.share:g} % more MACs; the largest reward of all {'is among them' if most.within else 'is not'}. "
-        "The best five, and no side path:",
+        f"{100 * found.space.original:.1f} % without errors. Of {len(found.tried)} placements {len(kept)} keep the "
+        f"budget, {100 * BUDGET.share:g} % more MACs; the largest reward of all {'is' if most.within else 'is not'} among "
+        "them. The best five, and no side path:",
         "",
         f"| {' | '.join(LAYERS)} | mean, % | std | reward | parameters, % | MACs, % |",
         "|" + "---|" * (len(LAYERS) + 5),
@@ -72,8 +72,8 @@ def tried(found: Placed) -> str:
     for one in [*kept[:5], found.tried[0]]:
         widths = " | ".join(f"{one.at[name]:g}" if name in one.at else "–" for name in LAYERS)
         share = one.overhead
-        told = f"{one.mean:.2f} | {one.std:.2f} | {one.reward:.4f} | +{100 * share.parameters:.1f} | +{100 * share.macs:.1f}"
-        lines.append(f"| {widths} | {told} |")
+        told = f"{one.mean:.2f} | {one.std:.2f} | {one.reward:.4f}"
+        lines.append(f"| {widths} | {told} | +{100 * share.parameters:.1f} | +{100 * share.macs:.1f} |")
     return "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def final(walk: Run, start: nn.Module, found: Placed) -> str:
         "width 0.25 beside all four": Compensate(at=dict.fromkeys(LAYERS, 0.25)),
     }
     lines = [
-        f"Trained in full ({walk.steps()} steps) and tested on {TESTED} test chips and {len(walk.testing)} test images, %:",
+        f"Trained in full ({walk.steps()} steps), {TESTED} test chips and {len(walk.testing)} test images, %:",
         "",
         "| | mean | std | worst | parameters | MACs |",
         "|" + "---|" * 6,

@@ -33,7 +33,10 @@ def place(
         float,
         typer.Option("--keep", min=0, max=100, help="layers are left out from where on errors keep so much, %"),
     ] = 95.0,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 60,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 120,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0, help="learning rate of these steps; absent: the experiment's")
+    ] = None,
     chips: Annotated[int, typer.Option("--chips", min=1, help="that a placement is tested on")] = 5,
     images: Annotated[int, typer.Option("--images", min=1, help="that it is tested on, of the training set")] = 500,
     out: Out = None,
@@ -48,7 +51,7 @@ def place(
     Example: `bitline place examples/placement-lenet5.yaml --budget 5% --searcher reinforce`
     """
     from bitline.configuration import from_yaml
-    from bitline.experiment import place_paths
+    from bitline.experiment import few, place_paths
     from bitline.methods import Compensate
     from bitline.place import Budget, read_searcher
     from bitline.report.placement import placement_table
@@ -71,7 +74,7 @@ def place(
         searcher=read_searcher(from_yaml(searcher), evaluations),
         widths=sizes,
         images=images,
-        steps=steps,
+        training=few(experiment.training, steps, lr),
         chips=chips,
         keep=keep / 100,
         tell=lambda line: say(line, voice),

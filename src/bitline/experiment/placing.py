@@ -11,6 +11,7 @@ from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.run import Run
 from bitline.methods import Compensate
 from bitline.place import AnySearcher, Budget, Placed, place
+from bitline.train import TrainConfig
 
 
 def place_paths(
@@ -21,7 +22,7 @@ def place_paths(
     searcher: AnySearcher,
     widths: Sequence[float],
     images: int,
-    steps: int,
+    training: TrainConfig,
     chips: int,
     keep: float = 0.95,
     tell: Callable[[str], None] = lambda line: None,
@@ -30,27 +31,26 @@ def place_paths(
 
     The network is that of the experiment on its only macro, trained by what the method comes after. Placements are
     chosen on ``images`` that it was not trained on, where the data set has as many; else on some that the side paths
-    were not. Test images are not looked at. Each is trained for ``steps`` with the experiment's optimiser.
+    were not. Test images are not looked at. ``training``: of a try, see ``few``.
     """
     experiment = walk.experiment
     if len(experiment.macros) > 1:
         raise ValueError("the experiment has several macros: choose one with --set macro=…")
     macro = experiment.macros[0]
-    training, validation, unseen = apart(walk, images)
+    mine, validation, unseen = apart(walk, images)
     tell(f"placements are chosen on {images} training images, " + ("of no other use" if unseen else "seen before"))
     start = walk.converted(walk.float_network(), macro)
     if method.after is not None:
         start = walk.trained(start, macro, method.after)
     at = tuple(method.at)
-    config = walk.seeded(experiment.training).model_copy(update={"epochs": None, "steps": steps})
 
-    def few(epoch: int) -> Iterable[Batch]:
+    def some(epoch: int) -> Iterable[Batch]:
         data = experiment.data
-        return batches(training, data.batch, seed=experiment.seed, augment=data.augment, epoch=epoch)
+        return batches(mine, data.batch, seed=experiment.seed, augment=data.augment, epoch=epoch)
 
     found = place(
         start,
-        few,
+        some,
         batches(validation, BLOCK),
         budget=budget,
         searcher=searcher,
@@ -58,7 +58,7 @@ def place_paths(
         widths=widths,
         at=at,
         keep=keep,
-        training=config,
+        training=walk.seeded(training),
         chips=chips,
         seed=experiment.seed,
         out=walk.out / "place",
@@ -67,6 +67,12 @@ def place_paths(
     if found.method is None:
         return found
     return found.model_copy(update={"method": method.model_copy(update={"at": found.best.at})})
+
+
+def few(training: TrainConfig, steps: int, lr: float | None = None) -> TrainConfig:
+    """A training run cut to so many steps, for a try; ``lr``: its learning rate, unless it stays as it is."""
+    changes = {"epochs": None, "steps": steps} | ({} if lr is None else {"lr": lr})
+    return TrainConfig.model_validate(training.model_dump() | changes)
 
 
 def apart(walk: Run, images: int) -> tuple[Split, Split, bool]:

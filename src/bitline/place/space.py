@@ -91,25 +91,26 @@ class Space(Value):
         return (float(found.mean()) - spread) / self.original - self.budget.penalty(self.overhead(actions))
 
     def observe(self, actions: Actions) -> Tensor:
-        """What is seen before the next candidate's action, (``observed``,) in 0 … 1: the action before, one-hot; the
-        candidate's depth, channels, positions, cost and loss; how much of the budget is used. Zeros after the last."""
+        """What is seen before the next candidate's action, (``observed``,) in 0 … 1: the action before and the candidate,
+        one-hot; its depth, channels, positions, cost and loss; how much of the budget is used. Zeros after the last."""
         seen = torch.zeros(self.observed)
         if len(actions) == len(self.candidates):
             return seen
         one = self.candidates[len(actions)]
         if actions:
             seen[actions[-1]] = 1
+        seen[self.actions + len(actions)] = 1
         widest = getattr(one.costs[-1], self.budget.of) / self.budget.share
         used = self.overhead(actions) / self.budget.share
         inside = [math.log2(1 + count) / 16 for count in (*one.channels, one.positions)]
         more = [one.depth, *inside, widest / (1 + widest), one.lost, used / (1 + used)]
-        seen[self.actions :] = torch.tensor(more).clamp(0, 1)
+        seen[-len(more) :] = torch.tensor(more).clamp(0, 1)
         return seen
 
     @property
     def observed(self) -> int:
         """Numbers in an observation."""
-        return self.actions + 7
+        return self.actions + len(self.candidates) + 7
 
     @cached_property
     def _priced(self) -> bool:
