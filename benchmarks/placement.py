@@ -63,8 +63,8 @@ def tried(found: Placed) -> str:
     most = max(found.tried, key=lambda one: one.reward)
     lines = [
         f"{100 * found.space.original:.1f} % without errors. Of {len(found.tried)} placements {len(kept)} keep the "
-        f"budget, {100 * BUDGET.share:g} % more MACs; the largest reward of all {'is' if most.within else 'is not'} among "
-        "them. The best five, and no side path:",
+        f"budget, {100 * BUDGET.share:g} % more MACs; the largest reward of all {'is' if most.within else 'is not'} "
+        "among them. The best five, and no side path:",
         "",
         f"| {' | '.join(LAYERS)} | mean, % | std | reward | parameters, % | MACs, % |",
         "|" + "---|" * (len(LAYERS) + 5),

@@ -91,8 +91,9 @@ class Space(Value):
         return (float(found.mean()) - spread) / self.original - self.budget.penalty(self.overhead(actions))
 
     def observe(self, actions: Actions) -> Tensor:
-        """What is seen before the next candidate's action, (``observed``,) in 0 … 1: the action before and the candidate,
-        one-hot; its depth, channels, positions, cost and loss; how much of the budget is used. Zeros after the last."""
+        """What is seen before the next candidate's action, (``observed``,) in 0 … 1: the action before and the
+        candidate, one-hot; its depth, channels, positions, cost and loss; how much of the budget is used. Zeros after
+        the last."""
         seen = torch.zeros(self.observed)
         if len(actions) == len(self.candidates):
             return seen

@@ -12,6 +12,8 @@ from bitline.place.searchers.searcher import Searcher
 from bitline.place.space import Actions, Space
 from bitline.place.trials import Trials
 
+IDLE = 20_000  # draws in a row that are known, or beyond the budget, after which there is nothing left to find
+
 
 class Random(Searcher):
     """Placements at random, each once."""
@@ -22,10 +24,13 @@ class Random(Searcher):
     def search(self, trials: Trials) -> None:
         space, draw = trials.space, torch.Generator().manual_seed(self.seed)
         seen: set[Actions] = set()
-        while len(seen) < space.size and not trials.spent:
+        idle = 0  # draws since the last that was new
+        while len(seen) < space.size and idle < IDLE and not trials.spent:
             drawn = tuple(torch.randint(space.actions, (len(space.candidates),), generator=draw).tolist())
+            idle += 1
             if drawn not in seen and (space.within(drawn) or not self.within):
                 trials(drawn)
+                idle = 0
             seen.add(drawn)
 
 
