@@ -32,6 +32,7 @@ COMMANDS = [
     "cost",
     "train",
     "evaluate",
+    "place",
     "verify",
     "curvature",
     "sweep",
