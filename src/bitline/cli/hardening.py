@@ -23,7 +23,10 @@ def harden(
     of: Annotated[
         Literal["parameters", "macs", "energy"], typer.Option("--of", help="what the budget is a share of")
     ] = "parameters",
-    searcher: Annotated[str, typer.Option("--searcher", help="of places for side paths, as of `place`")] = "greedy",
+    searcher: Annotated[
+        str | None,
+        typer.Option("--searcher", help="of places for side paths, as of `place`; absent: 16 at random in the budget"),
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 120,
     chips: Annotated[int, typer.Option("--chips", min=1, help="that steps are decided by")] = 10,
     images: Annotated[
@@ -54,7 +57,7 @@ def harden(
     voice = errors if as_json else console
     placing = Placing(
         budget=Budget.read(budget, of),
-        searcher=read_searcher(from_yaml(searcher), None),
+        searcher=Placing().searcher if searcher is None else read_searcher(from_yaml(searcher)),
         tries=steps,
         chips=chips,
         images=images,
