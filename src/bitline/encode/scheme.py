@@ -1,0 +1,52 @@
+"""What input and weight schemes share: integers of some bits, cut into digits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+Bits = Annotated[int, Field(ge=1, le=16)]
+
+
+def cut(magnitude: Tensor, bits: int, width: int) -> Tensor:
+    """Non-negative integers of ``bits`` to digits of ``width`` bits, lowest first: (digits, *shape)."""
+    if width >= bits:
+        return magnitude[None]
+    integers, mask = magnitude.to(torch.int32), (1 << width) - 1
+    return torch.stack([(integers >> shift) & mask for shift in range(0, bits, width)]).to(magnitude.dtype)
+
+
+class Scheme(BaseModel):
+    """What input and weight schemes share: a range of integers, walked in steps of ``stride``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    @abstractmethod
+    def low(self) -> int:
+        """Smallest integer."""
+
+    @property
+    @abstractmethod
+    def high(self) -> int:
+        """Largest integer."""
+
+    @property
+    def stride(self) -> int:
+        """Distance between neighbouring integers: 1, or 2 where only odd numbers exist."""
+        return 1
+
+    def check(self, values: Tensor, what: str) -> None:
+        """Raise ValueError naming the first value that is NaN, not on the grid, or outside [low, high]."""
+        bad = ~((values >= self.low) & (values <= self.high) & (torch.remainder(values - self.low, self.stride) == 0))
+        if bool(bad.any()):
+            first = bad.nonzero()[0].tolist()
+            step = f" in steps of {self.stride}" if self.stride > 1 else ""
+            raise ValueError(
+                f"{what}{first} = {values[tuple(first)].item():g} is not an integer in "
+                f"[{self.low}, {self.high}]{step}, the range of {self!r}"
+            )
