@@ -106,8 +106,9 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
     beside = [one for one in found.steps[2].attempts if one.overhead is not None]
     for one in beside:
         assert one.overhead is not None
-        assert one.overhead.macs > 0
-        assert 0 < one.overhead.parameters <= PLACING.budget.share
+        assert one.overhead.mac_share > 0
+        assert 0 < one.overhead.parameter_share <= PLACING.budget.share
+        assert all(share > 0 for share in one.overhead.energy_shares.values())
     methods = load(out / "hardened.yaml").methods
     assert len(methods) == 1
     last = found.steps[2].kept

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bitline.cost import SideCost
 from bitline.evaluate.result import Frozen, Row, write_atomic
 
 By = Literal["mean", "p5"]
@@ -17,21 +18,13 @@ def reached(row: Row, by: By) -> float:
     return row.mean if by == "mean" else row.worst if row.p5 is None else row.p5
 
 
-class Share(Frozen):
-    """What side paths add, relative to the network."""
-
-    parameters: float
-    macs: float
-    energy: float | None = Field(default=None, description="under the first ADC law; null: not priced")
-
-
 class Attempt(Frozen):
     """One way to make the network work, measured."""
 
     name: str
     row: Row = Field(description="on the dies and images that steps are decided by")
     steps: int = Field(description="optimiser steps spent on it after the float network")
-    overhead: Share | None = Field(default=None, description="of its side paths; null: it has none")
+    overhead: SideCost | None = Field(default=None, description="of all its side paths; null: it has none")
     adc: dict[str, float] | None = Field(default=None, description="energy of a sample's conversions by ADC law, J")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bitline.compensate import overhead, sides
+from bitline.compensate import sides
+from bitline.cost import SideCost, side_costs
 from bitline.data import batches
 from bitline.evaluate import Row, answers, row, write_atomic
-from bitline.evaluate.hardened import Attempt, By, Hardened, Share, Step, reached
+from bitline.evaluate.hardened import Attempt, By, Hardened, Step, reached
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.config import Experiment
 from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
@@ -101,11 +102,8 @@ class HardenRun:
         self.tell(f"{network.name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
         return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
 
-    def _overhead(self, model: nn.Module) -> Share | None:
-        if not sides(model):
-            return None
-        total = overhead(model, next(iter(self.source()))[0][:1])[-1]
-        return Share(parameters=total.parameter_share, macs=total.mac_share)
+    def _overhead(self, model: nn.Module) -> SideCost | None:
+        return side_costs(model, next(iter(self.source()))[0][:1])[-1] if sides(model) else None
 
     def _good(self, attempt: Attempt) -> bool:
         return reached(attempt.row, self.by) >= self.target * self.original

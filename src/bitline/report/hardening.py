@@ -60,6 +60,10 @@ def attempts(found: Hardened, step: Step) -> Table:
         picture = span(row.mean - goal, (low, high), axis)
         return Markup('<span class="pair">{} {}</span>').format(number(row.mean - goal, sign="+"), picture)
 
+    def energy(one: Attempt) -> str | None:
+        shares = {} if one.overhead is None else one.overhead.energy_shares
+        return next(map(percent, shares.values()), None)
+
     def saved(law: str, one: Attempt) -> str | None:
         before = (step.attempts[0].adc or {})[law]
         return None if one.adc is None else number(100 * (1 - one.adc[law] / before), 1)
@@ -79,15 +83,16 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column(
             "Parameters",
             "What side paths store, of the network.",
-            lambda one: None if one.overhead is None else percent(one.overhead.parameters),
+            lambda one: None if one.overhead is None else percent(one.overhead.parameter_share),
             "%",
         ),
         Column(
             "MACs",
             "What side paths multiply in digital, of the network.",
-            lambda one: None if one.overhead is None else percent(one.overhead.macs),
+            lambda one: None if one.overhead is None else percent(one.overhead.mac_share),
             "%",
         ),
+        Column("Energy", "Of side paths, of the network’s, under the first ADC law.", energy, "%"),
     ]
     meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
     columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in laws]
@@ -113,7 +118,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
                 Text(one.name),
                 cell(reached(one.row, found.by), ".2f"),
                 str(one.steps),
-                cell(None if one.overhead is None else 100 * one.overhead.macs, ".1f"),
+                cell(None if one.overhead is None else 100 * one.overhead.mac_share, ".1f"),
                 style="bold" if one == step.kept else "",
             )
     verified = Printed(title=Text("Verified"), title_justify="left", caption_justify="left")
