@@ -22,6 +22,7 @@ NAMES = {
     "s1": "Training for analog memory, digits",
     "s3": "Log-normal weights: suppression, compensation and rivals",
     "search": "Bits layer by layer: LeNet-5, log-normal weights",
+    "harden": "From a network to one that holds: LeNet-5, log-normal weights, 8 bits",
     "depth": "Log-normal weights by depth, networks untouched (A3.5)",
     "placement": "Where LeNet-5's compensators pay: searchers against every placement",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
