@@ -1,4 +1,4 @@
-"""The whole walk of ``harden`` on LeNet-5 with log-normal weights: what each step wins, what it costs, what is saved."""
+"""The whole walk of ``harden`` on LeNet-5 with log-normal weights: what each step wins, and what it costs."""
 
 from __future__ import annotations
 
