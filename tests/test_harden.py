@@ -140,6 +140,15 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
     assert again.steps[-1].told == "left out: what is done on each chip is not done in a search"
 
 
+def test_a_search_that_cannot_be_is_left_out_and_nothing_is_lost(tmp_path: Path) -> None:
+    absent = SEARCH | {"technology": str(tmp_path / "none.yaml")}
+    found = hardened(tiny(search=absent), tmp_path / "out", 0.2)
+    assert found.steps[-1].told.startswith("left out: ")
+    assert "none.yaml" in found.steps[-1].told
+    assert found.holds
+    assert [method.kind for method in load(tmp_path / "out" / "hardened.yaml").methods] == ["qat"]
+
+
 @pytest.mark.parametrize("target", [0.0, 1.2, -1.0])
 def test_a_target_is_a_share(target: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a share of the accuracy without errors, up to 100 %"):

@@ -123,29 +123,33 @@ class HardenRun:
         name, told = "allocate", "bits of each layer with which conversions take least energy while the target holds"
         method = kept.method or Qat()
         part = self.experiment.model_copy(update={"methods": (method,), "search": self._space()})
-        if (reason := self._unsearched(kept, before, part.search)) is not None:
+        reason = self._unsearched(kept, before, part.search)
+        if reason is None:
+            self.tell(f"{name}: {told}")
+            goal = Goal(hold=self.target * self.original, by=self.by)
+            judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
+            remedy = self.walk.recalibrated if kept.recalibrated else None
+            search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy)
+            try:
+                found = search()
+                winner = found.cheapest(self.target * self.original, by=self.by)
+            except (ValueError, ImportError) as error:  # what was reached so far is not lost
+                reason = str(error)
+        if reason is not None:
             self.tell(f"{name}: left out: {reason}")
             write_atomic(self.out / "hardened.yaml", written(part.model_copy(update={"search": None})))
             return Step(name=name, told=f"left out: {reason}", kept=before.kept, holds=before.holds), kept
-        self.tell(f"{name}: {told}")
-        goal = Goal(hold=self.target * self.original, by=self.by)
-        judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
-        remedy = self.walk.recalibrated if kept.recalibrated else None
-        search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy)
-        found = search()
-        winner = found.cheapest(self.target * self.original, by=self.by)
         write_atomic(self.out / "hardened.yaml", written(search.winner(winner.settings)))
         model = kept.model if winner is found.baseline else search.network(winner.settings)
+        steps, beside = max(kept.steps, self.walk.steps()), self._overhead(kept.model)
         attempts = {
-            one.name: Attempt(
-                name=one.name, row=one.tested, steps=kept.steps, overhead=self._overhead(kept.model), adc=one.adc
-            )
+            one.name: Attempt(name=one.name, row=one.tested, steps=steps, overhead=beside, adc=one.adc)
             for one in found.tested
             if one.tested is not None
         }
         best = attempts[winner.name]
         step = Step(name=name, told=told, attempts=tuple(attempts.values()), kept=best, holds=self._good(best))
-        return step, Network(f"{kept.name}; {winner.name}", model, method, kept.steps, kept.recalibrated)
+        return step, Network(f"{kept.name}; {winner.name}", model, method, steps, kept.recalibrated)
 
     def _space(self) -> Space | None:
         """The experiment's choices; where it has none: fewer bits of converters, as far as there are."""

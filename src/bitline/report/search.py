@@ -133,11 +133,14 @@ def _panel(found: Searched, law: str, by: By, left: float, top: float) -> list[s
 
 
 def _decades(axis: Axis) -> Iterable[float]:
-    """Round energies on a logarithmic axis: 1, 2 and 5 of a decade, or decades alone where there are many."""
+    """Two or more round energies on a logarithmic axis, decades where there are as many; else its ends."""
     powers = range(math.floor(axis.low), math.ceil(axis.high) + 1)
-    marks = (1,) if axis.high - axis.low > 2 else (1, 2, 5)
-    values = [mark * 10.0**power for power in powers for mark in marks]
-    return [value for value in values if axis.low <= math.log10(value) <= axis.high]
+    for marks in (1,), (1, 2, 5), range(1, 10):
+        values = [mark * 10.0**power for power in powers for mark in marks]
+        shown = [value for value in values if axis.low <= math.log10(value) <= axis.high]
+        if len(shown) > 1:
+            return shown
+    return [10**axis.low, 10**axis.high]
 
 
 def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:
