@@ -72,6 +72,7 @@ class HardenRun:
             tried = [(self._attempt(network), network) for network in tries(kept)]
             best, kept = max((*before, *tried), key=lambda pair: reached(pair[0].row, self.by))
             before = [(best, kept)]
+            told += "" if tried else ": none of them left to try"
             steps.append(
                 Step(name=name, told=told, attempts=tuple(one for one, _ in tried), kept=best, holds=self._good(best))
             )
