@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path as File
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -39,6 +39,7 @@ X = torch.randn(48, 2, 6, 6, generator=DRAW)
 Y = (X.mean((2, 3)) @ torch.randn(2, 3, generator=DRAW)).argmax(1)
 INDEX = torch.arange(48)
 PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Trim()]
+assert {type(path) for path in PATHS} == set(get_args(get_args(AnyPath)[0]))
 TRAINED = PATHS[:-1]
 FEW = TrainConfig(steps=6, lr=0.05, log_every=1)
 

@@ -30,6 +30,7 @@ from bitline.encode import InputScheme, WeightScheme
 from bitline.macro import AnyGradient, Chip, Macro, SteIdeal, age, choose, ideal, reference
 from bitline.macro.chip import Effect
 from bitline.macro.curves import AnyCurve
+from bitline.macro.ideals import CAUSES
 from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
 from bitline.macro.placement import Placement
 from bitline.methods import Method, Progress
@@ -147,6 +148,29 @@ def test_each_field_is_exercised(kind, examples):
         fields -= {"probability"}
     missing = fields - {name for owner, name in fields_set(examples) if owner is kind}
     assert not missing, f"no example in tests/contracts.py sets {kind.__name__}.{missing}"
+
+
+@pytest.mark.parametrize("example", [*ADCS, *DRIVERS], ids=lambda example: example.name)
+def test_each_field_of_a_converter_changes_what_is_read(example):
+    """A field that an example sets and nothing reads would pass all else."""
+    for part in ("converter", "driver"):
+        if (holder := getattr(example.macro, part)) is None:
+            continue
+        unlike = {"bits", "range", "gain_about"}  # ranges may agree, and gains about 0 where the first code is 0
+        for name in sorted({name for _, name in fields_set([holder])} - unlike):
+            default = type(holder).model_fields[name].get_default(call_default_factory=True)
+            other = example.macro.model_copy(update={part: holder.model_copy(update={name: default})})
+            assert not torch.equal(read(example.macro), read(other)), f"{part}.{name} changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "design"),
+    [("converter", Adc, {"bits", "range", "levels"}), ("driver", Driver, set()), ("column", CurveColumn, set())],
+)
+def test_each_effect_has_a_cause(part, kind, design):
+    """What no cause names is in no explanation, and stays in a die that should be nominal."""
+    named = {name for cause in CAUSES.values() for name in cause.get(part, ())}
+    assert named == set(kind.model_fields) - design - {"kind"}
 
 
 def test_names_are_unique():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from bitline.cli import app
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
+from bitline.experiment.run import record
 from bitline.methods import Compensate
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence
@@ -114,6 +117,27 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
     last = found.steps[2].kept
     assert last is not None
     assert isinstance(methods[0], Compensate) == (last.overhead is not None)
+
+
+def test_a_step_without_tries_says_so(hard: tuple[Path, Hardened], tmp_path: Path) -> None:
+    """No side path is as small as this budget."""
+    shutil.copytree(hard[0], tmp_path / "again")
+    told: list[str] = []
+    few = PLACING.model_copy(update={"budget": Budget(share=1e-6)})
+    again = HardenRun(
+        parse(tiny(**LEARNED), "test"), tmp_path / "again", 1.0, placing=few, tell=told.append, progress=False
+    )()
+    assert names(again) == ["measure", "train", "compensate", "allocate"]
+    assert not again.steps[2].attempts
+    assert again.steps[2].told.endswith(": none of them left to try")
+    assert any("of the placements tried within the budget, none is best" in line for line in told)
+    assert "none of them left to try" in render_hardened(again)
+
+
+def test_the_command_that_made_it_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["harden", "my network.yaml", "--searcher", "{kind: random, within: true}"]
+    monkeypatch.setattr(sys, "argv", ["/bin/bitline", *given])
+    assert shlex.split(record(0.0)["command"]) == ["bitline", *given]
 
 
 def test_a_walk_goes_on_to_the_same_bytes(hard: tuple[Path, Hardened]) -> None:

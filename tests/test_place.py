@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -82,6 +82,7 @@ class Known:
 
 THREE = ((0.02, 0.03), (0.03, 0.05), (0.05, 0.06))
 SEARCHERS: list[AnySearcher] = [Reinforce(evaluations=9), Random(evaluations=9), Greedy(), Exhaustive()]
+assert {type(one) for one in SEARCHERS} | {Ppo} == set(get_args(get_args(AnySearcher)[0]))  # Ppo: where it is there
 each_searcher = pytest.mark.parametrize("searcher", SEARCHERS, ids=lambda one: one.kind)
 
 
@@ -404,6 +405,7 @@ def test_the_command_places(tmp_path: Path) -> None:
     for more, message in (
         (["--method", "qat"], "--method qat: side paths of a `compensate` are placed"),
         (["--budget", "x"], "budget 'x'"),
+        (["--keep", "0.95"], "--keep 0.95: it is in percent: did you mean 95?"),
         (["--widths", "a"], "--widths 'a': numbers with commas between"),
         (["--images", "2000"], "leave none of 400 to train with"),
     ):

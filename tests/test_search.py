@@ -20,7 +20,8 @@ from bitline.cost import Sar, Technology, Walden, adc_saving, cost
 from bitline.encode import TwosComplementInput
 from bitline.macro import Macro
 from bitline.nn import layers, moved
-from bitline.report.search import search_picture, search_table, setting_table, write_search_csv
+from bitline.report.charts import Axis
+from bitline.report.search import _decades, search_picture, search_table, setting_table, write_search_csv
 from bitline.search import Goal, Searched, Setting, Space, search
 from bitline.search import screen as screening
 from bitline.search.fronts import beats, front, greedy, spread
@@ -367,6 +368,14 @@ def test_what_was_found_is_written_and_read(found: Searched, tmp_path: Path) -> 
         found.joules(one, "walden") for one in found.candidates
     ]
     assert [row["tested_mean"] != "" for row in rows] == [one.tested is not None for one in found.candidates]
+
+
+@pytest.mark.parametrize("joules", [(4.3e-9, 4.9e-9), (4e-12,), (1.5e-12, 3e-12), (1e-12, 1e-6)])
+def test_every_axis_of_energies_has_figures(joules: tuple[float, ...]) -> None:
+    axis = Axis.around([math.log10(one) for one in joules])
+    marks = _decades(axis)
+    assert len(marks) >= 2
+    assert all(axis.low <= math.log10(one) <= axis.high for one in marks)
 
 
 def test_the_picture_shows_every_setting_tested(found: Searched) -> None:

@@ -170,20 +170,35 @@ def test_an_accuracy_that_nothing_holds_is_told(folder: Path) -> None:
         ({"macro": [MACRO, "generic-8t-sram"]}, "several macros: choose one with --set macro=…"),
         ({"search": {"adc_bit": 4}}, "search.adc_bit: no such key; did you mean adc_bits?"),
         ({"search": {"chips": 2}}, "search: a search needs choices: give one or more of input_bits"),
+        ({"search": SEARCH | {"technology": "horowitz"}}, "no technology 'horowitz'; did you mean horowitz-45nm?"),
+        ({"macro": MACRO | {"converter": None}}, "adc_bits cannot be chosen: macro own has no `converter`; "),
     ],
 )
 def test_what_cannot_be_searched_is_one_message(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """Before anything is trained."""
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny(**changes)))
     done = call("search", tmp_path / "tiny.yaml", "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert told in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    done = call("search", folder / "tiny.yaml", "--out", folder / "out")
+def test_a_law_that_is_not_there_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny()))
+    done = call("search", tmp_path / "tiny.yaml", "--law", "moore", "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "pip install 'bitline[search]'" in done.output
+    assert "no ADC law 'moore': the technology has Murmann's survey, median; SAR, " in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny()))
+    for command in ("search", "harden"):
+        done = call(command, tmp_path / "tiny.yaml", "--out", tmp_path / "out")
+        assert done.exit_code == 2
+        assert "pip install 'bitline[search]'" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_clear_removes_a_search_and_nothing_else(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def place(
         chosen = method_of(experiment, method)
         if not isinstance(chosen, Compensate):
             raise ValueError(f"--method {method}: side paths of a `compensate` are placed, {chosen.kind} has none")
+    if 0 < keep <= 1:
+        raise ValueError(f"--keep {keep:g}: it is in percent: did you mean {100 * keep:g}?")
     try:
         sizes = [float(one) for one in widths.split(",")]
     except ValueError:

@@ -19,7 +19,7 @@ from bitline.experiment.config import Experiment
 from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
 from bitline.experiment.placing import apart
 from bitline.experiment.run import Run, record
-from bitline.experiment.search import Judges, SearchRun, written
+from bitline.experiment.search import Judges, SearchRun, searchable, written
 from bitline.macro import ideal
 from bitline.methods import Qat
 from bitline.nn import use
@@ -51,6 +51,8 @@ class HardenRun:
         if not 0 < self.target <= 1:
             raise ValueError(f"target {100 * self.target:g} %: a share of the accuracy without errors, up to 100 %")
         self.macro = self.experiment.on()
+        if (space := self._space()) is not None:
+            searchable(self.experiment, space)
         changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip}
         test = self.experiment.test.model_copy(update=changes)
         self.walk = Run(self.experiment.model_copy(update={"test": test}), self.out, self.tell, progress=self.progress)
@@ -71,6 +73,7 @@ class HardenRun:
             tried = [(self._attempt(network), network) for network in tries(kept)]
             best, kept = max((*before, *tried), key=lambda pair: reached(pair[0].row, self.by))
             before = [(best, kept)]
+            told += "" if tried else ": none of them left to try"
             steps.append(
                 Step(name=name, told=told, attempts=tuple(one for one, _ in tried), kept=best, holds=self._good(best))
             )

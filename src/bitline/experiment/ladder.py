@@ -104,7 +104,9 @@ class Ladder:
             except ValueError as error:
                 self.tell(f"{path.title}: left out: {error}")
                 continue
-            if found.method is not None:
+            if found.method is None:
+                self.tell(f"{path.title}: left out: of the placements tried within the budget, none is best")
+            else:
                 yield from self._made(found.method.title, found.method)
 
     def on_each_chip(self, kept: Network) -> Iterator[Network]:

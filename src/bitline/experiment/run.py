@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -307,7 +308,7 @@ class Run:
 def record(started: float) -> dict[str, Any]:
     """How, when and where something was carried out: what a result itself does not hold."""
     return {
-        "command": " ".join(["bitline", *sys.argv[1:]]),
+        "command": shlex.join(["bitline", *sys.argv[1:]]),
         "seconds": round(time.time() - started, 1),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "host": platform.node(),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from bitline.configuration import to_yaml
+from bitline.cost import Technology
 from bitline.evaluate import write_atomic
 from bitline.evaluate.montecarlo import Batch
 from bitline.experiment.config import Experiment, parse
@@ -21,9 +22,11 @@ from bitline.macro.macro import merge
 from bitline.methods import AnyMethod
 from bitline.nn import all_match, layers, matches
 from bitline.report.search import search_picture, write_search_csv
-from bitline.search import Goal, Searched, search
+from bitline.search import Goal, Searched, Setting, Space, search
 from bitline.search.finals import NO_GOAL
+from bitline.search.found import law_of
 from bitline.search.setting import Settings, key
+from bitline.search.trials import optuna
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class SearchRun:
                 "--set search.adc_bits=[4,5,6]"
             )
         self.method = self._method(self.experiment.search.method)
+        searchable(self.experiment, self.experiment.search, self.goal.law)
 
     def __call__(self) -> Searched:
         """Carry it out; what was done before is not done again. Writes ``search.json``, ``.csv`` and ``.svg``."""
@@ -129,6 +133,18 @@ class _Again:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.source())
+
+
+def searchable(experiment: Experiment, space: Space, law: str | None = None) -> None:
+    """Raise what a search would only find after its networks were trained.
+
+    ImportError without Optuna; ValueError for a technology or a ``law`` that is not there, and for a choice that a
+    layer's macro has no part for.
+    """
+    optuna()
+    law_of([one.title for one in Technology.load(space.technology).adc], law)
+    for layer in layers(experiment.place(experiment.network.build(experiment.seed), experiment.on())).values():
+        Setting.of(layer.design, space.knobs)
 
 
 def allocated(experiment: Experiment, settings: Settings) -> Experiment:

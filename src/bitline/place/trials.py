@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bitline.evaluate.ledger import records, write
 from bitline.place.result import Tried
 from bitline.place.space import Actions, Space
 
@@ -64,7 +64,7 @@ class Trials:
         if name not in self.known:
             self.known[name] = [float(one) for one in self.measure(at)]
             if self.file is not None:
-                append(self.file, name, self.known[name])
+                write(self.file, {"at": at, "accuracies": self.known[name]})
         found = self.known[name]
         self.tried[actions] = Tried(
             at=at,
@@ -79,22 +79,9 @@ class Trials:
 def read(file: Path) -> dict[str, list[float]]:
     """Accuracies by placement; a line that is not whole is work that is done again."""
     found = {}
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
+    for record in records(file):
         try:
-            record = json.loads(line)
             found[json.dumps(record["at"])] = [float(one) for one in record["accuracies"]]
         except (ValueError, KeyError, TypeError):
             continue
     return found
-
-
-def append(file: Path, name: str, accuracies: Sequence[float]) -> None:
-    """Write a line at the end of a file, which may end in the middle of one: it is found whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    record = {"at": json.loads(name), "accuracies": list(accuracies)}
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, f"\n{json.dumps(record)}\n".encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -120,7 +120,7 @@ def _panel(found: Searched, law: str, by: By, left: float, top: float) -> list[s
     for value, label in up.ticks(5):
         parts.append(line("grid", left + LEFT, left + WIDTH, y(value), y(value)))
         parts.append(text(left + LEFT - 6, y(value) + 4, "end", label))
-    parts += [text(x(joules), top + HEIGHT - FOOT + 18, "middle", si(joules, "J", 2)) for joules in _decades(along)]
+    parts += [text(x(joules), top + HEIGHT - FOOT + 18, "middle", si(joules, "J", 3)) for joules in _decades(along)]
     front = [(found.joules(one, law), one.accuracy("tested", by)) for one in found.front(law, by=by)]
     points = " ".join(f"{x(joules)},{y(accuracy)}" for joules, accuracy in front)
     parts.append(Markup('<polyline points="{}"/>').format(points))
@@ -133,14 +133,17 @@ def _panel(found: Searched, law: str, by: By, left: float, top: float) -> list[s
 
 
 def _decades(axis: Axis) -> Iterable[float]:
-    """Two or more round energies on a logarithmic axis, decades where there are as many; else its ends."""
+    """Round energies on a logarithmic axis: 1, 2 and 5 of a decade, or decades alone where there are many.
+
+    Two near its ends where it holds fewer than two of them.
+    """
     powers = range(math.floor(axis.low), math.ceil(axis.high) + 1)
-    for marks in (1,), (1, 2, 5), range(1, 10):
-        values = [mark * 10.0**power for power in powers for mark in marks]
-        shown = [value for value in values if axis.low <= math.log10(value) <= axis.high]
-        if len(shown) > 1:
-            return shown
-    return [10**axis.low, 10**axis.high]
+    marks = (1,) if axis.high - axis.low > 2 else (1, 2, 5)
+    values = [mark * 10.0**power for power in powers for mark in marks]
+    found = [value for value in values if axis.low <= math.log10(value) <= axis.high]
+    if len(found) < 2:
+        found = [10 ** (axis.low + share * (axis.high - axis.low)) for share in (0.1, 0.9)]
+    return found
 
 
 def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:

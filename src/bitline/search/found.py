@@ -23,7 +23,7 @@ def law_of(laws: Sequence[str], wanted: str | None) -> str:
     """The law that begins so; the first where none is named. Raises ValueError naming those there are."""
     found = [one for one in laws if wanted is None or one.lower().startswith(wanted.lower())]
     if not found:
-        raise ValueError(f"no ADC law {wanted!r}: the technology has {', '.join(laws)}")
+        raise ValueError(f"no ADC law {wanted!r}: the technology has {'; '.join(laws)}")
     return found[0]
 
 
