@@ -28,7 +28,8 @@ from bitline.compensate import (
 from bitline.cost import Technology, cost, side_costs
 from bitline.evaluate import Ledger, Result, evaluate, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
-from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
+from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
+from bitline.methods.compensate import AnyFirst
 from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
 from bitline.report.costs import cost_tables, overheads_table
 from bitline.report.html import render_html
@@ -381,6 +382,12 @@ def test_each_layer_may_have_its_own_size() -> None:
     for path, at, message in ((CorrectNet(), 9, "width 9: input should be less"), (LowRank(), 0.5, "rank 0.5: ")):
         with pytest.raises(ValidationError, match=message):
             Compensate(path=path, at={"0": at})
+
+
+def test_side_paths_may_come_after_every_method_on_a_macro() -> None:
+    """``harden`` puts them after whatever it kept."""
+    first, every = (set(get_args(get_args(union)[0])) for union in (AnyFirst, AnyMethod))
+    assert first == every - {Plain, Compensate}
 
 
 def test_a_method_says_what_it_comes_after() -> None:
