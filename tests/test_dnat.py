@@ -121,6 +121,7 @@ def of(x: Tensor, w: Tensor, m: Macro, gradient: Any, plan: str, geometry: Geome
 # --------------------------------------------------------------------------------- A2.3: gradients of the expected loss
 
 SAMPLES, K, N = 1_000_000, 6, 3
+PART, ALL = 20_000, slice(None)  # samples whose gradients are added up in float32
 STE = Ste()
 
 
@@ -134,12 +135,14 @@ class Net:
         self.w = torch.randint(1, 3, (N, K), generator=generator).float()  # both neighbours are weights too
         self.mix = torch.randn(N, 4, generator=generator)
         teacher = torch.randint(0, 4, (N, K), generator=generator).float()
+        self.keys = keys(SAMPLES)
         self.target = ((self.x[:, 0] @ teacher.T) / 9 - 3).tanh() @ self.mix
 
-    def loss(self, w: Tensor, gradient: Any = STE, plan: str = FAST) -> Tensor:
+    def loss(self, w: Tensor, gradient: Any = STE, plan: str = FAST, part: slice = ALL) -> Tensor:
+        """The mean over all samples of what those of a part contribute."""
         column = program(w, self.macro, CHIP, Site("layer"))
-        y = mac(self.x, column, DENSE, keys(SAMPLES), None, gradient, Plan(plan))
-        return (((y[:, 0] / 9 - 3).tanh() @ self.mix - self.target).square().sum(1)).double().mean()
+        y = mac(self.x[part], column, DENSE, self.keys[part], None, gradient, Plan(plan))
+        return (((y[:, 0] / 9 - 3).tanh() @ self.mix - self.target[part]).square().sum(1)).double().sum() / SAMPLES
 
     def finite_differences(self) -> Tensor:
         found = torch.zeros(N, K, dtype=torch.float64)
@@ -152,9 +155,11 @@ class Net:
         return found
 
     def gradient(self, gradient: Any) -> Tensor:
+        """Part by part, added up in float64: over all samples float32 loses digits, how many is the machine's."""
         w = self.w.clone().requires_grad_()
         plan = FAST if gradient.refuses(FAST, self.macro) is None else "reference"
-        return torch.autograd.grad(self.loss(w, gradient, plan), w)[0].double()
+        parts = [slice(first, first + PART) for first in range(0, SAMPLES, PART)]
+        return sum(torch.autograd.grad(self.loss(w, gradient, plan, part), w)[0].double() for part in parts)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

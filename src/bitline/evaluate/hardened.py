@@ -26,6 +26,7 @@ class Attempt(Frozen):
     steps: int = Field(description="optimiser steps spent on it after the float network")
     overhead: SideCost | None = Field(default=None, description="of all its side paths; null: it has none")
     adc: dict[str, float] | None = Field(default=None, description="energy of a sample's conversions by ADC law, J")
+    bits: dict[str, str] | None = Field(default=None, description="by layer: what was chosen of it; null: its macro's")
 
 
 class Step(Frozen):

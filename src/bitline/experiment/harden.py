@@ -25,7 +25,7 @@ from bitline.methods import Qat
 from bitline.nn import use
 from bitline.place.measuring import lot
 from bitline.report.hardening import write_hardened
-from bitline.search import Goal, Space
+from bitline.search import Candidate, Goal, Space
 
 LEAST_BITS = 4  # of converters, where the experiment declares no choices: the survey's law begins there
 
@@ -132,7 +132,7 @@ class HardenRun:
             goal = Goal(hold=self.target * self.original, by=self.by)
             judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
             remedy = self.walk.recalibrated if kept.recalibrated else None
-            search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy)
+            search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy, "hardened-bits")
             try:
                 found = search()
                 winner = found.cheapest(self.target * self.original, by=self.by)
@@ -146,7 +146,7 @@ class HardenRun:
         model = kept.model if winner is found.baseline else search.network(winner.settings)
         steps, beside = max(kept.steps, self.walk.steps()), self._overhead(kept.model)
         attempts = {
-            one.name: Attempt(name=one.name, row=one.tested, steps=steps, overhead=beside, adc=one.adc)
+            one.name: Attempt(name=one.name, row=one.tested, steps=steps, overhead=beside, adc=one.adc, bits=bits(one))
             for one in found.tested
             if one.tested is not None
         }
@@ -191,3 +191,8 @@ class HardenRun:
             "decided by": f"{how.chips} dies, {how.images} training images {seen}",
             "side paths": f"{how.searcher.kind}, {how.tries} steps a try",
         }
+
+
+def bits(one: Candidate) -> dict[str, str]:
+    """What a candidate of a search chose, by layer."""
+    return {layer: setting.title for layer, setting in one.settings.items()}

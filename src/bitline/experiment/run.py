@@ -336,6 +336,7 @@ def clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     written = ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html")
     others = {"sweep": "json csv html", "search": "json csv svg yaml", "place": "json", "hardened": "json html yaml"}
+    others |= {"hardened-bits": "json csv svg"}
     for name in (*written, *(f"{stem}.{ending}" for stem, endings in others.items() for ending in endings.split())):
         with suppress(OSError):
             (out / name).unlink()

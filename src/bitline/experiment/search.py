@@ -52,6 +52,7 @@ class SearchRun:
     progress: bool = True
     judges: Judges | None = None
     remedy: Callable[[nn.Module], nn.Module] | None = None
+    name: str = "search"  # of the files written
 
     def __post_init__(self) -> None:
         self.experiment.on()
@@ -64,7 +65,7 @@ class SearchRun:
         searchable(self.experiment, self.experiment.search, self.goal.law)
 
     def __call__(self) -> Searched:
-        """Carry it out; what was done before is not done again. Writes ``search.json``, ``.csv`` and ``.svg``."""
+        """Carry it out; what was done before is not done again. Writes ``.json``, ``.csv`` and ``.svg`` of its name."""
         experiment, space, base = self.experiment, self.experiment.search, self.base
         assert space is not None
         judges = self.judges or Judges(base.source, experiment.test.chips, experiment.seed)
@@ -85,9 +86,9 @@ class SearchRun:
             tell=self.tell,
         )
         found = found.model_copy(update={"facts": base.facts()})
-        found.write(self.out / "search.json")
-        write_search_csv(found, self.out / "search.csv")
-        write_atomic(self.out / "search.svg", search_picture(found))
+        found.write(self.out / f"{self.name}.json")
+        write_search_csv(found, self.out / f"{self.name}.csv")
+        write_atomic(self.out / f"{self.name}.svg", search_picture(found))
         return found
 
     @cached_property

@@ -42,6 +42,8 @@ def conclusion(found: Hardened, step: Step) -> str | None:
     figure = f"{reached(step.kept.row, found.by):.2f} %"
     goal = f"{found.at_least:.2f} %"
     told = f"Kept: {step.kept.name} with {figure}, " + (f"{goal} hold" if step.holds else f"short of {goal}")
+    if step.kept.bits:
+        told += ". " + "; ".join(f"{layer}: {bits}" for layer, bits in step.kept.bits.items())
     if step.kept not in step.attempts:
         told = f"Nothing better. {told}"
     return told
