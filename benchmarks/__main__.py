@@ -47,12 +47,12 @@ def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in titles]
     if unknown:
         raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(titles)}")
-    sections = _sections()
     for name in names or NAMES:
         print(f"## {titles[name]}\n", flush=True)
         module, _, part = name.partition(":")
         text = getattr(import_module(f"benchmarks.{module}"), part or "run")()
         print(text, flush=True)
+        sections = _sections()  # as they are now: another benchmark may have ended meanwhile
         sections[titles[name]] = f"`python -m benchmarks {name}` · {_machine()}\n\n{text}"
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
         RESULTS.write_text(f"# Benchmark results\n\n{body}\n", encoding="utf-8")
