@@ -128,3 +128,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # not through the interpreter's end, where threads of torch may abort: "terminate called without …"
