@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bitline.encode.scheme import Bits, Scheme, cut
+from bitline.encode.scheme import Bits, Scheme, Symmetric, TwosComplement, Unsigned, cut
 
 
 class Word(NamedTuple):
@@ -35,7 +35,6 @@ def fields(bits: int, width: int, start: int = 0) -> tuple[tuple[int, int], ...]
 class Input(Scheme):
     """How input integers are driven on the word lines."""
 
-    bits: Bits
     digit_bits: Bits = Field(default=1, description="bits driven at once: 1 is bit-serial, `bits` all at once")
 
     @model_validator(mode="after")
@@ -79,18 +78,10 @@ class Input(Scheme):
         return None
 
 
-class UnsignedInput(Input):
+class UnsignedInput(Unsigned, Input):
     """0 … 2^b - 1."""
 
     kind: Literal["unsigned"] = "unsigned"
-
-    @property
-    def low(self) -> int:
-        return 0
-
-    @property
-    def high(self) -> int:
-        return (1 << self.bits) - 1
 
     def digits(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "passes *shape"]:
         return cut(x, self.bits, self.digit_bits)
@@ -100,18 +91,10 @@ class UnsignedInput(Input):
         return Word(self.bits, fields(self.bits, self.digit_bits))
 
 
-class TwosComplementInput(Input):
+class TwosComplementInput(TwosComplement, Input):
     """-2^(b-1) … 2^(b-1) - 1; the sign bit is a pass of its own whose result is subtracted."""
 
     kind: Literal["twos_complement"] = "twos_complement"
-
-    @property
-    def low(self) -> int:
-        return -(1 << (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def magnitude_bits(self) -> int:
@@ -137,18 +120,10 @@ class TwosComplementInput(Input):
         return Word(self.bits, (*magnitude, (self.bits - 1, 1)), below=1 << self.bits)
 
 
-class OffsetInput(Input):
+class OffsetInput(TwosComplement, Input):
     """-2^(b-1) … 2^(b-1) - 1, driven as x + 2^(b-1); the digital side adds -2^(b-1) · Σw."""
 
     kind: Literal["offset"] = "offset"
-
-    @property
-    def low(self) -> int:
-        return -(1 << (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def constant(self) -> int:
@@ -162,19 +137,10 @@ class OffsetInput(Input):
         return Word(self.bits, fields(self.bits, self.digit_bits), above=-self.low, below=-self.low)
 
 
-class TwoPhaseInput(Input):
+class TwoPhaseInput(Symmetric, Input):
     """-(2^(b-1) - 1) … 2^(b-1) - 1: positive inputs first, then negative ones, whose result is subtracted."""
 
     kind: Literal["two_phase"] = "two_phase"
-    bits: Annotated[int, Field(ge=2, le=16)]
-
-    @property
-    def low(self) -> int:
-        return -self.high
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def magnitude_bits(self) -> int:

@@ -24,6 +24,7 @@ class Scheme(BaseModel):
     """What input and weight schemes share: a range of integers, walked in steps of ``stride``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    bits: Bits
 
     @property
     @abstractmethod
@@ -50,3 +51,41 @@ class Scheme(BaseModel):
                 f"{what}{first} = {values[tuple(first)].item():g} is not an integer in "
                 f"[{self.low}, {self.high}]{step}, the range of {self!r}"
             )
+
+
+class Unsigned(Scheme):
+    """0 … 2^b - 1."""
+
+    @property
+    def low(self) -> int:
+        return 0
+
+    @property
+    def high(self) -> int:
+        return (1 << self.bits) - 1
+
+
+class TwosComplement(Scheme):
+    """-2^(b-1) … 2^(b-1) - 1."""
+
+    @property
+    def low(self) -> int:
+        return -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+
+class Symmetric(Scheme):
+    """-(2^(b-1) - 1) … 2^(b-1) - 1: a sign, and a magnitude of b - 1 bits."""
+
+    bits: Annotated[int, Field(ge=2, le=16)]
+
+    @property
+    def low(self) -> int:
+        return -self.high
+
+    @property
+    def high(self) -> int:
+        return (1 << (self.bits - 1)) - 1

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from bitline.encode.scheme import Bits, Scheme, cut
+from bitline.encode.scheme import Bits, Scheme, Symmetric, TwosComplement, Unsigned, cut
 
 
 class Weight(Scheme):
     """How weight integers are stored in cells and read out."""
 
-    bits: Bits
     cell_bits: Bits = Field(default=1, description="bits a cell holds: 1, or more for a multi-level cell")
 
     @property
@@ -70,35 +69,19 @@ class Weight(Scheme):
         return out
 
 
-class UnsignedWeight(Weight):
+class UnsignedWeight(Unsigned, Weight):
     """0 … 2^b - 1."""
 
     kind: Literal["unsigned"] = "unsigned"
-
-    @property
-    def low(self) -> int:
-        return 0
-
-    @property
-    def high(self) -> int:
-        return (1 << self.bits) - 1
 
     def levels(self, w: Float[Tensor, "*shape"]) -> Float[Tensor, "conversions legs *shape"]:
         return cut(w, self.bits, self.cell_bits)[:, None]
 
 
-class TwosComplementWeight(Weight):
+class TwosComplementWeight(TwosComplement, Weight):
     """-2^(b-1) … 2^(b-1) - 1; the sign bit has a column of its own whose result is subtracted."""
 
     kind: Literal["twos_complement"] = "twos_complement"
-
-    @property
-    def low(self) -> int:
-        return -(1 << (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def magnitude_bits(self) -> int:
@@ -116,20 +99,11 @@ class TwosComplementWeight(Weight):
         return torch.cat([cut(magnitude, self.bits - 1, self.cell_bits), negative])[:, None]
 
 
-class DifferentialWeight(Weight):
+class DifferentialWeight(Symmetric, Weight):
     """-(2^(b-1) - 1) … 2^(b-1) - 1 as the difference of two cells, taken in analog or after two conversions."""
 
     kind: Literal["differential"] = "differential"
-    bits: Annotated[int, Field(ge=2, le=16)]
     subtract: Literal["analog", "digital"] = "analog"
-
-    @property
-    def low(self) -> int:
-        return -self.high
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def magnitude_bits(self) -> int:
@@ -159,7 +133,7 @@ class DifferentialWeight(Weight):
         return torch.cat([positive, negative])[:, None]
 
 
-class OffsetWeight(Weight):
+class OffsetWeight(TwosComplement, Weight):
     """-2^(b-1) … 2^(b-1) - 1, stored as w + 2^(b-1).
 
     The offset is taken off by a reference column, subtracted in analog (one an array and digit, all its cells at the
@@ -168,14 +142,6 @@ class OffsetWeight(Weight):
 
     kind: Literal["offset"] = "offset"
     subtract: Literal["column", "digital"] = "column"
-
-    @property
-    def low(self) -> int:
-        return -(1 << (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        return (1 << (self.bits - 1)) - 1
 
     @property
     def signs(self) -> tuple[int, ...]:
