@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.seeds import at, missing
-from bitline.evaluate import answers, over_chips
+from bitline.evaluate import over_chips, without_errors
 from bitline.experiment import Run, parse
-from bitline.macro import ideal
 from bitline.nn import batch_norms, layers, use
 
 SIGMAS, CHIPS, IMAGES = (0.1, 0.2, 0.3, 0.4, 0.5), 20, 100
@@ -78,8 +77,7 @@ def rows(case: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def swept(model: nn.Module, walk: Run, again: bool = False) -> list[str]:
     """Accuracy without errors, %, then the share of it that is left at each sigma, %."""
-    use(model, ideal)
-    clean = float(answers(model, walk.source()).double().mean())
+    clean = float(without_errors(model, walk.source()).double().mean())
     cells = [f"{100 * clean:.1f}"]
     for sigma in SIGMAS:
         use(model, at(sigma))

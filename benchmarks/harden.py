@@ -37,8 +37,8 @@ def story(found: Hardened) -> str:
                 shares += tuple(one.overhead.energy_shares.values())[:1]
                 cost = ", ".join(f"+{100 * share:.1f} %" for share in shares)
             name = f"**{one.name}**" if one == step.kept else one.name
-            p5 = one.row.worst if one.row.p5 is None else one.row.p5
-            lines.append(f"| {step.name} | {name} | {one.row.mean:.2f} | {p5:.2f} | {one.steps} | {cost} |")
+            mean, low = one.row.mean, one.row.reached("p5")
+            lines.append(f"| {step.name} | {name} | {mean:.2f} | {low:.2f} | {one.steps} | {cost} |")
         lines.append(f"| {step.name} | *{conclusion(found, step) or step.told}* | | | | |")
     return "\n".join(lines)
 

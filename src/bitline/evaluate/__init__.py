@@ -7,7 +7,7 @@ from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
 from bitline.evaluate.gains import LayerGain, error_gain, injected_from, layer_gains
 from bitline.evaluate.ledger import Ledger
-from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip
+from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip, without_errors
 from bitline.evaluate.points import Comparison, Few, changed, sweep
 from bitline.evaluate.result import (
     Band,
@@ -76,6 +76,7 @@ __all__ = [
     "spend_bits",
     "sweep",
     "testing_chip",
+    "without_errors",
     "write_atomic",
 ]
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from bitline.cost import SideCost
-from bitline.evaluate.result import Frozen, Row, write_atomic
-
-By = Literal["mean", "p5"]
-
-
-def reached(row: Row, by: By) -> float:
-    """The mean of a row, or its 5th percentile over chips (of fewer than 20: the worst), %."""
-    return row.mean if by == "mean" else row.worst if row.p5 is None else row.p5
+from bitline.evaluate.result import By, Frozen, Row, write_atomic
 
 
 class Attempt(Frozen):
@@ -37,6 +29,11 @@ class Step(Frozen):
     attempts: tuple[Attempt, ...] = ()
     kept: Attempt | None = Field(default=None, description="what the walk goes on with; null: what it had before")
     holds: bool
+
+    def saved(self, one: Attempt) -> dict[str, float]:
+        """Share of the energy of conversions that a try saves against the step's first, by ADC law, 1: all of it."""
+        before = self.attempts[0].adc if self.attempts else None
+        return {law: 1 - joules / before[law] for law, joules in one.adc.items()} if before and one.adc else {}
 
 
 class Hardened(Frozen):
@@ -66,7 +63,7 @@ class Hardened(Frozen):
     @property
     def share(self) -> float:
         """Of the accuracy without errors, what the kept network has, verified."""
-        return reached(self.final, self.by) / self.verified[0].mean
+        return self.final.reached(self.by) / self.verified[0].mean
 
     @property
     def holds(self) -> bool:
@@ -76,10 +73,7 @@ class Hardened(Frozen):
     def saved(self) -> dict[str, float]:
         """Share of the energy of conversions that is saved, by ADC law; empty where no bits were given away."""
         last = self.steps[-1]
-        if last.kept is None or last.kept.adc is None:
-            return {}
-        before = last.attempts[0].adc or {}
-        return {law: 1 - joules / before[law] for law, joules in last.kept.adc.items()}
+        return {} if last.kept is None else last.saved(last.kept)
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -81,10 +82,7 @@ def read(path: Path) -> dict[int, Tensor]:
     found = {}
     for record in records(path):
         try:
-            bits = np.frombuffer(base64.b64decode(record["right"], validate=True), dtype=np.uint8)
-            right = np.unpackbits(bits)[: record["images"]]
-            if len(right) == record["images"]:
-                found[int(record["chip"])] = torch.from_numpy(right)
+            found[int(record["chip"])] = unpacked(record["right"], record["images"])
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -92,8 +90,18 @@ def read(path: Path) -> dict[int, Tensor]:
 
 def append(path: Path, trial: Trial) -> None:
     """Write one chip's answers at the end of a file, which may end in the middle of a line."""
-    right = base64.b64encode(np.packbits(trial.right.numpy()).tobytes()).decode()
-    write(path, {"chip": trial.chip, "images": len(trial.right), "right": right})
+    write(path, {"chip": trial.chip, "images": len(trial.right), "right": packed(trial.right)})
+
+
+def packed(right: Tensor) -> str:
+    """Answers, 0 or 1 of any shape, as text."""
+    return base64.b64encode(np.packbits(right.numpy()).tobytes()).decode()
+
+
+def unpacked(text: str, *shape: int) -> Tensor:
+    """Answers of a ``shape`` from text; raises ValueError where there are too few, or it is no such text."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8))
+    return torch.from_numpy(bits[: math.prod(shape)].reshape(shape))
 
 
 def records(path: Path) -> Iterator[Any]:

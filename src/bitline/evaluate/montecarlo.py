@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bitline import draws
 from bitline.evaluate.workers import Pool
-from bitline.macro import Chip
-from bitline.nn import kept, layers, on_chip, silicon, streamlined
+from bitline.macro import Chip, ideal
+from bitline.nn import kept, layers, on_chip, silicon, streamlined, use
 
 BLOCK = 64  # samples a network sees at once, whatever the loader's batch: sums then round alike
 
@@ -77,6 +77,15 @@ def answers(model: nn.Module, batches: Iterable[Batch], read: int = 0) -> Tensor
     if not right:
         raise ValueError("nothing to evaluate: the data set is empty")
     return torch.cat(right)
+
+
+def without_errors(model: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """``answers`` of a converted model on its macros made ideal; it computes with its designs afterwards."""
+    use(model, ideal)
+    try:
+        return answers(model, batches)
+    finally:
+        use(model)
 
 
 def _refuse_nan(value: Tensor, index: Tensor, what: str) -> None:

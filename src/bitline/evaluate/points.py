@@ -85,7 +85,7 @@ class Comparison:
                 right = ledger.over_chips(one, title, self.source, self.chips, self.seed, prepare=prepare)
                 rows.append(row(right, title, macro, target=self.target, condition=condition, seed=self.seed))
                 found[title] = right
-                self.tell(f"  {title}: {rows[-1].mean:.2f} % [{rows[-1].ci95[0]:.2f}, {rows[-1].ci95[1]:.2f}]")
+                self.tell(f"  {title}: {rows[-1].told}")
             if self.details is not None:
                 own = self.ledger("details", self.details.images)
                 sensitive += sensitivity(here, self.details, name, self.detail_chips, self.seed, own)

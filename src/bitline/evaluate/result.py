@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from bitline.cost import SideCost
 from bitline.nn.convert import Mapped
+
+By = Literal["mean", "p5"]
 
 
 class Frozen(BaseModel):
@@ -42,6 +44,15 @@ class Row(Frozen):
     steps: int | None = Field(default=None, description="optimiser steps spent after the float network")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def reached(self, by: By = "mean") -> float:
+        """The mean, or the 5th percentile over chips (of fewer than 20: the worst), %."""
+        return self.mean if by == "mean" else self.worst if self.p5 is None else self.p5
+
+    @property
+    def told(self) -> str:
+        """The mean with its interval, in words."""
+        return f"{self.mean:.2f} % [{self.ci95[0]:.2f}, {self.ci95[1]:.2f}]"
 
 
 class Difference(Frozen):

@@ -14,11 +14,10 @@ from bitline.compensate import sides
 from bitline.cost import side_costs
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.ledger import Ledger
-from bitline.evaluate.montecarlo import Batch, answers
+from bitline.evaluate.montecarlo import Batch, answers, without_errors
 from bitline.evaluate.result import Result, Row
 from bitline.evaluate.statistics import difference, row
 from bitline.evaluate.workers import Workers, opened
-from bitline.macro import ideal
 from bitline.nn import layers, mapping, use
 
 
@@ -90,9 +89,7 @@ def evaluate(
 def _on_ideal(model: nn.Module, name: str | None, source: Source, seed: int) -> Row:
     """The row of a network on its macros made ideal; ``name`` tells it from others."""
     macro = ", ".join(dict.fromkeys(layer.design.name for layer in layers(model).values()))
-    use(model, ideal)
-    right = answers(model, source())[None]
-    use(model)
+    right = without_errors(model, source())[None]
     return row(right, f"{name}: ideal macro" if name else "ideal macro", macro, seed=seed)
 
 

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from bitline.compensate import sides
 from bitline.cost import SideCost, side_costs
 from bitline.data import batches
-from bitline.evaluate import Row, answers, row, write_atomic
-from bitline.evaluate.hardened import Attempt, By, Hardened, Step, reached
+from bitline.evaluate import Row, row, without_errors, write_atomic
+from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.evaluate.result import By
 from bitline.experiment.config import Experiment
 from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
 from bitline.experiment.placing import apart
 from bitline.experiment.run import Run, record
 from bitline.experiment.search import Judges, SearchRun, searchable, written
-from bitline.macro import ideal
 from bitline.methods import Qat
-from bitline.nn import use
 from bitline.place.measuring import lot
 from bitline.report.hardening import write_hardened
 from bitline.search import Candidate, Goal, Space
@@ -63,15 +62,16 @@ class HardenRun:
         started = time.time()
         ladder = Ladder(self.walk, self.macro, self.placing, self.per_chip, self.tell)
         first = Network(CONVERTED, ladder.start)
-        self.original = 100 * float(self._without_errors(first.model, self.source).double().mean())
-        self.tell(f"without errors {self.original:.2f} %, so {self.target * self.original:.2f} % are to hold")
+        original = 100 * float(without_errors(first.model, self.source()).double().mean())
+        self.at_least = self.target * original
+        self.tell(f"without errors {original:.2f} %, so {self.at_least:.2f} % are to hold")
         steps, before, kept = list[Step](), list[tuple[Attempt, Network]](), first
         for name, told, tries in ladder.steps():
             if steps and steps[-1].holds:
                 break
             self.tell(f"{name}: {told}")
             tried = [(self._attempt(network), network) for network in tries(kept)]
-            best, kept = max((*before, *tried), key=lambda pair: reached(pair[0].row, self.by))
+            best, kept = max((*before, *tried), key=lambda pair: pair[0].row.reached(self.by))
             before = [(best, kept)]
             told += "" if tried else ": none of them left to try"
             steps.append(
@@ -83,7 +83,7 @@ class HardenRun:
             macro=self.macro.name,
             target=self.target,
             by=self.by,
-            original=self.original,
+            original=original,
             steps=(*steps, last),
             verified=self._verified(first, kept, given),
             facts=self.walk.facts() | self._facts(),
@@ -101,22 +101,15 @@ class HardenRun:
         ledger, how = self.walk.ledger("harden", self.placing.images), self.placing
         seed = lot(self.experiment.seed)
         right = ledger.over_chips(network.model, network.name, self.source, how.chips, seed, prepare=network.prepare)
-        found = self._row(right, network.name, round(self.target * self.original, 2))
-        self.tell(f"{network.name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
+        found = self._row(right, network.name, round(self.at_least, 2))
+        self.tell(f"{network.name}: {found.told}")
         return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
 
     def _overhead(self, model: nn.Module) -> SideCost | None:
         return side_costs(model, next(iter(self.source()))[0][:1])[-1] if sides(model) else None
 
     def _good(self, attempt: Attempt) -> bool:
-        return reached(attempt.row, self.by) >= self.target * self.original
-
-    def _without_errors(self, model: nn.Module, source: Callable[[], Iterable[Batch]]) -> Tensor:
-        use(model, ideal)
-        try:
-            return answers(model, source())
-        finally:
-            use(model)
+        return attempt.row.reached(self.by) >= self.at_least
 
     def _row(self, right: Tensor, name: str, target: float | None) -> Row:
         return row(right, name, self.macro.name, target=target, seed=self.experiment.seed)
@@ -129,13 +122,13 @@ class HardenRun:
         reason = self._unsearched(kept, before, part.search)
         if reason is None:
             self.tell(f"{name}: {told}")
-            goal = Goal(hold=self.target * self.original, by=self.by)
+            goal = Goal(hold=self.at_least, by=self.by)
             judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
             remedy = self.walk.recalibrated if kept.recalibrated else None
             search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy, "hardened-bits")
             try:
                 found = search()
-                winner = found.cheapest(self.target * self.original, by=self.by)
+                winner = found.cheapest(self.at_least, by=self.by)
             except (ValueError, ImportError) as error:  # what was reached so far is not lost
                 reason = str(error)
         if reason is not None:
@@ -174,7 +167,7 @@ class HardenRun:
     def _verified(self, first: Network, *kept: Network) -> tuple[Row, ...]:
         """On test images and dies."""
         test, seed = self.experiment.test, self.experiment.seed
-        rows = [self._row(self._without_errors(first.model, self.walk.source)[None], "without errors", None)]
+        rows = [self._row(without_errors(first.model, self.walk.source())[None], "without errors", None)]
         wanted = round(self.target * rows[0].mean, 2)
         for network in {one.name: one for one in (first, *kept)}.values():
             right = self.walk.ledger("verify").over_chips(

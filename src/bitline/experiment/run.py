@@ -40,13 +40,14 @@ from bitline.evaluate import (
     recalibrated,
     row,
     sensitivity,
+    without_errors,
     write_atomic,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
-from bitline.macro import Macro, ideal
+from bitline.macro import Macro
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.nn import batch_norms, calibrate, mapping, use
@@ -56,6 +57,18 @@ from bitline.train import TrainConfig, train
 Tell = Callable[[str], None]
 
 UNTRAINED = Qat().title
+WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
+    "experiment": "yaml",
+    "result": "json",
+    "rows": "csv",
+    "run": "json",
+    "report": "html",
+    "sweep": "json csv html",
+    "search": "json csv svg yaml",
+    "place": "json",
+    "hardened": "json html yaml",
+    "hardened-bits": "json csv svg",
+}
 FEW = 8  # images that an experiment is checked with
 
 
@@ -211,10 +224,8 @@ class Run:
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
         stages = {one.title: 2 for one in experiment.methods if isinstance(one, Compensate) and one.after is not None}
         clean = models[UNTRAINED]
-        use(clean, ideal)
-        right = answers(clean, self.source())[None]
+        right = without_errors(clean, self.source())[None]
         self._row(label("ideal macro"), macro.name, right, 0 if clean is start else self.steps())
-        use(clean)
         for name, model in models.items():
             spent = 0 if model is start else self.steps() * stages.get(name, 1)
             if sides(model):
@@ -267,7 +278,7 @@ class Run:
         self.rows.append(found)
         if condition == "nominal":
             self.found[name] = right
-        self.tell(f"{name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
+        self.tell(f"{name}: {found.told}")
 
     def _compared(self, macro: Macro) -> tuple[Row, Row, list[Row]]:
         """The rows on a macro: ideal, the best on chips, and all on chips, the untouched network's first."""
@@ -334,12 +345,10 @@ def clear(out: Path) -> None:
     """Remove what a run left in a folder, and nothing else."""
     for name in ("train", "answers", "sweep", "search", "place"):
         shutil.rmtree(out / name, ignore_errors=True)
-    written = ("experiment.yaml", "result.json", "rows.csv", "run.json", "report.html")
-    others = {"sweep": "json csv html", "search": "json csv svg yaml", "place": "json", "hardened": "json html yaml"}
-    others |= {"hardened-bits": "json csv svg"}
-    for name in (*written, *(f"{stem}.{ending}" for stem, endings in others.items() for ending in endings.split())):
-        with suppress(OSError):
-            (out / name).unlink()
+    for name, endings in WRITTEN.items():
+        for ending in endings.split():
+            with suppress(OSError):
+                (out / f"{name}.{ending}").unlink()
 
 
 def _version() -> str:

@@ -70,7 +70,7 @@ class SearchRun:
         assert space is not None
         judges = self.judges or Judges(base.source, experiment.test.chips, experiment.seed)
         found = search(
-            self.network({}),
+            self.baseline,
             _Again(base.plain),
             _Again(judges.source),
             space,
@@ -104,10 +104,18 @@ class SearchRun:
     def network(self, settings: Settings) -> nn.Module:
         """Trained for these settings; the baseline's for none."""
         own = allocated(self.experiment, settings)
+        if own == self.experiment:
+            return self.baseline
         name = hashlib.blake2b(key(settings).encode(), digest_size=8).hexdigest()
-        same = own == self.experiment
-        walk = self.base if same else Run(own, self.out / "search" / name, self.tell, progress=self.progress)
-        macro = own.on()
+        return self._made(Run(own, self.out / "search" / name, self.tell, progress=self.progress))
+
+    @cached_property
+    def baseline(self) -> nn.Module:
+        """Trained on the macro as it is."""
+        return self._made(self.base)
+
+    def _made(self, walk: Run) -> nn.Module:
+        macro = walk.experiment.on()
         model = walk.trained(walk.converted(self.net, macro), macro, self.method)
         return model if self.remedy is None else self.remedy(model)
 

@@ -12,12 +12,10 @@ from torch import nn
 
 from bitline.compensate import AnyPath, CorrectNet, Trim
 from bitline.cost import DEFAULT, Technology
-from bitline.evaluate import Ledger, answers, injected_from
+from bitline.evaluate import Ledger, injected_from, without_errors
 from bitline.evaluate.simple import Source
-from bitline.macro import ideal
 from bitline.methods import Compensate
 from bitline.methods.protocol import Batches
-from bitline.nn import use
 from bitline.place.budget import Budget
 from bitline.place.measuring import Measuring, lot
 from bitline.place.result import Placed, Tried
@@ -105,11 +103,7 @@ def search(
 @torch.no_grad()
 def _grown(model: nn.Module, source: Source, chips: int, seed: int, ledger: Ledger) -> tuple[float, dict[str, float]]:
     """The accuracy without errors, and with errors from each layer onward."""
-    use(model, ideal)
-    try:
-        original = float(answers(model, source()).double().mean())
-    finally:
-        use(model)
+    original = float(without_errors(model, source()).double().mean())
     found = injected_from(model, source, chips, lot(seed), ledger)
     return original, {name: float(right.double().mean()) for name, right in found.items()}
 

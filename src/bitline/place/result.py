@@ -7,17 +7,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from bitline.evaluate import write_atomic
+from bitline.evaluate.result import Frozen, write_atomic
 from bitline.methods import Compensate
 from bitline.place.space import Share, Space
-
-
-class Frozen(BaseModel):
-    """A part of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Tried(Frozen):

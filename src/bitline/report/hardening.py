@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.table import Table as Printed
 from rich.text import Text
 
-from bitline.evaluate.hardened import Attempt, Hardened, Step, reached
+from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.result import write_atomic
 from bitline.report import contents
 from bitline.report.charts import Axis, span
@@ -27,8 +27,8 @@ def sentence(found: Hardened) -> str:
     before, final = found.verified[1], found.final
     verdict = "holds" if found.holds else "does not hold"
     told = (
-        f"On {found.macro} the network has {reached(before, found.by):.1f} % as converted and "
-        f"{reached(final, found.by):.1f} % hardened ({WHAT[found.by]}, {final.chips} test dies), "
+        f"On {found.macro} the network has {before.reached(found.by):.1f} % as converted and "
+        f"{final.reached(found.by):.1f} % hardened ({WHAT[found.by]}, {final.chips} test dies), "
         f"{100 * found.share:.1f} % of its accuracy without errors: the target of {100 * found.target:g} % {verdict}"
     )
     saved = "; ".join(f"{100 * share:.0f} % by {law.split(',')[0]}" for law, share in found.saved().items())
@@ -39,7 +39,7 @@ def conclusion(found: Hardened, step: Step) -> str | None:
     """What a step came to; None for one that was left out."""
     if not step.attempts or step.kept is None:
         return None
-    figure = f"{reached(step.kept.row, found.by):.2f} %"
+    figure = f"{step.kept.row.reached(found.by):.2f} %"
     goal = f"{found.at_least:.2f} %"
     told = f"Kept: {step.kept.name} with {figure}, " + (f"{goal} hold" if step.holds else f"short of {goal}")
     if step.kept.bits:
@@ -54,7 +54,6 @@ def attempts(found: Hardened, step: Step) -> Table:
     goal = found.at_least
     shown = [one.row for each in found.steps for one in each.attempts]
     axis = Axis.around([0.0, *(end - goal for row in shown for end in row.ci95)], margin=0.05)
-    laws = list((step.attempts[0].adc or {}) if step.attempts else {})
 
     def beyond(one: Attempt) -> str:
         row = one.row
@@ -67,8 +66,8 @@ def attempts(found: Hardened, step: Step) -> Table:
         return next(map(percent, shares.values()), None)
 
     def saved(law: str, one: Attempt) -> str | None:
-        before = (step.attempts[0].adc or {})[law]
-        return None if one.adc is None else number(100 * (1 - one.adc[law] / before), 1)
+        share = step.saved(one).get(law)
+        return None if share is None else number(100 * share, 1)
 
     columns = [
         Column[Attempt]("Network", "How it was made.", lambda one: one.name, words=True),
@@ -78,7 +77,7 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column(
             "p5",
             "5th percentile over dies; of fewer than 20 the worst.",
-            lambda one: number(reached(one.row, "p5")),
+            lambda one: number(one.row.reached("p5")),
             "%",
         ),
         Column("Steps", "Of the optimiser, after the float network.", lambda one: count(one.steps)),
@@ -97,7 +96,7 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column("Energy", "Of side paths, of the network’s, under the first ADC law.", energy, "%"),
     ]
     meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
-    columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in laws]
+    columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in found.saved()]
     return Table.of(f"{step.name}: what was tried", step.attempts, columns)
 
 
@@ -118,7 +117,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
             story.add_row(
                 Text("" if i else step.name, style="bold"),
                 Text(one.name),
-                cell(reached(one.row, found.by), ".2f"),
+                cell(one.row.reached(found.by), ".2f"),
                 str(one.steps),
                 cell(None if one.overhead is None else 100 * one.overhead.mac_share, ".1f"),
                 style="bold" if one == step.kept else "",
@@ -137,6 +136,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
 
 def render_hardened(found: Hardened, run: Mapping[str, Any] | None = None) -> str:
     """The page as a string; the same walk and ``run`` give the same bytes."""
+    tables = [attempts(found, step) for step in found.steps]
     return render(
         "hardening.html",
         run,
@@ -144,8 +144,8 @@ def render_hardened(found: Hardened, run: Mapping[str, Any] | None = None) -> st
         sentence(found),
         found.facts,
         found=found,
-        steps=[(step, conclusion(found, step), attempts(found, step)) for step in found.steps],
-        columns={c.name: c for step in found.steps for c in attempts(found, step).columns}.values(),
+        steps=[(step, conclusion(found, step), table) for step, table in zip(found.steps, tables, strict=True)],
+        columns={column.name: column for table in tables for column in table.columns}.values(),
         verified=contents.accuracy(found.verified),
         goal=number(found.at_least),
         what=WHAT[found.by],

@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bitline.evaluate import write_atomic
+from bitline.evaluate.result import By
 from bitline.report.charts import Axis
 from bitline.report.svg import line, picture, text
 from bitline.search import Candidate, Searched
-from bitline.search.found import By, Stage
+from bitline.search.found import Stage
 from bitline.search.setting import SHORT, value_of
 from bitline.units import si
 

@@ -99,7 +99,7 @@ def figure(sweep: Sweep, read: Callable[[Row], float | None], bands: bool, what:
 
 def lowest(row: Row) -> float:
     """The 5th percentile over chips, or the worst chip where there are too few for one."""
-    return row.worst if row.p5 is None else row.p5
+    return row.reached("p5")
 
 
 def _losses(sweep: Sweep) -> list[Layers]:

@@ -88,7 +88,7 @@ def search(
         network = placed(model, macros, walk.screen.calibration) if trained is None else trained(dict(settings))
         right = ledger.over_chips(network, "search", seen, chips, seed)
         found = row(right, name, "its own", target=target, seed=seed)
-        tell(f"{name}: {found.mean:.2f} % [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]")
+        tell(f"{name}: {found.told}")
         return found
 
     return Searched(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from bitline.evaluate import Row
-from bitline.search.found import By, Candidate, law_of
+from bitline.evaluate.result import By
+from bitline.search.found import Candidate, law_of
 from bitline.search.fronts import front, spread
 from bitline.search.setting import Settings
 from bitline.search.space import Space

@@ -8,14 +8,13 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from bitline.evaluate.result import Frozen, Row, write_atomic
+from bitline.evaluate.result import By, Frozen, Row, write_atomic
 from bitline.search.fronts import beats, front
 from bitline.search.setting import Setting, uniform
 from bitline.search.space import Space
 from bitline.search.surrogate import Rise, Surrogate
 
 Stage = Literal["tested", "screened"]
-By = Literal["mean", "p5"]
 OWN = "as it is"
 
 
@@ -50,7 +49,7 @@ class Candidate(Frozen):
         """Its mean, or 5th percentile over chips (of fewer than 20: the worst), %; ValueError where never tested."""
         if (row := self.row(stage)) is None:
             raise ValueError(f"{self.name} was not tested: `screened` is all there is")
-        return row.mean if by == "mean" else row.worst if row.p5 is None else row.p5
+        return row.reached(by)
 
 
 class Searched(Frozen):

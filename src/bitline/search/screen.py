@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bitline import draws
 from bitline.evaluate import Ledger
-from bitline.evaluate.ledger import records, write
+from bitline.evaluate.ledger import packed, records, unpacked, write
 from bitline.evaluate.montecarlo import Batch, blocks
 from bitline.macro import Chip, Macro
 from bitline.nn import calibrate, calibrated, kept, layers, moved, on_chip, silicon, streamlined
@@ -87,9 +85,8 @@ class Screen:
         self.key = lambda text: hashlib.blake2b(f"{network} {text}".encode(), digest_size=8).hexdigest()
         for record in records(self.path) if self.path is not None else ():
             try:
-                bits = np.frombuffer(base64.b64decode(record["right"], validate=True), dtype=np.uint8)
-                right = np.unpackbits(bits)[: record["chips"] * record["images"]].reshape(record["chips"], -1)
-                self.known[record["key"]] = Measured(torch.from_numpy(right), float(record["loss"]))
+                right = unpacked(record["right"], record["chips"], record["images"])
+                self.known[record["key"]] = Measured(right, float(record["loss"]))
             except (ValueError, KeyError, TypeError):
                 continue
 
@@ -99,8 +96,8 @@ class Screen:
         if key not in self.known:
             found = measured(placed(self.model, macros, self.calibration), self.batches, self.chips, self.seed)
             if self.path is not None:
-                right = base64.b64encode(np.packbits(found.right.numpy()).tobytes()).decode()
                 chips, images = found.right.shape
-                write(self.path, {"key": key, "chips": chips, "images": images, "loss": found.loss, "right": right})
+                record = {"key": key, "chips": chips, "images": images, "loss": found.loss}
+                write(self.path, record | {"right": packed(found.right)})
             self.known[key] = found
         return self.known[key]
