@@ -35,6 +35,7 @@ setup(
         Extension(
             "bitline.macro.fused._kernel",
             ["src/bitline/macro/fused/kernel.cpp"],
+            depends=["src/bitline/macro/fused/vectors.h"],
             language="c++",
             optional=True,
             extra_compile_args=[

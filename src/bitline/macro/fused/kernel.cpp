@@ -142,8 +142,6 @@ template <class Work> void parallel(int64_t threads, Work work) {
 #endif
 }
 
-typedef float F __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t I __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t H __attribute__((vector_size(64), aligned(1), may_alias));
 typedef uint8_t B __attribute__((vector_size(64), aligned(1), may_alias));
 
@@ -294,140 +292,16 @@ EXPORT void bitline_unpack(const Pack *pack) {
 namespace {
 namespace ISA {
 
-INLINE F splat(float v) { return F{} + v; }
-INLINE I splat(int32_t v) { return I{} + v; }
-INLINE F load(const float *p) { return *reinterpret_cast<const F *>(p); }
-INLINE I load(const int32_t *p) { return *reinterpret_cast<const I *>(p); }
-INLINE void store(float *p, F v) { *reinterpret_cast<F *>(p) = v; }
-INLINE F load(const float *p, int64_t count) { // so many lanes, the others 0
-    F v = {};
-    if (count == LANES) v = load(p);
-    else std::memcpy(&v, p, count * sizeof(float));
-    return v;
-}
-INLINE void store(float *p, F v, int64_t count) {
-    if (count == LANES) store(p, v);
-    else std::memcpy(p, &v, count * sizeof(float));
-}
-INLINE void store(int32_t *p, I v) { *reinterpret_cast<I *>(p) = v; }
-INLINE F floats(I v) { return __builtin_convertvector(v, F); }
-
-#if LEVEL >= 2
-INLINE F fused(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-// total + code * radix, both below 2^15
-INLINE I scaled(I total, I code, int32_t radix) {
-    return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)code, _mm512_set1_epi32(radix & 0xFFFF));
-}
-// The same, and from bit 16 on the radix's magnitude, below 2^13, where the place is clipped.
-INLINE I tallied(I total, F place, F limited, I code, int32_t radix) {
-    const __mmask16 out = _mm512_cmp_ps_mask((__m512)place, (__m512)limited, _CMP_NEQ_OQ);
-    const __m512i both = _mm512_mask_or_epi32((__m512i)code, out, (__m512i)code, _mm512_set1_epi32(1 << 30));
-    const int32_t weight = radix < 0 ? -radix : radix;
-    return (I)_mm512_dpwssd_epi32((__m512i)total, both, _mm512_set1_epi32((radix & 0xFFFF) | weight << 18));
-}
-INLINE F least(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
-INLINE F largest(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
-INLINE I whole(F v) { return (I)_mm512_cvttps_epi32((__m512)v); }
-INLINE F floored(F v) { return (F)_mm512_roundscale_ps((__m512)v, 9); }
-INLINE F root(F v) { return (F)_mm512_sqrt_ps((__m512)v); }
-INLINE F gathered(const float *p, I at) { return (F)_mm512_i32gather_ps((__m512i)at, p, 4); }
-// The four numbers at 4 · `at`, lane by lane, two by two: half the loads of four gathers.
-INLINE void gathered(const float *p, I at, F *four) {
-    const __m512i twice = _mm512_slli_epi32((__m512i)at, 1);
-    const __m256i low = _mm512_castsi512_si256(twice), high = _mm512_extracti64x4_epi64(twice, 1);
-    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    for (int i = 0; i < 4; i += 2) {
-        const __m512 first = _mm512_castpd_ps(_mm512_i32gather_pd(low, (const double *)(p + i), 8));
-        const __m512 last = _mm512_castpd_ps(_mm512_i32gather_pd(high, (const double *)(p + i), 8));
-        four[i] = (F)_mm512_permutex2var_ps(first, even, last);
-        four[i + 1] = (F)_mm512_permutex2var_ps(first, odd, last);
-    }
-}
-INLINE F flipped(F v, uint32_t signs) { // sign of lane l flipped where bit l is set
-    return (F)_mm512_castsi512_ps(_mm512_mask_xor_epi32(_mm512_castps_si512((__m512)v), (__mmask16)signs,
-                                                        _mm512_castps_si512((__m512)v), _mm512_set1_epi32(INT32_MIN)));
-}
-INLINE __m512i scrambled(__m512i z) {
-    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 30)), _mm512_set1_epi64((int64_t)0xBF58476D1CE4E5B9ull));
-    z = _mm512_mullo_epi64(_mm512_xor_si512(z, _mm512_srli_epi64(z, 27)), _mm512_set1_epi64((int64_t)0x94D049BB133111EBull));
-    return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
-}
-INLINE __m512i scrambled(uint64_t first) { // eight words that follow one another
-    const __m512i steps = _mm512_set_epi64(7 * GOLDEN, 6 * GOLDEN, 5 * GOLDEN, 4 * GOLDEN, 3 * GOLDEN, 2 * GOLDEN, GOLDEN, 0);
-    return scrambled(_mm512_add_epi64(_mm512_set1_epi64((int64_t)first), steps));
-}
-INLINE void words_of(const uint64_t *keys, uint64_t first, uint64_t *words) { // one for each position
-    for (int64_t m = 0; m < LANES; m += 8) {
-        const __m512i counters = _mm512_add_epi64(_mm512_loadu_si512(keys + m), _mm512_set1_epi64((int64_t)first));
-        _mm512_storeu_si512(words + m, scrambled(counters));
-    }
-}
-INLINE bool any(I mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
-INLINE F paired(F a, F b, I lanes) { return (F)_mm512_permutex2var_ps((__m512)a, (__m512i)lanes, (__m512)b); }
-#else
-INLINE void words_of(const uint64_t *keys, uint64_t first, uint64_t *words) {
-    for (int64_t m = 0; m < LANES; m++) words[m] = scramble(keys[m] + first);
-}
-INLINE F paired(F a, F b, I lanes) { // lane l: that lane of a, or from 16 on of b
-    F v;
-    for (int l = 0; l < LANES; l++) v[l] = lanes[l] < LANES ? a[lanes[l]] : b[lanes[l] - LANES];
-    return v;
-}
-// One rounding: exact in double, since a is whole, below 2^24, and c a multiple of the last bit of b.
-INLINE F fused(F a, F b, F c) {
-#if LEVEL == 1
-    for (int l = 0; l < LANES; l += 8) {
-        const __m256 v = _mm256_fmadd_ps(_mm256_loadu_ps((const float *)&a + l), _mm256_loadu_ps((const float *)&b + l),
-                                         _mm256_loadu_ps((const float *)&c + l));
-        _mm256_storeu_ps((float *)&a + l, v);
-    }
-#else
-    for (int l = 0; l < LANES; l++) a[l] = (float)((double)a[l] * (double)b[l] + (double)c[l]);
-#endif
-    return a;
-}
-INLINE I scaled(I total, I code, int32_t radix) { return total + code * radix; }
-INLINE I tallied(I total, F place, F limited, I code, int32_t radix) {
-    const int32_t weight = radix < 0 ? -radix : radix;
-    return total + code * radix + ((place != limited) & (weight << 16));
-}
-INLINE F least(F a, F b) { return a < b ? a : b; }
-INLINE F largest(F a, F b) { return a > b ? a : b; }
-INLINE I whole(F v) { return __builtin_convertvector(v, I); }
-INLINE F floored(F v) {
-    F t = floats(whole(v));
-    t = t > v ? t - 1.0f : t;
-    return (v < 8388608.0f) & (v > -8388608.0f) ? t : v;
-}
-INLINE F root(F v) {
-    for (int l = 0; l < LANES; l++) v[l] = std::sqrt(v[l]);
-    return v;
-}
-INLINE F gathered(const float *p, I at) {
-    F v;
-    for (int l = 0; l < LANES; l++) v[l] = p[at[l]];
-    return v;
-}
-INLINE void gathered(const float *p, I at, F *four) {
-    for (int l = 0; l < LANES; l++)
-        for (int i = 0; i < 4; i++) four[i][l] = p[4 * at[l] + i];
-}
-INLINE F flipped(F v, uint32_t signs) {
-    const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    I flip = ((splat((int32_t)signs) >> lane) & 1) << 31;
-    return (F)((I)v ^ flip);
-}
-INLINE bool any(I mask) {
-    int32_t found = 0;
-    for (int l = 0; l < LANES; l++) found |= mask[l];
-    return found != 0;
-}
-#endif
+#include "vectors.h"
 
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
-// a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q from at[q] on; b: cells of the
+// Rows of a product: where their digits begin, and how many fours of rows there are; from there on cells are 0.
+struct Chunk {
+    int64_t from, fours;
+};
+
+// a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q as at[q] says; b: cells of the
 // chunks, `b_jump` apart; u: (16, 16) sums. Where there are few chunks, `hold` keeps their cells for the sums of all passes:
 // `held` begins a sum and `keep` stores it, so that other work fits between.
 #if LEVEL == 3
@@ -438,30 +312,30 @@ TARGET inline void hold(const int8_t *b, int64_t n) {
     if (n > 2) _tile_loadd(6, b + 2048, 64);
     if (n > 3) _tile_loadd(7, b + 3072, 64);
 }
-TARGET inline void held(const uint8_t *a, int64_t step, const int64_t *at, int64_t n) {
+TARGET inline void held(const uint8_t *a, int64_t step, const Chunk *at, int64_t n) {
     _tile_zero(0);
-    _tile_loadd(1, a + at[0], step);
+    _tile_loadd(1, a + at[0].from, step);
     _tile_dpbusd(0, 1, 4);
     if (n > 1) {
-        _tile_loadd(2, a + at[1], step);
+        _tile_loadd(2, a + at[1].from, step);
         _tile_dpbusd(0, 2, 5);
     }
     if (n > 2) {
-        _tile_loadd(3, a + at[2], step);
+        _tile_loadd(3, a + at[2].from, step);
         _tile_dpbusd(0, 3, 6);
     }
     if (n > 3) {
-        _tile_loadd(1, a + at[3], step);
+        _tile_loadd(1, a + at[3].from, step);
         _tile_dpbusd(0, 1, 7);
     }
 }
 TARGET inline void keep(int32_t *u) { _tile_stored(0, u, 64); }
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
-                        int64_t n, int64_t) {
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const Chunk *at, const int8_t *b, int64_t b_jump,
+                        int64_t n, int64_t, int64_t) {
     _tile_zero(0);
     for (int64_t q = 0; q < n; q++) {
         _tile_loadd(4, b + q * b_jump, 64);
-        _tile_loadd(1, a + at[q], step);
+        _tile_loadd(1, a + at[q].from, step);
         _tile_dpbusd(0, 1, 4);
     }
     _tile_stored(0, u, 64);
@@ -469,51 +343,76 @@ TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_
 #else
 constexpr int64_t HELD = 0;
 TARGET inline void hold(const int8_t *, int64_t) {}
-TARGET inline void held(const uint8_t *, int64_t, const int64_t *, int64_t) {}
+TARGET inline void held(const uint8_t *, int64_t, const Chunk *, int64_t) {}
 TARGET inline void keep(int32_t *) {}
-TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const int64_t *at, const int8_t *b, int64_t b_jump,
-                        int64_t n, int64_t rows) {
+#if LEVEL == 1
+// Four positions: pairs of products add up in 16 bits for `burst` steps. WIDE: digits of eight bits, their highest apart.
+template <bool WIDE>
+TARGET inline void four(int32_t *u, const uint8_t *a, int64_t step, const Chunk *at, const int8_t *b, int64_t b_jump,
+                        int64_t n, int64_t burst) {
+    const __m256i one = _mm256_set1_epi16(1), high = _mm256_set1_epi16(128);
+    const int64_t chunks = std::max<int64_t>(1, burst / 16), steps = std::min<int64_t>(16, burst);
+    for (int64_t first = 0; first < n; first += chunks)
+        for (int64_t begin = 0; begin < 16; begin += steps) {
+            const bool fresh = first + begin == 0;
+            __m256i part[8] = {}, top[8] = {};
+            for (int64_t q = first; q < std::min(n, first + chunks); q++)
+                for (int64_t k = begin; k < std::min(at[q].fours, begin + steps); k++) {
+                    const uint8_t *from = a + at[q].from + k * 4;
+                    const __m256i *cells = reinterpret_cast<const __m256i *>(b + q * b_jump + k * 64);
+                    const __m256i left = _mm256_loadu_si256(cells), right = _mm256_loadu_si256(cells + 1);
+#pragma GCC unroll 4
+                    for (int m = 0; m < 4; m++) {
+                        int32_t digits;
+                        std::memcpy(&digits, from + m * step, 4);
+                        const __m256i all = _mm256_set1_epi32(digits);
+                        const __m256i x = WIDE ? _mm256_and_si256(all, _mm256_set1_epi8(127)) : all;
+                        part[2 * m] = _mm256_add_epi16(part[2 * m], _mm256_maddubs_epi16(x, left));
+                        part[2 * m + 1] = _mm256_add_epi16(part[2 * m + 1], _mm256_maddubs_epi16(x, right));
+                        if (!WIDE) continue;
+                        const __m256i bit = _mm256_and_si256(_mm256_srli_epi16(all, 7), _mm256_set1_epi8(1));
+                        top[2 * m] = _mm256_maddubs_epi16(bit, left);
+                        top[2 * m + 1] = _mm256_maddubs_epi16(bit, right);
+                    }
+                }
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                __m256i sum = _mm256_madd_epi16(part[i], one), *into = reinterpret_cast<__m256i *>(u + 8 * i);
+                if (WIDE) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(top[i], high));
+                _mm256_storeu_si256(into, fresh ? sum : _mm256_add_epi32(sum, _mm256_loadu_si256(into)));
+            }
+        }
+}
+#endif
+// `burst`: steps of four rows whose products fit 16 bits in sum; 0 where those of two rows do not.
+TARGET inline void sums(int32_t *u, const uint8_t *a, int64_t step, const Chunk *at, const int8_t *b, int64_t b_jump,
+                        int64_t n, int64_t rows, int64_t burst) {
+    (void)rows, (void)burst;
 #if LEVEL == 2
     __m512i total[16];
     for (auto &t : total) t = _mm512_setzero_si512();
     for (int64_t q = 0; q < n; q++)
-        for (int k = 0; k < 16; k++) {
+        for (int64_t k = 0; k < at[q].fours; k++) {
             const __m512i cells = _mm512_loadu_si512(b + q * b_jump + k * 64);
+#pragma GCC unroll 16
             for (int m = 0; m < 16; m++) { // of all 16, so that they stay in registers
                 int32_t four;
-                std::memcpy(&four, a + at[q] + m * step + k * 4, 4);
+                std::memcpy(&four, a + at[q].from + m * step + k * 4, 4);
                 total[m] = _mm512_dpbusd_epi32(total[m], _mm512_set1_epi32(four), cells);
             }
         }
-    (void)rows;
     for (int m = 0; m < 16; m++) _mm512_store_si512(u + m * 16, total[m]);
 #elif LEVEL == 1
-    for (int64_t m = 0; m < rows; m++) {
-        __m256i low = _mm256_setzero_si256(), high = low;
-        for (int64_t q = 0; q < n; q++)
-            for (int64_t k = 0; k < 16; k++) {
-                int32_t four;
-                std::memcpy(&four, a + at[q] + m * step + k * 4, 4);
-                const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(four)); // four inputs, four times
-                const int8_t *cells = b + q * b_jump + k * 64;
-                for (int half = 0; half < 2; half++) {
-                    const __m128i c0 = _mm_loadu_si128((const __m128i *)(cells + half * 32));
-                    const __m128i c1 = _mm_loadu_si128((const __m128i *)(cells + half * 32 + 16));
-                    const __m256i s0 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c0)); // two halves of 4 outputs
-                    const __m256i s1 = _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(c1));
-                    const __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xD8);
-                    (half ? high : low) = _mm256_add_epi32(half ? high : low, s);
-                }
-            }
-        _mm256_storeu_si256((__m256i *)(u + m * 16), low);
-        _mm256_storeu_si256((__m256i *)(u + m * 16 + 8), high);
+    for (int64_t m = 0; m < rows; m += 4) {
+        if (burst) four<false>(u + m * LANES, a + m * step, step, at, b, b_jump, n, burst);
+        else four<true>(u + m * LANES, a + m * step, step, at, b, b_jump, n, 1);
     }
 #else
     for (int64_t m = 0; m < rows; m++) {
         int32_t total[16] = {};
         for (int64_t q = 0; q < n; q++)
-            for (int64_t k = 0; k < 16; k++) {
-                const uint8_t *x = a + at[q] + m * step + k * 4;
+            for (int64_t k = 0; k < at[q].fours; k++) {
+                const uint8_t *x = a + at[q].from + m * step + k * 4;
                 const int8_t *c = b + q * b_jump + k * 64;
                 for (int o = 0; o < 16; o++)
                     total[o] += x[0] * c[4 * o] + x[1] * c[4 * o + 1] + x[2] * c[4 * o + 2] + x[3] * c[4 * o + 3];
@@ -610,14 +509,14 @@ TARGET void planes(const Job &job, int64_t g, int64_t plane, int64_t first, int6
 }
 
 // Sum of squared digits of each row group, [T][P][16], where cells are noisy.
-TARGET inline void powers(const Job &job, const uint8_t *digit, const int64_t *at, int64_t step, int64_t apart, int64_t rows,
+TARGET inline void powers(const Job &job, const uint8_t *digit, const Chunk *at, int64_t step, int64_t apart, int64_t rows,
                           float *power) {
     for (int64_t t = 0; t < job.reads; t++)
         for (int64_t p = 0; p < job.passes; p++)
             for (int64_t m = 0; m < rows; m++) {
                 int64_t sum = 0;
                 for (int64_t q = job.firsts[t]; q < job.firsts[t + 1]; q++) {
-                    const uint8_t *from = digit + at[q * (1 + job.merged)] + p * apart + m * step;
+                    const uint8_t *from = digit + at[q * (1 + job.merged)].from + p * apart + m * step;
                     for (int64_t i = 0; i < job.chunks[4 * q + 2]; i++) {
                         const int32_t d = from[i] + (int32_t)job.digit_low;
                         sum += d * d;
@@ -642,10 +541,10 @@ INLINE F interpolated(const Curve &curve, F u, I &node) {
     return gathered(curve.value, node) + gathered(curve.rise, node) * fraction;
 }
 
-// Whether mean and noise are tabulated at the same nodes and read at the same sums.
+// Whether mean and noise are tabulated at the same nodes.
 INLINE bool alike(const Job &job) {
     const Curve &a = job.mean, &b = job.noise;
-    return a.value && b.value && !job.leg_gain && a.nodes == b.nodes && a.low == b.low && a.pitch == b.pitch;
+    return a.value && b.value && a.nodes == b.nodes && a.low == b.low && a.pitch == b.pitch;
 }
 
 struct Slot { // constants of one vector of columns: 16 outputs, one conversion, one row group
@@ -664,11 +563,14 @@ INLINE F legs(const Job &job, const float *curves, const Slot &slot, const int32
         if (job.leg_gain) leg = leg * slot.gain[l] + slot.offset[l];
         F n = splat(0.0f);
         if (curves) {
-            F four[4];
-            const F fraction = beyond(job.mean, leg, node);
-            gathered(curves, node, four);
-            leg = four[0] + four[1] * fraction;
-            n = four[2] + four[3] * fraction;
+            F two[2];
+            F fraction = beyond(job.mean, leg, node);
+            gathered(curves, node, two);
+            leg = two[0] + two[1] * fraction;
+            I other = node;
+            if (job.leg_gain) fraction = beyond(job.noise, plain, other);
+            gathered(curves + 2, other, two);
+            n = two[0] + two[1] * fraction;
         } else {
             I unused;
             if (job.mean.value) leg = interpolated(job.mean, leg, node);
@@ -690,44 +592,25 @@ INLINE F legs(const Job &job, const float *curves, const Slot &slot, const int32
     return value * slot.factor + slot.shift;
 }
 
+INLINE I converters(const Job &job, int64_t at) { // which, of each output
+    int32_t which[LANES];
+    for (int l = 0; l < LANES; l++) which[l] = (int32_t)job.which[at * LANES + l];
+    return load(which);
+}
+
 INLINE I counted(const Job &job, int64_t at, F place) { // code: thresholds not above the place
-    I code;
-    for (int l = 0; l < LANES; l++) {
-        const float *edges = job.edges + (job.which ? job.which[at * LANES + l] * job.most : 0);
-        int32_t found = 0;
-        for (int64_t half = (job.most + 1) / 2; half; half /= 2)
-            if (edges[found + half - 1] <= place[l]) found += (int32_t)half;
-        code[l] = found;
-    }
-    return code;
+    const I first = job.which ? converters(job, at) * (int32_t)job.most : splat(0);
+    I found = splat(0);
+    for (int32_t half = ((int32_t)job.most + 1) / 2; half; half /= 2)
+        found = found + ((gathered(job.edges, first + found + (half - 1)) <= place) & half);
+    return found;
 }
 
 // Codes drawn from a measured table for the ideal codes of 16 places; `row` of the table each is drawn from.
 INLINE I drawn(const Job &job, int64_t at, F place, uint64_t key, int64_t vector, I &row) {
     row = whole(largest(least(place, splat((float)job.ideal_codes - 0.5f)), splat(0.0f)));
-    if (job.which)
-        for (int l = 0; l < LANES; l++) row[l] += (int32_t)(job.which[at * LANES + l] * job.ideal_codes);
-    const int rest = 32 - (int)job.law_bits;
-    const uint64_t first = key + (uint64_t)(vector * 8) * GOLDEN;
-#if LEVEL >= 2
-    const __m512i random = scrambled(first), bin = _mm512_srli_epi32(random, rest);
-    const __m512i left = _mm512_and_si512(random, _mm512_set1_epi32((int)((1u << rest) - 1)));
-    const __m512i entry = _mm512_add_epi32(_mm512_slli_epi32((__m512i)row, (unsigned)job.law_bits), bin);
-    const __m512i found = _mm512_i32gather_epi32(entry, job.law, 4);
-    const __m512i cut = _mm512_srli_epi32(found, (unsigned)job.law_bits);
-    const __m512i alias = _mm512_and_si512(found, _mm512_set1_epi32((1 << job.law_bits) - 1));
-    return (I)_mm512_mask_blend_epi32(_mm512_cmplt_epu32_mask(left, cut), alias, bin);
-#else
-    I code;
-    const int64_t width = 1 << job.law_bits;
-    for (int l = 0; l < LANES; l++) {
-        const uint32_t random = (uint32_t)(scramble(first + (uint64_t)(l / 2) * GOLDEN) >> (l % 2 * 32));
-        const uint32_t bin = random >> rest, left = random & ((1u << rest) - 1);
-        const uint32_t entry = job.law[row[l] * width + bin];
-        code[l] = (int32_t)(left < entry >> job.law_bits ? bin : entry & (width - 1));
-    }
-    return code;
-#endif
+    if (job.which) row = row + converters(job, at) * (int32_t)job.ideal_codes;
+    return taken(row, key + (uint64_t)(vector * 8) * GOLDEN, job.law, (int)job.law_bits);
 }
 
 // ---- the loop over row groups, passes and conversions of 16 positions and 16 outputs -------------------------------
@@ -812,12 +695,12 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
             const float weight = (float)(1ll << radix[0]);
             if (HAS(SLOPE)) {
                 float *sum = work.kept + c * 256 + m * LANES;
-                store(sum, load(sum) + (out ? zero : slope) * weight);
+                store(sum, load(sum) + chosen(out, zero, slope) * weight);
             }
             if (HAS(STEP)) {
                 float *sum = work.kept + (job.conversions + c) * 256 + m * LANES;
                 const F low_of = load(job.low_over_step + column / job.conversions * LANES);
-                const F value = floats(code), each = out ? value + low_of : value - (place - 0.5f);
+                const F value = floats(code), each = chosen(out, value + low_of, value - (place - 0.5f));
                 store(sum, load(sum) + each * (radix[1] ? -weight : weight));
             }
         }
@@ -827,13 +710,13 @@ INLINE void convert(const Job &job, const Work &work, const int32_t *sums, int64
 // The columns of one conversion and row group: where their cells and digits are, and how they are added up.
 struct Group {
     const int8_t *cells;  // of the first leg
-    const int64_t *at;    // digits of each chunk
+    const Chunk *at;
     const int32_t *start;
     int64_t n, every;     // chunks; bytes between legs' cells
     bool held;
 };
 
-TARGET inline Group group(const Job &job, const int64_t *at, int64_t column, int64_t length, int64_t t) {
+TARGET inline Group group(const Job &job, const Chunk *at, int64_t column, int64_t length, int64_t t) {
     Group of;
     const int64_t first = job.firsts[t];
     of.every = length * job.limbs * 1024;
@@ -848,7 +731,7 @@ TARGET inline Group group(const Job &job, const int64_t *at, int64_t column, int
 
 // Sums of a strip and 16 outputs in pass p, all legs: [L][limb][P][16][16]; where cells are held they have begun.
 TARGET inline void add_up(const Job &job, const Group &of, const uint8_t *digit, int64_t step, int32_t *u, int64_t p,
-                          int64_t rows) {
+                          int64_t rows, int64_t burst) {
     const int64_t all = job.passes * 256, apart = job.merged ? 1 : job.limbs;
     if (of.held) {
         keep(u + p * 256);
@@ -857,7 +740,7 @@ TARGET inline void add_up(const Job &job, const Group &of, const uint8_t *digit,
             int32_t *into = u + l * job.limbs * all + p * 256;
             const int8_t *cells = of.cells + l * of.every;
             for (int64_t limb = 0; limb < apart; limb++)
-                sums(into + limb * all, digit, step, of.at, cells + limb * 1024, apart * 1024, of.n, rows);
+                sums(into + limb * all, digit, step, of.at, cells + limb * 1024, apart * 1024, of.n, rows, burst);
             for (int64_t limb = 1; limb < apart; limb++)
                 for (int64_t i = 0; i < rows * LANES; i += LANES)
                     store(into + i, load(into + i) + (load(into + limb * all + i) << splat((int32_t)(7 * limb))));
@@ -869,31 +752,6 @@ TARGET inline void add_up(const Job &job, const Group &of, const uint8_t *digit,
             const I first = load(of.start + l * job.reads * LANES);
             for (int64_t i = 0; i < rows * LANES; i += LANES) store(into + i, load(into + i) + first);
         }
-}
-
-// Blocks of S lanes of two rows change places: (a0 a1 …), (b0 b1 …) to (a0 b0 …), (a1 b1 …).
-template <int S> INLINE void swap(F &a, F &b) {
-#define FROM(l, odd) (((l) & S) ? 16 + (l) - ((odd) ? 0 : S) : (l) + ((odd) ? S : 0))
-#define ALL(odd)                                                                                                       \
-    {FROM(0, odd), FROM(1, odd), FROM(2, odd), FROM(3, odd), FROM(4, odd), FROM(5, odd), FROM(6, odd), FROM(7, odd),   \
-     FROM(8, odd), FROM(9, odd), FROM(10, odd), FROM(11, odd), FROM(12, odd), FROM(13, odd), FROM(14, odd), FROM(15, odd)}
-    const I even = ALL(0), odd = ALL(1);
-    const F first = paired(a, b, even);
-    b = paired(a, b, odd);
-    a = first;
-#undef FROM
-#undef ALL
-}
-template <int S> INLINE void swaps(F *rows) {
-    for (int r = 0; r < LANES; r++)
-        if (!(r & S)) swap<S>(rows[r], rows[r + S]);
-}
-// Lane l of row r to lane r of row l.
-INLINE void transpose(F *rows) {
-    swaps<1>(rows);
-    swaps<2>(rows);
-    swaps<4>(rows);
-    swaps<8>(rows);
 }
 
 // Where the outputs of a strip go: (batch, positions, outputs), or `planar` (batch, outputs, positions).
@@ -982,9 +840,17 @@ TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int6
     }
 }
 
+// How many steps of four rows add up in 16 bits: two products of a digit and a cell of −128 … 127 each.
+TARGET inline int64_t bursts(const Job &job) {
+    int64_t most = job.merged ? 128 : 1;
+    for (int64_t p = 0; p < job.passes; p++) most = std::max(most, job.fields[2 * p + 1]);
+    return most > 128 ? 0 : std::max<int64_t>(1, 127 / most);
+}
+
 template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std::atomic<int64_t> &clipped) {
     const int64_t positions = job.out[0] * job.out[1] * job.out[2], all = job.batch * positions;
     const int64_t inputs = job.channels * job.kernel[0] * job.kernel[1] * job.kernel[2], length = job.firsts[job.reads];
+    const int64_t burst = bursts(job);
     const int64_t blocks = (job.outputs + LANES - 1) / LANES, per = (blocks + job.split - 1) / job.split;
     const int64_t strips = (job.width + job.strip - 1) / job.strip, tall = std::min(job.tall, job.lines);
     const int64_t pieces = (job.lines + tall - 1) / tall, copies = 1 + job.merged;
@@ -992,10 +858,11 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     const int64_t step = job.image ? job.across : CHUNK;
     const int64_t apart = (job.image ? (tall - 1) * job.down + (job.width - 1) * job.across + job.reach + 16 * step + 2 * CHUNK
                                      : tall * strips * length * LANES * CHUNK) / CHUNK * CHUNK + CHUNK;
-    std::vector<int64_t> at(length * copies);
+    std::vector<Chunk> at(length * copies);
     for (int64_t q = 0; q < length; q++)
         for (int64_t copy = 0; copy < copies; copy++)
-            at[q * copies + copy] = (job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) + copy * job.passes * apart;
+            at[q * copies + copy] = {(job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) + copy * job.passes * apart,
+                                     (job.chunks[4 * q + 2] + 3) / 4};
     const int64_t powered = job.reads * job.passes * LANES, buffer = job.legs * job.limbs * job.passes * 256;
     Buffer<uint8_t> digit(job.passes * copies * apart);
     Buffer<uint16_t> room(inputs + (length + 2) * CHUNK);
@@ -1045,7 +912,7 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                 Group of = group(job, at.data(), columns, length, 0);
                 for (int64_t p = 0; p < job.passes; p++) {
                     if (of.held) held(from + p * apart, step, of.at, of.n);
-                    add_up(job, of, from + p * apart, step, u.at, p, here);
+                    add_up(job, of, from + p * apart, step, u.at, p, here, burst);
                 }
                 int64_t now = 0;
                 for (int64_t c = 0; c < job.conversions; c++)
@@ -1056,7 +923,7 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
                             if (more && of.held) held(from + p * apart, step, of.at, of.n);
                             convert<WHAT>(job, work, u.at + now * buffer, columns + c, t, c, p, here, g,
                                           (c * blocks + nb) * job.passes, words, any_clipped);
-                            if (more) add_up(job, of, from + p * apart, step, u.at + (now ^ 1) * buffer, p, here);
+                            if (more) add_up(job, of, from + p * apart, step, u.at + (now ^ 1) * buffer, p, here, burst);
                         }
                     }
                 finish<WHAT>(job, work, g, nb, blocks,
@@ -1100,22 +967,21 @@ INLINE I packed(const Pack &p, F x, I &wrong) {
     F q = p.grid == 1 ? floored(clipped + 0.5f) : floored((clipped - p.low) / 2.0f + 0.5f) * 2.0f + p.low;
     const I code = whole(least(q, splat(p.high)));
     const I below = ((code * (int32_t)p.sign) << splat((int32_t)p.left)) + (int32_t)p.below;
-    return code >= 0 ? code + (int32_t)p.above : below;
+    return chosen(code >= 0, code + (int32_t)p.above, below);
 }
 
 // Words of `n` inputs that lie together, `every` words apart.
 template <class Word> TARGET int64_t pack_line(const Pack &p, const float *x, int64_t n, Word *into, int64_t every) {
-    typedef Word W __attribute__((vector_size(LANES * sizeof(Word)), aligned(1), may_alias));
     I wrong = {};
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t here = std::min(LANES, n - i);
         const F v = load(x + i, here);
-        const W words = __builtin_convertvector(packed(p, v, wrong), W);
+        const I words = packed(p, v, wrong);
         if (every == 1 && here == LANES) {
-            *reinterpret_cast<W *>(into + i) = words;
+            narrowed(words, into + i);
         } else {
             Word each[LANES];
-            std::memcpy(each, &words, sizeof each);
+            narrowed(words, each);
             for (int64_t l = 0; l < here; l++) into[(i + l) * every] = each[l];
         }
     }
@@ -1136,7 +1002,7 @@ TARGET int64_t pack_sixteen(const Pack &p, const float *x, int64_t lines, uint8_
         for (int64_t c = 0; c < LANES; c += 4) {
             I bytes = {};
             for (int k = 0; k < 4; k++) bytes |= packed(p, load(x + (c + k) * p.jump[1] + i, here), wrong) << (8 * k);
-            four[c / 4] = (F)bytes;
+            four[c / 4] = as_floats(bytes);
         }
         swap<1>(four[0], four[1]); // to 16 bytes a position
         swap<1>(four[2], four[3]);
@@ -1277,7 +1143,7 @@ TARGET void unpack_planar(const Pack &p, int64_t b) {
                 const int64_t at = b * p.jump[0] + (c + k) * p.jump[1] + i;
                 const F v = load(p.x + at, here) / p.scale + p.zero;
                 const I in = (v >= low) & (v <= top);
-                const F g = (F)((I)rows[k] & in), gx = g * inverse;
+                const F g = as_floats(as_ints(rows[k]) & in), gx = g * inverse;
                 store(p.grad_x + at, gx, here);
                 scales = scales - gx * (p.rounded ? floored(v + 0.5f) - p.zero : v - p.zero);
                 zeros = zeros + g;
