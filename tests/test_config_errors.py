@@ -121,7 +121,7 @@ def test_a_macro_file_is_told_like_an_experiment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("macro", "says"),
     [
-        ({"base": "generic-9t"}, "no preset 'generic-9t'; there are:"),
+        ({"base": "generic-8t-sran"}, "no preset 'generic-8t-sran'; did you mean generic-8t-sram? there are:"),
         ({"base": 3}, "macro.base is 3: give a preset's name, or the path of a .yaml file"),
         ({"base": NAME, "row": 3}, "macro.row: no such key; did you mean rows? known: "),
         ({"base": NAME, "rows": True}, f"macro.rows: {TRUTH}"),
@@ -201,7 +201,10 @@ def test_an_experiment(tmp_path: Path, changes: dict[str, Any], says: str) -> No
         ("tests.chips=5", rf"tests: no such key; did you mean test\? known: {EXPERIMENT}"),
         ("test.chips=0", r"test\.chips: .*greater than or equal to 1 \(given: 0\)"),
         ("test.chips=many", r"test\.chips: .*integer.*'many'"),
-        ("macro=generic-9t", r"macro: no preset 'generic-9t'; there are: .*generic-8t-sram"),
+        (
+            "macro=generic-8t-sran",
+            r"macro: no preset 'generic-8t-sran'; did you mean generic-8t-sram[?] there are: .*generic-8t-sram",
+        ),
         ("macro=nowhere.yaml", r"macro file .*nowhere\.yaml: No such file"),
         ("macro.converter.bit=3", r"macro\.converter\.bit: no such key; did you mean bits\? known: bits, dnl_sigma"),
         (

@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import save_file
 
 from bitline import presets
+from bitline.data import Split
 from bitline.encode import DifferentialWeight
 from bitline.evaluate import ledger
 from bitline.experiment import Run, load, parse
@@ -69,6 +70,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     carry_out(config(), out)
     return out
+
+
+def test_pixels_that_are_not_normalised_go_from_0_to_1() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
+    data = experiments.Data.model_validate({"set": {"kind": "mnist"}, "normalise": False})
+    split = Split(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    (part,) = data.prepared(split)
+    assert torch.equal(part.images.flatten(), torch.tensor([0.0, 0.2, 1.0]))
 
 
 # ------------------------------------------------------------------------------------------------------------- the YAML

@@ -28,8 +28,10 @@ def test_names_and_functions_agree() -> None:
     assert {"dnat-sram", "generic-8t-sram", "generic-rram-128"} < set(NAMES)
     assert presets.generic_8t_sram() == presets.load("generic-8t-sram")
     assert "generic_8t_sram" in dir(presets)
-    with pytest.raises(ValueError, match="no preset 'generic-9t'; there are: dct-ram-65nm-sram, "):
-        presets.load("generic-9t")
+    with pytest.raises(
+        ValueError, match=r"no preset 'generic-8t-sran'; did you mean generic-8t-sram\? there are: dct-"
+    ):
+        presets.load("generic-8t-sran")
     with pytest.raises(AttributeError, match="no preset 'generic-9t'"):
         presets.generic_9t  # noqa: B018
 

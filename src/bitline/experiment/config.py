@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bitline import presets
 from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
-from bitline.data import AnyDataset, CropFlip
+from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
@@ -77,11 +77,20 @@ class Data(Part):
     """Images to train and test with."""
 
     set: AnyDataset
-    normalise: bool = Field(default=True, description="subtract the mean and divide by the deviation of each channel")
+    normalise: bool = Field(
+        default=True,
+        description="subtract the mean and divide by the deviation of each channel; false: pixels as they are, 0 to 1",
+    )
     train_images: int | None = Field(default=None, ge=1, description="absent: all")
     test_images: int | None = Field(default=None, ge=1, description="absent: all")
     batch: int = Field(default=64, ge=1, description="images of a training step; tests do not depend on it")
     augment: CropFlip | None = None
+
+    def prepared(self, *splits: Split) -> tuple[Split, ...]:
+        """Images of the set as networks take them, float32."""
+        channels = splits[0].images.shape[1]
+        moments = self.set.moments() if self.normalise else ((0.0,) * channels, (1.0,) * channels)
+        return tuple(split.normalised(*moments) for split in splits)
 
 
 class Convert(Part):

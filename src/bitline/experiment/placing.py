@@ -80,7 +80,7 @@ def apart(walk: Run, images: int) -> tuple[Split, Split, bool]:
     left = whole[~torch.isin(whole.index, walk.training.index)]
     if len(left) >= images:
         chosen = left.subset(images, seed=walk.experiment.seed)
-        return walk.training, chosen.normalised(*data.set.moments()) if data.normalise else chosen, True
+        return walk.training, *data.prepared(chosen), True
     if len(walk.training) <= images:
         raise ValueError(
             f"{images} images to choose on leave none of {len(walk.training)} to train with: ask for fewer"

@@ -92,10 +92,7 @@ class Run:
         for i, most in enumerate((data.train_images, data.test_images)):
             if most is not None:
                 splits[i] = splits[i].subset(most, seed=self.experiment.seed)
-        if data.normalise:
-            moments = data.set.moments()
-            splits = [split.normalised(*moments) for split in splits]
-        self.training, self.testing = splits
+        self.training, self.testing = data.prepared(*splits)
         self.experiment.check(next(iter(self.plain()))[0][:FEW].float())
         _claim(self.out, self.experiment)
         self.rows: list[Row] = []

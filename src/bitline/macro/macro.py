@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from bitline.circuits.crossbar.wires import Wires
-from bitline.configuration import Changes, Value, Written, explain, from_yaml, whole, within
+from bitline.configuration import Changes, Value, Written, explain, from_yaml, near, whole, within
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
@@ -240,7 +240,9 @@ def find(name: str, folder: Path = Path()) -> Path:
     if name.endswith((".yaml", ".yml")):
         return folder / name
     if name not in (names := preset_names()):
-        raise ValueError(f"no preset {name!r}; there are: {', '.join(names)}; or give the path of a .yaml file")
+        raise ValueError(
+            f"no preset {name!r}; {near(name, names)}there are: {', '.join(names)}; or give the path of a .yaml file"
+        )
     return PRESETS / f"{name}.yaml"
 
 
