@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished search `out` of `tiny.yaml`."""
     here = tmp_path_factory.mktemp("search")
     (here / "laws.yaml").write_text("{name: two laws, cycle: 20 ns, adc: [walden, sar]}")
-    (here / "tiny.yaml").write_text(yaml.safe_dump(tiny(search=SEARCH | {"technology": str(here / "laws.yaml")})))
+    (here / "tiny.yaml").write_text(yaml.safe_dump(tiny(technology="laws.yaml")))
     done = call("search", here / "tiny.yaml", "--lose", "30", "--law", "walden", "--out", here / "out")
     assert done.exit_code == 0, done.output
     (here / "told.txt").write_text(done.stdout)
@@ -170,7 +170,7 @@ def test_an_accuracy_that_nothing_holds_is_told(folder: Path) -> None:
         ({"macro": [MACRO, "generic-8t-sram"]}, "several macros: choose one with --set macro=…"),
         ({"search": {"adc_bit": 4}}, "search.adc_bit: no such key; did you mean adc_bits?"),
         ({"search": {"chips": 2}}, "search: a search needs choices: give one or more of input_bits"),
-        ({"search": SEARCH | {"technology": "horowitz"}}, "no technology 'horowitz'; did you mean horowitz-45nm?"),
+        ({"technology": "horowitz"}, "technology: no technology 'horowitz'; did you mean horowitz-45nm?"),
         ({"macro": MACRO | {"converter": None}}, "adc_bits cannot be chosen: macro own has no `converter`; "),
     ],
 )

@@ -81,8 +81,9 @@ def ranges(
 def cost(
     file: File,
     technology: Annotated[
-        str, typer.Option("--technology", help="what counts cost: a YAML file, or the name of one that comes along")
-    ] = "horowitz-45nm",
+        str | None,
+        typer.Option("--technology", help="what counts cost: a name, or a YAML file; absent: the experiment's"),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="images between two writes of a reloaded array")] = 1,
     zero_skip: Annotated[
         int | None,
@@ -108,7 +109,7 @@ def cost(
     paths = method_of(experiment, method) if method else None
     if paths is not None and not hasattr(paths, "path"):
         raise ValueError(f"--method {method}: it has no side paths; what others do to weights costs nothing")
-    chosen = costs.Technology.load(technology)
+    chosen = costs.Technology.load(technology or experiment.technology)
     walk = walk_of(experiment, folder_of(file, out), errors if as_json else console) if zero_skip else None
     sample = experiment.data.set.test()[:1].images.float()
     found: list[costs.Cost] = []

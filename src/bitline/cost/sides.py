@@ -20,6 +20,7 @@ class SideCost(Overhead):
         description="energy of the layer, or of the network, without side paths under each ADC law, J; empty: not told"
     )
     why: str = Field(default="", description="why `against` is empty")
+    technology: str = Field(default=DEFAULT, description="that priced it")
 
     @property
     def energy_shares(self) -> dict[str, float]:
@@ -47,15 +48,16 @@ def side_costs(
     except ValueError as error:
         why = str(error)
     beside, digital, bits = sides(model), technology.digital, technology.digital_bits
+    said = {"why": why, "technology": technology.name}
     each = [
         None if digital is None else row.side_macs * digital.mac(bits, bits, beside[row.layer].terms) for row in rows
     ]
     told = [
-        SideCost(**row.model_dump(), joules=joules, against=_against(found, row.layer), why=why)
+        SideCost(**row.model_dump(), joules=joules, against=_against(found, row.layer), **said)
         for row, joules in zip(rows, each, strict=True)
     ]
     joules = None if digital is None else sum(one or 0.0 for one in each)
-    return (*told, SideCost(**total.model_dump(), joules=joules, against=_against(found, None), why=why))
+    return (*told, SideCost(**total.model_dump(), joules=joules, against=_against(found, None), **said))
 
 
 def _against(found: Cost | None, layer: str | None) -> dict[str, float]:

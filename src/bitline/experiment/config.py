@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bitline import presets
 from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
+from bitline.cost import DEFAULT, Technology
 from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
@@ -52,6 +53,11 @@ def _macro(value: Any) -> Any:
     return based(value)
 
 
+def _technology(value: str) -> str:
+    Technology.load(value)
+    return value
+
+
 def _plan(value: str) -> str:
     names = [name for name, _ in PLANS]
     if value not in names:
@@ -71,6 +77,9 @@ class _OrName:
 AnyMacro = Annotated[Macro, BeforeValidator(_macro), _OrName()]
 Macros = Annotated[tuple[AnyMacro, ...], Field(min_length=1), OneOrMany()]
 PlanName = Annotated[str, AfterValidator(_plan), Field(json_schema_extra={"enum": [name for name, _ in PLANS]})]
+
+
+TechnologyName = Annotated[str, AfterValidator(_technology)]
 
 
 class Data(Part):
@@ -131,6 +140,9 @@ class Test(Part):
         return value
 
 
+FILES = {"macro", "technology"}  # keys that may name files
+
+
 class Experiment(Written):
     """From a float network to a table of methods on chips."""
 
@@ -149,6 +161,9 @@ class Experiment(Written):
     methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
     test: Test = Test()
     search: Space | None = Field(default=None, description="choices of bits for each layer, for `bitline search`")
+    technology: TechnologyName = Field(
+        default=DEFAULT, description="what counts cost: a name, or the path of a YAML file"
+    )
     plan: PlanName | None = Field(default=None, description="force a plan: 'reference' is the oracle")
 
     @property
@@ -265,8 +280,8 @@ class Experiment(Written):
 def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment, ``changes`` ("test.chips=5") laid over it.
 
-    Relative macro files are looked for beside the experiment. Raises ValueError naming file, key and what would be
-    accepted.
+    Relative files of macros and technologies are looked for beside the experiment. Raises ValueError naming file, key
+    and what would be accepted.
     """
     try:
         data = from_yaml(path.read_text(encoding="utf-8"))
@@ -288,7 +303,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
             raise ValueError(explain(error, Experiment, path)) from None
     for change in changes:
         _set(data, change)
-    data["macro"] = _beside(data.get("macro"), path.parent)
+    for key in FILES & data.keys():
+        data[key] = _beside(data[key], path.parent)
     return parse(data, str(path))
 
 
@@ -300,14 +316,14 @@ def parse(data: Mapping[str, Any], where: str) -> Experiment:
         raise ValueError(explain(error, Experiment, where)) from None
 
 
-def _beside(macro: Any, folder: Path) -> Any:
-    if isinstance(macro, list):
-        return [_beside(one, folder) for one in macro]
-    if isinstance(macro, dict) and "base" in macro:
-        return macro | {"base": _beside(macro["base"], folder)}
-    if isinstance(macro, str) and macro.endswith((".yaml", ".yml")) and not Path(macro).is_absolute():
-        return str(folder / macro)
-    return macro
+def _beside(named: Any, folder: Path) -> Any:
+    if isinstance(named, list):
+        return [_beside(one, folder) for one in named]
+    if isinstance(named, dict) and "base" in named:
+        return named | {"base": _beside(named["base"], folder)}
+    if isinstance(named, str) and named.endswith((".yaml", ".yml")) and not Path(named).is_absolute():
+        return str(folder / named)
+    return named
 
 
 def _set(data: dict[str, Any], change: str) -> None:

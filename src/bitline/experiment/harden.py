@@ -106,7 +106,8 @@ class HardenRun:
         return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
 
     def _overhead(self, model: nn.Module) -> SideCost | None:
-        return side_costs(model, next(iter(self.source()))[0][:1])[-1] if sides(model) else None
+        sample = next(iter(self.source()))[0][:1]
+        return side_costs(model, sample, self.experiment.technology)[-1] if sides(model) else None
 
     def _good(self, attempt: Attempt) -> bool:
         return attempt.row.reached(self.by) >= self.at_least

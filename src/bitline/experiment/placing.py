@@ -59,6 +59,7 @@ def place_paths(
         training=walk.seeded(training),
         chips=chips,
         seed=experiment.seed,
+        technology=experiment.technology,
         out=walk.out / "place",
         tell=tell,
     )
@@ -79,8 +80,8 @@ def apart(walk: Run, images: int) -> tuple[Split, Split, bool]:
     whole = data.set.train()
     left = whole[~torch.isin(whole.index, walk.training.index)]
     if len(left) >= images:
-        chosen = left.subset(images, seed=walk.experiment.seed)
-        return walk.training, *data.prepared(chosen), True
+        (chosen,) = data.prepared(left.subset(images, seed=walk.experiment.seed))
+        return walk.training, chosen, True
     if len(walk.training) <= images:
         raise ValueError(
             f"{images} images to choose on leave none of {len(walk.training)} to train with: ask for fewer"

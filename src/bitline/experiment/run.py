@@ -226,7 +226,9 @@ class Run:
         for name, model in models.items():
             spent = 0 if model is start else self.steps() * stages.get(name, 1)
             if sides(model):
-                parts["overheads"][label(name)] = side_costs(model, self.testing[:1].images.float())
+                parts["overheads"][label(name)] = side_costs(
+                    model, self.testing[:1].images.float(), experiment.technology
+                )
             for title, one, prepare in self.remedies(name, model):
                 self._chips(label(title), one, macro, spent, prepare)
         differences += self._differences(macro)

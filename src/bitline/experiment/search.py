@@ -83,6 +83,7 @@ class SearchRun:
             how=f"{self.method.title}: trained for each setting, from the float network",
             out=self.out / "search",
             title=experiment.title,
+            technology=experiment.technology,
             tell=self.tell,
         )
         found = found.model_copy(update={"facts": base.facts()})
@@ -147,11 +148,11 @@ class _Again:
 def searchable(experiment: Experiment, space: Space, law: str | None = None) -> None:
     """Raise what a search would only find after its networks were trained.
 
-    ImportError without Optuna; ValueError for a technology or a ``law`` that is not there, and for a choice that a
+    ImportError without Optuna; ValueError for a ``law`` that the technology has not, and for a choice that a
     layer's macro has no part for.
     """
     optuna()
-    law_of([one.title for one in Technology.load(space.technology).adc], law)
+    law_of([one.title for one in Technology.load(experiment.technology).adc], law)
     for layer in layers(experiment.place(experiment.network.build(experiment.seed), experiment.on())).values():
         Setting.of(layer.design, space.knobs)
 

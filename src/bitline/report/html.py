@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bitline.cost.estimate import DEFAULT
 from bitline.evaluate.result import LayerReport, Result, Row, write_atomic
 from bitline.report import charts, contents
 from bitline.report.contents import group, number, percent, where
@@ -174,7 +173,7 @@ def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
         causes=_ranking([(c.method, c.cause, c.gain, c.mean) for c in result.explanation], sign="+"),
         overheads=[contents.overheads(name, rows) for name, rows in result.overheads.items()],
         unpriced=dict.fromkeys(rows[-1].why for rows in result.overheads.values() if rows[-1].why),
-        technology=DEFAULT,
+        technology=next((rows[-1].technology for rows in result.overheads.values()), None),
         mapping_sentence=contents.mapping_sentence(result.mapping),
         mapping=mapping,
     )

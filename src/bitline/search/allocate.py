@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bitline.cost import Technology
+from bitline.cost import DEFAULT, Technology
 from bitline.evaluate import Few, Ledger, Row, row
 from bitline.evaluate.simple import Source
 from bitline.nn import CimLayer, converted_layers
@@ -37,7 +37,7 @@ def search(
     target: float | None = None,
     seed: int = 0,
     calibration_batches: int = 8,
-    technology: Technology | None = None,
+    technology: Technology | str | Path = DEFAULT,
     trained: Train | None = None,
     goal: Goal = NO_GOAL,
     how: str | None = None,
@@ -50,16 +50,16 @@ def search(
     ``model``: on its macros, calibrated and, best, trained on them: their bits are the baseline. ``data``: batches (x,
     y) to fit ranges with and, as far as ``space.images``, to screen settings on; ``test``: those the finals are tested
     on, on ``chips`` dies. ``trained``: gives the network of a final's settings; absent: the model, moved to them, its
-    ranges fitted. ``goal``: also settings next to an accuracy to hold. ``technology``: absent: the space's. With
-    ``out``, what was measured is kept there and an interrupted search goes on. Raises ImportError without Optuna, and
-    ValueError where the model or its macros do not fit.
+    ranges fitted. ``goal``: also settings next to an accuracy to hold. ``technology``: whose ADC
+    laws count. With ``out``, what was measured is kept there and an interrupted search goes on. Raises ImportError
+    without Optuna, and ValueError where the model or its macros do not fit.
     """
     optuna()
     converted_layers(model)
     images, seen = Source(data), Source(test)
     sample = next(iter(images()))[0][:1]
     device = next(model.parameters()).device
-    technology = technology or Technology.load(space.technology)
+    technology = technology if isinstance(technology, Technology) else Technology.load(technology)
     priced = options(model, sample.to(device), space, technology)
     for place, reason in priced.skipped.items():
         tell(f"left out: {place}: {reason}")

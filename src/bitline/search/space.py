@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from bitline.configuration import OneOrMany, Value, Written
 from bitline.converters import Range
-from bitline.cost.estimate import DEFAULT
 from bitline.encode import Bits
 from bitline.search.setting import KNOBS, Setting
 
@@ -26,7 +25,6 @@ class Space(Written, Value):
     adc_bits: Choices = Field(default=(), description="bits of its converters")
     adc_range: tuple[Range, ...] = Field(default=(), description="of its converters, fitted again for each setting")
     price: Literal["adc", "total"] = Field(default="adc", description="energy to save: of conversions, or of all terms")
-    technology: str = Field(default=DEFAULT, description="whose ADC laws count: a name, or the path of a YAML file")
     method: str | None = Field(
         default=None, description="kind or title of the method that trains; absent: the experiment's last"
     )
