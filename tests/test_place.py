@@ -387,7 +387,7 @@ def test_the_command_places(tmp_path: Path) -> None:
     tiny |= {"test": PLAIN["test"], "training": {"epochs": 1, "lr": 0.01, "clip": 1.0}}
     tiny["macro"] = {"name": "ln", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.8}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    common = ["place", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--keep", "100", "--of", "macs"]
+    common = ["place", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--keep", "100%", "--of", "macs"]
     few = ["--budget", "60%", "--widths", "0.25", "--steps", "2", "--chips", "2", "--images", "64"]
     done = CliRunner().invoke(app, [*common, *few, "--searcher", "exhaustive"])
     assert done.exit_code == 0, done.output
@@ -405,7 +405,7 @@ def test_the_command_places(tmp_path: Path) -> None:
     for more, message in (
         (["--method", "qat"], "--method qat: side paths of a `compensate` are placed"),
         (["--budget", "x"], "budget 'x'"),
-        (["--keep", "0.95"], "--keep 0.95: it is in percent: did you mean 95?"),
+        (["--keep", "95"], "keep '95': a share up to 100% is expected: did you mean 95%?"),
         (["--widths", "a"], "--widths 'a': numbers with commas between"),
         (["--images", "2000"], "leave none of 400 to train with"),
     ):

@@ -106,8 +106,8 @@ def si(value: float, unit: str, digits: int = 4) -> str:
     return f"{number} {'µ' if prefix == 'u' else prefix}{unit}"
 
 
-def share(text: str, name: str) -> float:
-    """A share from ``5%`` or ``0.05``; raises ValueError, calling it by ``name``, for one that is not above 0."""
+def share(text: str, name: str, most: float = float("inf")) -> float:
+    """A share from ``5%`` or ``0.05``; raises ValueError with ``name`` for one not above 0, or above ``most``."""
     number = text.strip()
     try:
         found = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
@@ -115,4 +115,7 @@ def share(text: str, name: str) -> float:
         found = 0.0
     if not 0 < found < float("inf"):
         raise ValueError(f"{name} {text!r}: a share above 0 is expected, such as 5% or 0.05")
+    if found > most:
+        hint = "" if number.endswith("%") or found > 100 else f": did you mean {number}%?"
+        raise ValueError(f"{name} {text!r}: a share up to {most:.0%} is expected{hint}")
     return found

@@ -30,9 +30,8 @@ def place(
         "0.125,0.25"
     ),
     keep: Annotated[
-        float,
-        typer.Option("--keep", min=0, max=100, help="layers are left out from where on errors keep so much, %"),
-    ] = 95.0,
+        str, typer.Option("--keep", help="layers are left out from where on errors keep so much: 95% or 0.95")
+    ] = "95%",
     steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 120,
     lr: Annotated[
         float | None, typer.Option("--lr", min=0, help="learning rate of these steps; absent: the experiment's")
@@ -55,6 +54,7 @@ def place(
     from bitline.methods import Compensate
     from bitline.place import Budget, read_searcher
     from bitline.report.placement import placement_table
+    from bitline.units import share
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
     voice = errors if as_json else console
@@ -63,8 +63,6 @@ def place(
         chosen = method_of(experiment, method)
         if not isinstance(chosen, Compensate):
             raise ValueError(f"--method {method}: side paths of a `compensate` are placed, {chosen.kind} has none")
-    if 0 < keep <= 1:
-        raise ValueError(f"--keep {keep:g}: it is in percent: did you mean {100 * keep:g}?")
     try:
         sizes = [float(one) for one in widths.split(",")]
     except ValueError:
@@ -78,7 +76,7 @@ def place(
         images=images,
         training=few(experiment.training, steps, lr),
         chips=chips,
-        keep=keep / 100,
+        keep=share(keep, "keep", most=1),
         tell=lambda line: say(line, voice),
     )
     found.write(folder / "place.json")
