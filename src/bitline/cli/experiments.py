@@ -21,7 +21,6 @@ from bitline.cli.options import (
     folder_of,
     loaded,
     method_of,
-    methods_of,
     walk_of,
     workers_of,
 )
@@ -147,7 +146,7 @@ def evaluate(
     from bitline.experiment import slug
 
     experiment = loaded(file, changes, plan)
-    chosen = methods_of(experiment, method)
+    chosen = experiment.named(method, "--method ")
     one = experiment.model_copy(update={"methods": chosen})
     folder = folder_of(file, out)
     _run(one, folder, False, as_json, folder / f"evaluate-{slug(method)}")

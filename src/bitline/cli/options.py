@@ -47,18 +47,9 @@ def workers_of(count: int | None, address: str | None) -> Any:
     return None if count is None and address is None else Workers(count=count, address=address)
 
 
-def methods_of(experiment: Any, name: str) -> tuple[Any, ...]:
-    """The methods of this kind, or the one of this title; raises ValueError naming those there are."""
-    chosen = tuple(m for m in experiment.methods if name in (m.title, m.kind))
-    if not chosen:
-        there = ", ".join(f"{m.kind} ({m.title!r})" for m in experiment.methods)
-        raise ValueError(f"--method {name}: the experiment has no such method; it has: {there}")
-    return chosen
-
-
 def method_of(experiment: Any, name: str) -> Any:
     """The only method of this kind, or that of this title; raises ValueError naming those there are."""
-    first, *more = methods_of(experiment, name)
+    first, *more = experiment.named(name, "--method ")
     if more:
         there = ", ".join(repr(m.title) for m in (first, *more))
         raise ValueError(f"--method {name}: the experiment has {1 + len(more)} of them; choose by title: {there}")

@@ -241,6 +241,14 @@ class Experiment(Written):
             raise ValueError(f"macro {name!r}: name one of the experiment's: {names}")
         return found[0]
 
+    def named(self, name: str, where: str = "method ") -> tuple[AnyMethod, ...]:
+        """The methods of this kind, or the one of this title; raises ValueError, which begins with ``where``."""
+        chosen = tuple(method for method in self.methods if name in (method.title, method.kind))
+        if not chosen:
+            there = ", ".join(f"{method.kind} ({method.title!r})" for method in self.methods)
+            raise ValueError(f"{where}{name}: the experiment has no such method; it has: {there}")
+        return chosen
+
     def check(self, images: Tensor) -> None:
         """Raise ValueError for what would only be found after hours of training: no weights, or what does not fit.
 

@@ -61,7 +61,10 @@ class SearchRun:
                 "the experiment declares no choices: give them as `search: {adc_bits: [4, 5, 6]}`, or with "
                 "--set search.adc_bits=[4,5,6]"
             )
-        self.method = self._method(self.experiment.search.method)
+        name = self.experiment.search.method
+        self.method: AnyMethod = (
+            self.experiment.methods if name is None else self.experiment.named(name, "search.method = ")
+        )[-1]
         searchable(self.experiment, self.experiment.search, self.goal.law)
 
     def __call__(self) -> Searched:
@@ -125,14 +128,6 @@ class SearchRun:
         found = allocated(self.experiment, settings)
         update = {"methods": (self.method,), "search": None, "title": f"{found.title}, bits layer by layer"}
         return found.model_copy(update=update)
-
-    def _method(self, name: str | None) -> AnyMethod:
-        there = self.experiment.methods
-        found = [one for one in there if name is None or name in (one.kind, one.title)]
-        if not found:
-            told = ", ".join(f"{one.kind} ({one.title!r})" for one in there)
-            raise ValueError(f"search.method = {name}: the experiment has no such method; it has: {told}")
-        return found[-1]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bitline.methods.compensate import Compensate
+from bitline.methods.compensate import Compensate, First
 from bitline.methods.distil import Distillation
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
@@ -15,7 +15,7 @@ from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
 from bitline.methods.suppression import Suppression
 
-AnyMethod = Annotated[Plain | Qat | ErrorAware | Gaussian | DNat | HaSgd | Compensate, Field(discriminator="kind")]
+AnyMethod = Annotated[Plain | First | Compensate, Field(discriminator="kind")]
 
 __all__ = [
     "AnyMethod",

@@ -16,7 +16,8 @@ from bitline.methods.machine import ErrorAware, OnFreshChips, Qat
 from bitline.methods.protocol import Batches, Progress
 from bitline.nn import batch_norms
 
-AnyFirst = Annotated[Qat | ErrorAware | Gaussian | DNat | HaSgd, Field(discriminator="kind")]
+First = Qat | ErrorAware | Gaussian | DNat | HaSgd  # what side paths may come after
+AnyFirst = Annotated[First, Field(discriminator="kind")]
 
 
 class Compensate(OnFreshChips):
