@@ -148,7 +148,7 @@ def fit_conductances(
                 parts, weights = [own.siemens], [1.0]
             weight = np.concatenate([np.full(len(p), w / len(p)) for p, w in zip(parts, weights, strict=True)])
             values = np.maximum(np.concatenate(parts), 0.0)
-            order = np.argsort(values)
+            order = np.argsort(values, kind="stable")  # equal values have unequal weights
             ranks = np.cumsum(weight[order]) - weight[order] / 2
             quantiles[i, level] = np.interp(NORMAL_SHARES, ranks, values[order])
     return Conductances(
