@@ -297,8 +297,10 @@ namespace ISA {
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
 // Rows of a product: where their digits begin, and how many fours of rows there are; from there on cells are 0.
+// `times`: what their products count in the sum, where that is not in the digits: with AVX2 the second of merged limbs
+// meets the digits of the first.
 struct Chunk {
-    int64_t from, fours;
+    int64_t from, fours, times;
 };
 
 // a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q as at[q] says; b: cells of the
@@ -350,13 +352,16 @@ TARGET inline void keep(int32_t *) {}
 template <bool WIDE>
 TARGET inline void four(int32_t *u, const uint8_t *a, int64_t step, const Chunk *at, const int8_t *b, int64_t b_jump,
                         int64_t n, int64_t burst) {
-    const __m256i one = _mm256_set1_epi16(1), high = _mm256_set1_epi16(128);
+    const __m256i high = _mm256_set1_epi16(128);
     const int64_t chunks = std::max<int64_t>(1, burst / 16), steps = std::min<int64_t>(16, burst);
-    for (int64_t first = 0; first < n; first += chunks)
+    for (int64_t first = 0, last; first < n; first = last) {
+        last = first + 1;
+        while (last < std::min(n, first + chunks) && at[last].times == at[first].times) last++;
+        const __m256i times = _mm256_set1_epi16((int16_t)at[first].times);
         for (int64_t begin = 0; begin < 16; begin += steps) {
             const bool fresh = first + begin == 0;
             __m256i part[8] = {}, top[8] = {};
-            for (int64_t q = first; q < std::min(n, first + chunks); q++)
+            for (int64_t q = first; q < last; q++)
                 for (int64_t k = begin; k < std::min(at[q].fours, begin + steps); k++) {
                     const uint8_t *from = a + at[q].from + k * 4;
                     const __m256i *cells = reinterpret_cast<const __m256i *>(b + q * b_jump + k * 64);
@@ -377,11 +382,12 @@ TARGET inline void four(int32_t *u, const uint8_t *a, int64_t step, const Chunk 
                 }
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {
-                __m256i sum = _mm256_madd_epi16(part[i], one), *into = reinterpret_cast<__m256i *>(u + 8 * i);
+                __m256i sum = _mm256_madd_epi16(part[i], times), *into = reinterpret_cast<__m256i *>(u + 8 * i);
                 if (WIDE) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(top[i], high));
                 _mm256_storeu_si256(into, fresh ? sum : _mm256_add_epi32(sum, _mm256_loadu_si256(into)));
             }
         }
+    }
 }
 #endif
 // `burst`: steps of four rows whose products fit 16 bits in sum; 0 where those of two rows do not.
@@ -842,7 +848,7 @@ TARGET void finish(const Job &job, const Work &work, int64_t g, int64_t nb, int6
 
 // How many steps of four rows add up in 16 bits: two products of a digit and a cell of −128 … 127 each.
 TARGET inline int64_t bursts(const Job &job) {
-    int64_t most = job.merged ? 128 : 1;
+    int64_t most = 1;
     for (int64_t p = 0; p < job.passes; p++) most = std::max(most, job.fields[2 * p + 1]);
     return most > 128 ? 0 : std::max<int64_t>(1, 127 / most);
 }
@@ -861,8 +867,9 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     std::vector<Chunk> at(length * copies);
     for (int64_t q = 0; q < length; q++)
         for (int64_t copy = 0; copy < copies; copy++)
-            at[q * copies + copy] = {(job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) + copy * job.passes * apart,
-                                     (job.chunks[4 * q + 2] + 3) / 4};
+            at[q * copies + copy] = {(job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) +
+                                         (LEVEL == 1 ? 0 : copy * job.passes * apart),
+                                     (job.chunks[4 * q + 2] + 3) / 4, copy && LEVEL == 1 ? 128 : 1};
     const int64_t powered = job.reads * job.passes * LANES, buffer = job.legs * job.limbs * job.passes * 256;
     Buffer<uint8_t> digit(job.passes * copies * apart);
     Buffer<uint16_t> room(inputs + (length + 2) * CHUNK);
