@@ -33,7 +33,9 @@ MACRO: dict[str, Any] = {
     "weights": {"kind": "differential", "bits": 4},
     "converter": {"bits": 6},
 }
-EXPERIMENT = "convert, data, float_training, macro, methods, network, plan, search, seed, test, title, training"
+EXPERIMENT = (
+    "convert, data, float_training, macro, methods, network, plan, search, seed, technology, test, title, training"
+)
 TRUTH = "a number is expected, not a truth value (YAML reads yes, no, on and off as such) (given: true)"
 
 

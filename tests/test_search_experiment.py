@@ -162,6 +162,16 @@ def test_an_accuracy_that_nothing_holds_is_told(folder: Path) -> None:
     assert "no setting tested holds 100 % (mean): the best," in done.output
 
 
+def test_a_technology_is_found_again_from_elsewhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a search or `harden` writes into its own folder is an experiment too."""
+    monkeypatch.chdir(folder)
+    experiment = load(Path("tiny.yaml"))
+    (tmp_path / "again.yaml").write_text(written(experiment))
+    assert load(tmp_path / "again.yaml") == experiment
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

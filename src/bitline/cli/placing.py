@@ -67,16 +67,18 @@ def place(
         sizes = [float(one) for one in widths.split(",")]
     except ValueError:
         raise ValueError(f"--widths {widths!r}: numbers with commas between are expected, such as 0.125,0.25") from None
+    most, kept = Budget.read(budget, of), share(keep, "keep", most=1)
+    tried = read_searcher(from_yaml(searcher), evaluations)
     found = place_paths(
         walk_of(experiment, folder, voice),
         chosen,
-        budget=Budget.read(budget, of),
-        searcher=read_searcher(from_yaml(searcher), evaluations),
+        budget=most,
+        searcher=tried,
         widths=sizes,
         images=images,
         training=few(experiment.training, steps, lr),
         chips=chips,
-        keep=share(keep, "keep", most=1),
+        keep=kept,
         tell=lambda line: say(line, voice),
     )
     found.write(folder / "place.json")

@@ -84,7 +84,7 @@ def cost(
     ``activity``: what zeros skip, by layer (``measure_activity``); absent: nothing. It lowers energy, not latency.
     Raises ValueError where an ADC law or a term does not cover the macro.
     """
-    technology = technology if isinstance(technology, Technology) else Technology.load(technology)
+    technology = Technology.load(technology)
     macros = {name: layer.design for name, layer in layers(model).items()}
     return price(count(model, x, activity), macros, technology, batch)
 

@@ -39,7 +39,7 @@ def side_costs(
     as by ``cost``; where that cannot be, as for a macro without a converter, ``why`` says so and shares of energy are
     absent. ``technology``, ``batch``: as of ``cost``.
     """
-    technology = technology if isinstance(technology, Technology) else Technology.load(technology)
+    technology = Technology.load(technology)
     *rows, total = overhead(model, x)
     found: Cost | None = None
     why = ""

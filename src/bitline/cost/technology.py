@@ -135,8 +135,13 @@ class Technology(Written, Value):
     scale_bits: int = Field(default=16, ge=1, le=32, description="of the factor that an output is requantised by")
 
     @staticmethod
-    def load(name: str | Path) -> Technology:
-        """One that comes with the library, by name, or a YAML file; raises ValueError saying what is wrong in it."""
+    def load(name: Technology | str | Path) -> Technology:
+        """One that comes with the library, by name, or a YAML file; raises ValueError saying what is wrong in it.
+
+        One that is there already stays as it is.
+        """
+        if isinstance(name, Technology):
+            return name
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = FOLDER / f"{name}.yaml"

@@ -330,7 +330,7 @@ def _beside(named: Any, folder: Path) -> Any:
     if isinstance(named, dict) and "base" in named:
         return named | {"base": _beside(named["base"], folder)}
     if isinstance(named, str) and named.endswith((".yaml", ".yml")) and not Path(named).is_absolute():
-        return str(folder / named)
+        return str((folder / named).absolute())  # the experiment may be written elsewhere
     return named
 
 

@@ -59,7 +59,7 @@ def search(
     images, seen = Source(data), Source(test)
     sample = next(iter(images()))[0][:1]
     device = next(model.parameters()).device
-    technology = technology if isinstance(technology, Technology) else Technology.load(technology)
+    technology = Technology.load(technology)
     priced = options(model, sample.to(device), space, technology)
     for place, reason in priced.skipped.items():
         tell(f"left out: {place}: {reason}")

@@ -297,11 +297,11 @@ namespace ISA {
 // ---- sums: 16 positions by 16 outputs, over `n` chunks of 64 rows, for `planes` passes at once --------------------
 
 // Rows of a product: where their digits begin, and how many fours of rows there are; from there on cells are 0.
-// `times`: what their products count in the sum, where that is not in the digits: with AVX2 the second of merged limbs
-// meets the digits of the first.
+// `times`: what their products count in the sum, where that is not in the digits.
 struct Chunk {
     int64_t from, fours, times;
 };
+constexpr bool TWICE = LEVEL != 1; // merged limbs have digits of their own, 128 times; else the second meets the first's
 
 // a: digits of one pass, 64 a chunk and position, positions `step` bytes apart, chunk q as at[q] says; b: cells of the
 // chunks, `b_jump` apart; u: (16, 16) sums. Where there are few chunks, `hold` keeps their cells for the sums of all passes:
@@ -461,11 +461,11 @@ INLINE B digits(const uint16_t *words, int64_t shift, int64_t mask) {
     return v;
 }
 
-// Digits of `count` words that lie together, passes `apart`; where limbs are merged followed by 128 times the same.
+// Digits of `count` words that lie together, passes `apart`; where limbs are merged, and TWICE, followed by 128 times the same.
 template <class Word>
 TARGET void spread(const Job &job, const Word *words, int64_t count, uint8_t *into, int64_t apart) {
     for (int64_t p = 0; p < job.passes; p++) {
-        const int64_t shift = job.fields[2 * p], mask = job.fields[2 * p + 1], merged = job.merged;
+        const int64_t shift = job.fields[2 * p], mask = job.fields[2 * p + 1], merged = TWICE && job.merged;
         uint8_t *plane = into + p * apart, *high = plane + job.passes * apart;
         for (int64_t i = 0; i < count; i += CHUNK) {
             const B v = digits(words + i, shift, mask);
@@ -868,10 +868,10 @@ template <int WHAT> TARGET void layer(Job &job, std::atomic<int64_t> &next, std:
     for (int64_t q = 0; q < length; q++)
         for (int64_t copy = 0; copy < copies; copy++)
             at[q * copies + copy] = {(job.image ? job.chunks[4 * q + 3] : q * LANES * CHUNK) +
-                                         (LEVEL == 1 ? 0 : copy * job.passes * apart),
-                                     (job.chunks[4 * q + 2] + 3) / 4, copy && LEVEL == 1 ? 128 : 1};
+                                         (TWICE ? copy * job.passes * apart : 0),
+                                     (job.chunks[4 * q + 2] + 3) / 4, copy && !TWICE ? 128 : 1};
     const int64_t powered = job.reads * job.passes * LANES, buffer = job.legs * job.limbs * job.passes * 256;
-    Buffer<uint8_t> digit(job.passes * copies * apart);
+    Buffer<uint8_t> digit(job.passes * (TWICE ? copies : 1) * apart);
     Buffer<uint16_t> room(inputs + (length + 2) * CHUNK);
     Buffer<int32_t> u(2 * buffer), total(256), count(256);
     Buffer<float> kept(2 * job.conversions * 256), power(job.cell_variance != 0 ? powered : 1);
