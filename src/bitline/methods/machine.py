@@ -13,7 +13,7 @@ from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.methods.suppression import Suppression
 from bitline.nn import layers, on_chip, silicon, suit_ranges, use
-from bitline.nn.suited import FACTORS
+from bitline.nn.suited import FACTORS, WEIGHTS
 
 
 def training_chip(seed: int, number: int) -> Chip:
@@ -22,10 +22,11 @@ def training_chip(seed: int, number: int) -> Chip:
 
 
 class Ranges(BaseModel):
-    """Input ranges that lose least on what is trained on, found before training: ``nn.suit_ranges``."""
+    """Ranges of inputs and weights that lose least on what is trained on, found before training: ``nn.suit_ranges``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    factors: tuple[PositiveFloat, ...] = Field(default=FACTORS, min_length=1, description="of the calibrated ranges")
+    factors: tuple[PositiveFloat, ...] = Field(default=FACTORS, min_length=1, description="of calibrated input ranges")
+    weights: tuple[PositiveFloat, ...] = Field(default=WEIGHTS, min_length=1, description="of those of weights")
 
 
 class OnMacro(BaseModel):
@@ -73,7 +74,7 @@ class OnMacro(BaseModel):
             return
         x, _, index = next(iter(batches(0)))
         on_chip(model, training_chip(self.seed, -1))
-        suit_ranges(model, x.to(next(model.parameters()).device), index, self.ranges.factors)
+        suit_ranges(model, x.to(next(model.parameters()).device), index, self.ranges.factors, self.ranges.weights)
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
         """The step number keys the reads."""
