@@ -32,8 +32,8 @@ def test_names_and_functions_agree() -> None:
         ValueError, match=r"no preset 'generic-8t-sran'; did you mean generic-8t-sram\? there are: dct-"
     ):
         presets.load("generic-8t-sran")
-    with pytest.raises(AttributeError, match="no preset 'generic-9t'"):
-        presets.generic_9t  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no preset 'generic-9t-sram'; did you mean generic-8t-sram\?"):
+        presets.generic_9t_sram  # noqa: B018
 
 
 @pytest.mark.parametrize("name", NAMES)

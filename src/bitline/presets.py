@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from bitline.configuration import near
 from bitline.macro.macro import Macro, find, preset_names
 
 names = preset_names
@@ -21,8 +22,8 @@ def load(name: str) -> Macro:
 
 def __getattr__(name: str) -> Callable[[], Macro]:
     preset = name.replace("_", "-")
-    if preset not in names():
-        raise AttributeError(f"no preset {preset!r}; there are: {', '.join(names())}")
+    if preset not in (there := names()):
+        raise AttributeError(f"no preset {preset!r}; {near(preset, there)}there are: {', '.join(there)}")
     return partial(load, preset)
 
 

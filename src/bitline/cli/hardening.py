@@ -65,7 +65,7 @@ def harden(
     found = HardenRun(
         experiment,
         folder,
-        share(target, "target"),
+        share(target, "target", 1.0),
         "p5" if percentile else "mean",
         per_chip,
         placing,
