@@ -99,6 +99,7 @@ class Ladder:
                     images=how.images,
                     training=few(self.walk.experiment.training, how.tries),
                     chips=how.chips,
+                    start=self.start,
                     tell=self.tell,
                 )
             except ValueError as error:

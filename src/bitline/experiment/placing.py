@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from torch import nn
 
 from bitline.data import Split, batches
 from bitline.evaluate.montecarlo import BLOCK, Batch
@@ -25,19 +26,22 @@ def place_paths(
     training: TrainConfig,
     chips: int,
     keep: float = 0.95,
+    start: nn.Module | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Placed:
     """Where the side paths of a method should stand, and how wide, beside the layers of its ``at``.
 
     The network is that of the experiment on its only macro, trained by what the method comes after. Placements are
     chosen on ``images`` that it was not trained on, where the data set has as many; else on some that the side paths
-    were not. Test images are not looked at. ``training``: of a try, see ``few``.
+    were not. Test images are not looked at. ``training``: of a try, see ``few``. ``start``: the network as converted,
+    where it is at hand.
     """
     experiment = walk.experiment
     macro = experiment.on()
     mine, validation, unseen = apart(walk, images)
     tell(f"placements are chosen on {images} training images, " + ("of no other use" if unseen else "seen before"))
-    start = walk.converted(walk.float_network(), macro)
+    if start is None:
+        start = walk.converted(walk.float_network(), macro)
     if method.after is not None:
         start = walk.trained(start, macro, method.after)
     at = tuple(method.at)
