@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bitline.configuration import near
 from bitline.macro.macro import Macro, find, preset_names
 
 names = preset_names
@@ -22,8 +21,10 @@ def load(name: str) -> Macro:
 
 def __getattr__(name: str) -> Callable[[], Macro]:
     preset = name.replace("_", "-")
-    if preset not in (there := names()):
-        raise AttributeError(f"no preset {preset!r}; {near(preset, there)}there are: {', '.join(there)}")
+    try:
+        find(preset)
+    except ValueError as error:
+        raise AttributeError(str(error)) from None
     return partial(load, preset)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bitline.nn.calibrate import walk
+from bitline.nn.cim import CimLayer
 from bitline.nn.kept import kept
-from bitline.nn.model import layers, silicon
+from bitline.nn.model import layers
 from bitline.nn.quantizer import Quantizer
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-6, 4))  # 1/8 … 2.8
@@ -31,7 +32,7 @@ def suit_ranges(
     A wide range makes small codes, which drown in what a column adds and in its converter's steps; a narrow one clips,
     and drives a column that saturates further. What is lost is the share of the variance of a layer's outputs (B, N, …)
     in float that no gain and offset an output explain of those on the macro; a batch norm sets both anyway. Inputs go
-    first, then weights, then inputs again; where nothing is won a range stays. Each layer gets what reaches it in the
+    first, then weights and, where these have moved, inputs again. Each layer gets what reaches it in the
     float network as ``x`` (B, …) passes, on the die of the model as it is now; ``samples`` (int64, (B,)) key the reads.
     What is continuous has no range. Raises ValueError naming the layers that no sample reached, and a layer that was
     not calibrated.
@@ -45,39 +46,52 @@ def suit_ranges(
         model.eval()
         walk(model, [x], see)
         for name, layer in layers(model).items():
-            own, wanted = seen[layer]
-            axis = -1 if isinstance(layer, nn.Linear) else 1
+            _suit(name, layer, *seen[layer], samples, factors, weights)
 
-            def lost(layer: nn.Module = layer, own: Tensor = own, wanted: Tensor = wanted, axis: int = axis) -> float:
-                silicon(model).begin(samples, silicon(model).read)
-                return _lost(layer(own), wanted, axis)
 
-            inputs = _Range(name, layer.input_quantizer, own[:1], factors)
-            for part in (inputs, _Range(name, layer.weight_quantizer, layer.weight, weights), inputs):
-                part.suit(lost)
+def _suit(
+    name: str,
+    layer: CimLayer,
+    own: Tensor,
+    wanted: Tensor,
+    samples: Tensor | None,
+    factors: Sequence[float],
+    weights: Sequence[float],
+) -> None:
+    """One layer's ranges, for inputs ``own`` that should give ``wanted``."""
+    shared, axis = layer.silicon, -1 if isinstance(layer, nn.Linear) else 1
+
+    def lost() -> float:
+        shared.begin(samples, shared.read)
+        return _lost(layer(own), wanted, axis)
+
+    parts = ((layer.input_quantizer, own[:1], factors), (layer.weight_quantizer, layer.weight, weights))
+    ranges = [_Range(name, one, values, choices) for one, values, choices in parts if one is not None]
+    moved = [one.suit(lost) for one in ranges]
+    if len(ranges) > 1 and moved[-1]:
+        ranges[0].suit(lost)
 
 
 class _Range:
     """A quantizer, the range it began with, and what that may be scaled by."""
 
-    def __init__(self, layer: str, quantizer: Quantizer | None, values: Tensor, factors: Sequence[float]) -> None:
+    def __init__(self, layer: str, quantizer: Quantizer, values: Tensor, factors: Sequence[float]) -> None:
+        if not quantizer.calibrated:
+            what = quantizer.role.removesuffix("s")
+            raise ValueError(f"{layer}: its {what} range was not calibrated: call bitline.calibrate first")
+        _, scale, zero = quantizer(values)
         self.quantizer, self.factors = quantizer, factors
-        if quantizer is not None:
-            if not quantizer.calibrated:
-                raise ValueError(f"{layer}: its {quantizer.role} were not calibrated: call bitline.calibrate first")
-            _, scale, zero = quantizer(values)
-            self.scale, self.zero = scale.detach().reshape(-1), zero.detach().reshape(-1)
+        self.scale, self.zero = scale.reshape(-1).clone(), zero.reshape(-1).clone()  # not the quantizer's own
 
-    def suit(self, lost: Callable[[], float]) -> None:
-        """Scale it by the factor that loses least; of several that lose the same, the one nearest to 1."""
-        if self.quantizer is None:
-            return
+    def suit(self, lost: Callable[[], float]) -> bool:
+        """Scale it by the factor that loses least, of several the one nearest to 1; whether that is not 1."""
         losses = {}
         for factor in self.factors:
             self.quantizer.begin_at(self.scale * factor, self.zero)
             losses[factor] = lost()
         best = min(self.factors, key=lambda factor: (losses[factor], abs(math.log(factor))))
         self.quantizer.begin_at(self.scale * best, self.zero)
+        return best != 1
 
 
 def _lost(y: Tensor, wanted: Tensor, axis: int) -> float:
