@@ -35,7 +35,7 @@ INSTALL = $(BIN)/python -m pip install -q --no-compile --prefer-binary --disable
 
 # What is not read from src/ as it stands: a change asks for a new install.
 FUSED := src/bitline/macro/fused
-SOURCES := pyproject.toml setup.py constraints.txt $(FUSED)/kernel.cpp $(FUSED)/vectors.h
+SOURCES := pyproject.toml setup.py constraints.txt $(FUSED)/kernel.cpp $(wildcard $(FUSED)/kernel/*.h)
 
 .PHONY: demo test lint bench data clean environment
 

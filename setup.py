@@ -35,7 +35,7 @@ setup(
         Extension(
             "bitline.macro.fused._kernel",
             ["src/bitline/macro/fused/kernel.cpp"],
-            depends=["src/bitline/macro/fused/vectors.h"],
+            depends=sorted(str(part) for part in Path("src/bitline/macro/fused/kernel").glob("*.h")),
             language="c++",
             optional=True,
             extra_compile_args=[

@@ -1,7 +1,7 @@
 """The fused plan: digits, row groups, converters and their sums in one kernel, partial sums never in memory.
 
 ``refuses`` says what it leaves to the reference plan; ``run`` gives bit for bit what that plan gives. On the CPU the
-kernel is ``kernel.cpp``, built when bitline is installed.
+kernel is ``kernel.cpp`` with ``kernel/``, built when bitline is installed.
 """
 
 from bitline.macro.fused.lower import After

@@ -15,7 +15,7 @@ from bitline.macro.fused.words import Words, extents, outer
 from bitline.macro.geometry import Conv, Geometry
 from bitline.macro.read import Converters, Keep, Output, noise_words, weight
 
-NOISE, LEGS, EDGES, LAW, INSIDE, SLOPE, STEP = (1 << bit for bit in range(7))  # as in kernel.cpp
+NOISE, LEGS, EDGES, LAW, INSIDE, SLOPE, STEP = (1 << bit for bit in range(7))  # as in kernel/jobs.h
 FIRST, CACHE = 24 << 10, 1 << 18  # bytes of digits that a piece of work keeps in the first, or second, level cache
 
 

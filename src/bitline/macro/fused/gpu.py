@@ -200,7 +200,7 @@ def _normals(drawn, magnitudes):
 def _mac(
     # inputs: words, their offsets from the first of a position, chunks of row groups (T + 1), rows of each
     words, offsets, first, counts, rows, positions, out_x, out_y, sample_jump, z_jump, y_jump, x_jump, channels,
-    # columns: as Job in kernel.cpp, cells as halves (G, C, L, limb, rows, outputs)
+    # columns: as Job in kernel/jobs.h, cells as halves (G, C, L, limb, rows, outputs)
     cells, radix, start, factor, shift, leg_gain, leg_offset, depth, width, outputs, reads, conversions,
     mean_value, mean_rise, mean_nodes, mean_low, mean_pitch,
     noise_value, noise_rise, noise_nodes, noise_low, noise_pitch,

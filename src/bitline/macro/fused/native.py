@@ -81,13 +81,13 @@ POINTER, WHOLE, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class Curve(ctypes.Structure):
-    """As ``Curve`` in kernel.cpp."""
+    """As ``Curve`` in kernel/jobs.h."""
 
     _fields_ = (("value", POINTER), ("rise", POINTER), ("nodes", WHOLE), ("low", REAL), ("pitch", REAL))
 
 
 class Job(ctypes.Structure):
-    """As ``Job`` in kernel.cpp, which says what each is."""
+    """As ``Job`` in kernel/jobs.h, which says what each is."""
 
     _fields_ = (
         ("words", POINTER),
@@ -122,7 +122,7 @@ class Job(ctypes.Structure):
 
 
 class Pack(ctypes.Structure):
-    """As ``Pack`` in kernel.cpp, which says what each is."""
+    """As ``Pack`` in kernel/jobs.h, which says what each is."""
 
     _fields_ = (
         ("x", POINTER),
@@ -138,7 +138,7 @@ class Pack(ctypes.Structure):
 
 
 class Pass(ctypes.Structure):
-    """As ``Pass`` in kernel.cpp, which says what each is."""
+    """As ``Pass`` in kernel/jobs.h, which says what each is."""
 
     _fields_ = (
         *((name, POINTER) for name in ("grad", "share", "y", "scale", "passed", "sums")),

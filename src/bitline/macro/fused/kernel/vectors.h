@@ -1,4 +1,4 @@
-// Vectors of 16 lanes for each instruction set: part of kernel.cpp's body, which says LEVEL.
+// Vectors of 16 lanes for each instruction set. Part of body.h.
 //
 // F holds floats and I integers; a comparison gives 0 and −1. With AVX2 a vector is two halves, one a register each, and
 // elsewhere one of GCC's own, of 64 bytes.
