@@ -6,7 +6,7 @@ from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spen
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
 from bitline.evaluate.gains import LayerGain, error_gain, injected_from, layer_gains
-from bitline.evaluate.ledger import Ledger
+from bitline.evaluate.ledger import Ledger, fingerprint
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip, without_errors
 from bitline.evaluate.points import Comparison, Few, changed, sweep
 from bitline.evaluate.result import (
@@ -60,6 +60,7 @@ __all__ = [
     "error_powers",
     "evaluate",
     "explanation",
+    "fingerprint",
     "gauss_newton",
     "hessian_traces",
     "injected_from",

@@ -33,20 +33,6 @@ class Ledger:
     context: str
     pool: Pool | None = None  # of workers that answer
 
-    def key(self, model: nn.Module, name: str) -> str:
-        """Hash of everything that sets the answers of ``model`` in row ``name``."""
-        macros = [f"{site} {part.macro.fingerprint} {part.cause}" for site, part in parts(model).items()]
-        digest = hashlib.blake2b("|".join([self.context, name, *macros]).encode(), digest_size=8)
-        for key, value in model.state_dict().items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        for site, layer in layers(model).items():
-            if layer.verified is not None:
-                digest.update(site.encode() + layer.verified.cpu().numpy().tobytes())
-            if layer.side is not None:
-                digest.update(f"{site} {layer.side.config!r}".encode())
-        return digest.hexdigest()
-
     def over_chips(
         self,
         model: nn.Module,
@@ -61,7 +47,7 @@ class Ledger:
 
         ``tell(count, accuracy)`` of each as it comes, after ``count`` others, accuracies in per cent.
         """
-        path = self.folder / f"{self.key(model, name)}.jsonl" if self.folder is not None else None
+        path = None if self.folder is None else self.folder / f"{fingerprint(model, self.context, name)}.jsonl"
         found = {n: right for n, right in (read(path) if path is not None else {}).items() if n < chips}
         for count, number in enumerate(sorted(found)):
             tell(count, 100 * float(found[number].double().mean()))
@@ -75,6 +61,21 @@ class Ledger:
 
 
 UNKEPT = Ledger(None, "")
+
+
+def fingerprint(model: nn.Module, *context: str) -> str:
+    """Hash of everything that sets a network's answers: what it holds, its macros and what the ``context`` says."""
+    macros = [f"{site} {part.macro.fingerprint} {part.cause}" for site, part in parts(model).items()]
+    digest = hashlib.blake2b("|".join([*context, *macros]).encode(), digest_size=8)
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for site, layer in layers(model).items():
+        if layer.verified is not None:
+            digest.update(site.encode() + layer.verified.cpu().numpy().tobytes())
+        if layer.side is not None:
+            digest.update(f"{site} {layer.side.config!r}".encode())
+    return digest.hexdigest()
 
 
 def read(path: Path) -> dict[int, Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bitline import draws
 from bitline.compensate import AnyPath
-from bitline.evaluate import Ledger, over_chips
+from bitline.evaluate import fingerprint, over_chips
 from bitline.evaluate.montecarlo import Batch
 from bitline.methods import Compensate
 from bitline.methods.protocol import Batches
@@ -49,4 +49,4 @@ class Measuring:
         """A hash of everything that sets the accuracies; ``data``: what the images are."""
         index = next(iter(self.batches(0)))[2]
         more = [data, index.tolist(), self.path.model_dump(), self.training.model_dump(), self.chips, self.seed]
-        return Ledger(None, json.dumps(more)).key(self.model, "placement")
+        return fingerprint(self.model, json.dumps(more), "placement")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bitline import draws
-from bitline.evaluate import Ledger
+from bitline.evaluate import fingerprint
 from bitline.evaluate.ledger import packed, records, unpacked, write
 from bitline.evaluate.montecarlo import Batch, blocks
 from bitline.macro import Chip, Macro
@@ -81,7 +81,7 @@ class Screen:
     known: dict[str, Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        network = Ledger(None, f"{self.context} {self.chips} {self.seed}").key(self.model, "search")
+        network = fingerprint(self.model, f"{self.context} {self.chips} {self.seed}", "search")
         self.key = lambda text: hashlib.blake2b(f"{network} {text}".encode(), digest_size=8).hexdigest()
         for record in records(self.path) if self.path is not None else ():
             try:
