@@ -19,7 +19,7 @@ from torch import nn
 from bitline import presets
 from bitline.data import SklearnDigits, batches
 from bitline.devices import OffsetRow
-from bitline.evaluate import Ledger, Over, Sweep, answers, changed, evaluate, ledger, over_chips, sweep
+from bitline.evaluate import Over, Sweep, answers, changed, evaluate, fingerprint, ledger, over_chips, sweep
 from bitline.evaluate.swept import grid, sentence, told
 from bitline.experiment import Run, SweepRun, load, parse
 from bitline.macro import Macro
@@ -130,9 +130,9 @@ def test_what_a_network_is_made_of_moves_with_it(net: nn.Module) -> None:
     chosen, kept = (layers(m)["conv1"].verified for m in (cells, same))
     assert chosen is not None
     assert torch.equal(chosen, kept)
-    keys = {Ledger(None, "").key(cells, "row")}
+    keys = {fingerprint(cells, "row")}
     verify_writes(cells, None)
-    assert len(keys | {Ledger(None, "").key(cells, "row")}) == 2
+    assert len(keys | {fingerprint(cells, "row")}) == 2
     with pytest.raises(ValueError, match="no layer of this model sits on a macro"):
         moved(net, lambda macro: macro)
 
