@@ -217,6 +217,16 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: Path, changes: dict
     assert not list(tmp_path.iterdir())
 
 
+def test_norms_and_errors_of_weights_are_told(tmp_path: Path) -> None:
+    """Where the weights themselves vary, how much each layer can make of an error is told of every network."""
+    quiet = {"kind": "error_aware", "suppress": {"beta": 0.01}}
+    untrained, trained = json.loads(carry_out(config(macro=UNCONVERTED, methods=[quiet]), tmp_path))["gains"].values()
+    assert [row["layer"] for row in untrained] == [row["layer"] for row in trained]
+    assert all(row["error"] == pytest.approx(0.1, rel=0.01) for row in (*untrained, *trained))  # σ, nearly
+    assert all(row["wanted"] is None for row in untrained)
+    assert all(row["wanted"] is not None for row in trained)
+
+
 def test_a_corner_that_does_not_fit_is_told_before_training(tmp_path: Path) -> None:
     macro = {"base": NAME, "corners": {"hot": {"driver": {"levels": [0, 1, 2]}}}}
     with pytest.raises(ValueError, match=r"driver\.levels: 3 given, digits"):

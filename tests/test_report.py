@@ -19,6 +19,7 @@ from bitline.evaluate.result import (
     Band,
     Cause,
     Difference,
+    LayerGain,
     LayerReport,
     Mapped,
     Result,
@@ -122,6 +123,14 @@ def sample(layers: int = 8, chips: int = 20, layer: str = "conv{}", macro: str =
             Sensitivity(method=METHODS[0], layer=n, mean=98.1 - 31 / (1 + i), loss=31 / (1 + i))
             for i, n in enumerate(draw.sample(names, layers))
         ),
+        gains={
+            METHODS[3]: tuple(
+                LayerGain(
+                    layer=n, shape=(16, 144), norm=2.5 + i, after_norm=None, wanted=0.336, on_chips=4 + i, error=0.371
+                )
+                for i, n in enumerate(names)
+            )
+        },
         explanation=tuple(cause(m, c, w) for m, w in ((METHODS[0], 1.0), (METHODS[3], 0.06)) for c in causes),
         macros={
             macro: {
@@ -211,11 +220,23 @@ def sections(page: Page) -> list[str | None]:
 def test_everything_a_result_holds_is_on_the_page_in_order(tmp_path: Path) -> None:
     result = sample()
     page = Page(written(result, tmp_path, RUN))
-    parts = "accuracy differences chips layers codes sensitivity causes mapping macros facts run"
+    parts = "accuracy differences chips layers codes sensitivity causes gains mapping macros facts run"
     assert sections(page) == parts.split()
+    assert "0.371" in page.text
+    assert "0.336" in page.text
     for text in (result.title, result.sentence, RUN["command"], "98.10", "97.40 – 98.70", f"{result.rows[4].mean:.2f}"):
         assert text in page.text, text
-    for text in ("0.031 of full scale", "in skip", "2.5.1+cpu", "columns_per_adc", "64 values", "38.4 s", "no error"):
+    for text in (
+        "0.031 of full scale",
+        "in skip",
+        "2.5.1+cpu",
+        "columns_per_adc",
+        "64 values",
+        "38.4 s",
+        "no error",
+        "0.371",
+        "0.336",
+    ):
         assert text in page.text, text
     for word in ("chip", "95 % interval", "5th percentile", "Yield"):
         assert word in page.text
@@ -231,7 +252,7 @@ def test_absent_parts_are_left_out_wholly(tmp_path: Path) -> None:
     page = Page(written(bare(), tmp_path))
     assert sections(page) == []
     assert not any(tag in {"table", "svg", "a", "details", "code"} for tag, _ in page.tags)
-    plain = sample().model_copy(update={"layers": (), "sensitivity": (), "differences": ()})
+    plain = sample().model_copy(update={"layers": (), "sensitivity": (), "differences": (), "gains": {}})
     assert sections(Page(written(plain, tmp_path))) == ["accuracy", "chips", "causes", "mapping", "macros", "facts"]
     text = Page(written(Result(title="t", sentence="s", rows=sample().rows[:1]), tmp_path)).text
     assert not [word for word in ("Yield", "p5", "target", "Steps") if word in text]

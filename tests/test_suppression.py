@@ -184,6 +184,8 @@ def test_suppressed_layers_reach_lambda_and_errors_grow_less() -> None:
         gains = [error_gain(net, batches(0), chips=4, variant=lambda _, there=there: there) for net in (ours, plain)]
         assert gains[0].shape == (4,)
         assert float(gains[0].mean()) < float(gains[1].mean())
+    expected = (math.exp(2 * 0.25) - 2 * math.exp(0.25 / 2) + 1) ** 0.5  # of a log-normal factor, σ 0.5
+    assert all(row.error == pytest.approx(expected, rel=1e-5) for row in found)
     assert gains_table(found).row_count == 3
 
 

@@ -5,7 +5,7 @@ from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, pr
 from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
-from bitline.evaluate.gains import LayerGain, error_gain, injected_from, layer_gains
+from bitline.evaluate.gains import error_gain, injected_from, layer_gains
 from bitline.evaluate.ledger import Ledger, fingerprint
 from bitline.evaluate.montecarlo import Trial, answers, over_chips, testing_chip, without_errors
 from bitline.evaluate.points import Comparison, Few, changed, sweep
@@ -13,6 +13,7 @@ from bitline.evaluate.result import (
     Band,
     Cause,
     Difference,
+    LayerGain,
     LayerReport,
     Result,
     Row,

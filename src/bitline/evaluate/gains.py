@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.evaluate.budget import error_powers
 from bitline.evaluate.ledger import UNKEPT, Ledger
 from bitline.evaluate.montecarlo import Batch, testing_chip
-from bitline.evaluate.result import Frozen
+from bitline.evaluate.result import LayerGain
 from bitline.macro import Macro, ideal
 from bitline.methods import Suppression
 from bitline.methods.suppression import effective
 from bitline.nn import kept, layers, norms_behind, on_chip, parts, silicon, use
-
-
-class LayerGain(Frozen):
-    """How much larger one layer can make what comes in: spectral norms of its matrix, of groups the largest."""
-
-    layer: str
-    shape: tuple[int, ...] = Field(description="(outputs, inputs) of a group")
-    norm: float = Field(description="of the clean weights")
-    after_norm: float | None = Field(description="with γ / √(var + ε) of the batch norm behind it; null: there is none")
-    wanted: float | None = Field(description="λ of a suppression; null: exempt, or none asked about")
-    on_chips: float | None = Field(description="of the weights of a die, on average; null: no error of frozen weights")
 
 
 @torch.no_grad()
@@ -37,6 +26,7 @@ def layer_gains(
     found, norms = layers(model), norms_behind(model)
     chosen = {} if suppress is None else suppress.weights(model)
     wanted = {name: suppress.scale(layer) for name, (layer, _) in chosen.items()} if suppress else {}
+    powers = error_powers(model, chips, seed)
     erring = [n for n, layer in found.items() if layer.macro.variation is not None and layer.macro.variation.varies]
     met = dict.fromkeys(erring, 0.0)
     with kept(model):
@@ -53,13 +43,16 @@ def layer_gains(
             after_norm=_norm(effective(layer, norms[name])) if name in norms else None,
             wanted=wanted.get(name),
             on_chips=met.get(name),
+            error=float((powers[name].mean() / layer.weight.square().mean()).sqrt()) if name in powers else None,
         )
         for name, layer in found.items()
     )
 
 
 def _norm(weight: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(weight.double(), 2).max())
+    wide = weight.double()
+    gram = wide @ wide.mT if wide.shape[-2] < wide.shape[-1] else wide.mT @ wide
+    return float(torch.linalg.eigvalsh(gram).max().sqrt())
 
 
 @torch.no_grad()

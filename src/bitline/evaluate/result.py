@@ -81,6 +81,21 @@ class LayerReport(Frozen):
     codes: tuple[int, ...] = Field(description="histogram of converter codes, code 0 first; empty without a converter")
 
 
+class LayerGain(Frozen):
+    """How much larger one layer can make what comes in, spectral norms of its matrix, of groups the largest; and how
+    large the errors of its weights are."""
+
+    layer: str
+    shape: tuple[int, ...] = Field(description="(outputs, inputs) of a group")
+    norm: float = Field(description="of the clean weights")
+    after_norm: float | None = Field(description="with γ / √(var + ε) of the batch norm behind it; null: there is none")
+    wanted: float | None = Field(description="λ of a suppression; null: exempt, or none asked about")
+    on_chips: float | None = Field(description="of the weights of a die, on average; null: no error of frozen weights")
+    error: float | None = Field(
+        default=None, description="rms error of a weight on the macro over its rms; null: no error of weights"
+    )
+
+
 class Sensitivity(Frozen):
     """Accuracy with one layer alone on real chips, the others ideal."""
 
@@ -156,6 +171,9 @@ class Result(Frozen):
     mapping: tuple[Mapped, ...] = ()
     overheads: dict[str, tuple[SideCost, ...]] = Field(
         default_factory=dict, description="what side paths cost, by the row of their network; last of each the total"
+    )
+    gains: dict[str, tuple[LayerGain, ...]] = Field(
+        default_factory=dict, description="norms and errors of weights, by the row of their network"
     )
     sensitivity: tuple[Sensitivity, ...] = ()
     explanation: tuple[Cause, ...] = ()

@@ -35,6 +35,7 @@ from bitline.evaluate import (
     answers,
     difference,
     explanation,
+    layer_gains,
     layer_reports,
     opened,
     recalibrated,
@@ -50,7 +51,7 @@ from bitline.experiment.config import Experiment
 from bitline.macro import Macro
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
-from bitline.nn import batch_norms, calibrate, mapping, use
+from bitline.nn import batch_norms, calibrate, layers, mapping, use
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
 
@@ -156,7 +157,14 @@ class Run:
         net = self.float_network()
         right = answers(net, self.source())[None]
         self._row("float", "none", right, None)
-        parts: dict[str, Any] = {"layers": [], "mapping": [], "sensitivity": [], "explanation": [], "overheads": {}}
+        parts: dict[str, Any] = {
+            "layers": [],
+            "mapping": [],
+            "sensitivity": [],
+            "explanation": [],
+            "overheads": {},
+            "gains": {},
+        }
         differences: list[Difference] = []
         for macro in experiment.macros:
             self._on(net, macro, parts, differences)
@@ -168,6 +176,7 @@ class Run:
             layers=tuple(parts["layers"]),
             mapping=tuple(parts["mapping"]),
             overheads=parts["overheads"],
+            gains=parts["gains"],
             sensitivity=tuple(parts["sensitivity"]),
             explanation=tuple(parts["explanation"]),
             macros={
@@ -220,11 +229,14 @@ class Run:
         models = self.networks(start, macro)
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
         stages = {one.title: 2 for one in experiment.methods if isinstance(one, Compensate) and one.after is not None}
+        suppressions = {one.title: getattr(one, "suppress", None) for one in experiment.methods}
         clean = models[UNTRAINED]
         right = without_errors(clean, self.source())[None]
         self._row(label("ideal macro"), macro.name, right, 0 if clean is start else self.steps())
         for name, model in models.items():
             spent = 0 if model is start else self.steps() * stages.get(name, 1)
+            if any(layer.macro.variation is not None for layer in layers(model).values()):
+                parts["gains"][label(name)] = layer_gains(model, suppressions.get(name), seed=experiment.seed)
             if sides(model):
                 parts["overheads"][label(name)] = side_costs(
                     model, self.testing[:1].images.float(), experiment.technology

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from markupsafe import Markup
 
 from bitline.cost import SideCost
-from bitline.evaluate.result import Difference, LayerReport, Row
+from bitline.evaluate.result import Difference, LayerGain, LayerReport, Row
 from bitline.nn import Mapped
 from bitline.report.charts import Axis, bar, span
 from bitline.units import si
@@ -227,6 +227,27 @@ def weakest(reports: Sequence[LayerReport]) -> str:
         return "no error in any layer"
     least, layer = min(noisy)
     return f"lowest SNR {number(least, 1)} dB, in {layer}"
+
+
+def gains(name: str, rows: Sequence[LayerGain]) -> Table:
+    """How much each layer of one network can make of an error, and the errors of its own weights."""
+
+    def told(value: float | None) -> str | None:
+        return None if value is None else number(value, 3)
+
+    return Table.of(
+        f"Layers: {name}",
+        rows,
+        (
+            Column("Layer", "The layer’s name in the network.", lambda r: r.layer, words=True),
+            Column("Outputs × inputs", "Shape of its matrix.", lambda r: " × ".join(map(str, r.shape)), words=True),
+            Column("Error", "RMS error of a weight on a chip, relative to the weights’ RMS.", lambda r: told(r.error)),
+            Column("Norm", "Spectral norm: the most by which it can enlarge what comes in.", lambda r: told(r.norm)),
+            Column("with its norm", "With the batch norm behind it.", lambda r: told(r.after_norm)),
+            Column("on chips", "With a chip’s errors, on average, and the batch norm.", lambda r: told(r.on_chips)),
+            Column("λ", "What suppression wants it to be.", lambda r: told(r.wanted)),
+        ),
+    )
 
 
 def overheads(name: str, rows: Sequence[SideCost]) -> Table:

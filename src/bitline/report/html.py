@@ -171,6 +171,7 @@ def render_html(result: Result, run: Mapping[str, Any] | None = None) -> str:
         histograms=_histograms(result.layers),
         sensitivity=_ranking([(s.method, s.layer, s.loss, s.mean) for s in result.sensitivity]),
         causes=_ranking([(c.method, c.cause, c.gain, c.mean) for c in result.explanation], sign="+"),
+        gains=[contents.gains(name, rows) for name, rows in result.gains.items()],
         overheads=[contents.overheads(name, rows) for name, rows in result.overheads.items()],
         unpriced=dict.fromkeys(rows[-1].why for rows in result.overheads.values() if rows[-1].why),
         technology=next((rows[-1].technology for rows in result.overheads.values()), None),
