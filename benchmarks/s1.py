@@ -10,16 +10,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.seeds import at, demo
-from bitline.evaluate import difference, hessian_traces, over_chips, recalibrated
+from bitline.evaluate import difference, hessian_traces, layer_gains, over_chips, recalibrated
 from bitline.experiment import Experiment, Run
 from bitline.macro import Macro
-from bitline.methods import AnyMethod, Clip, HaSgd, Injection, Qat, Ramp, Sam, Spread, training_chip
-from bitline.nn import layers, use
+from bitline.methods import AnyMethod, Clip, Distillation, HaSgd, Injection, Qat, Ramp, Sam, Spread, training_chip
+from bitline.nn import use
 
 SIGMA, SIGMAS, CHIPS, SEEDS = 0.1, (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2), 20, (0, 1, 2)
 CHANGES = ("network.channels=[16, 16, 32, 32]", "training.epochs=30", "training.lr=0.05", "test.details=false")
@@ -34,7 +35,9 @@ METHODS: tuple[AnyMethod, ...] = (
     HaSgd(levels=Spread(low=0.0, high=2.0)),
     HaSgd(samples=4, noise=Injection(censor=1.0), percentile=90),
     HaSgd(sam=Sam(rho=0.1)),
+    HaSgd(distil=Distillation()),
     HaSgd(clip=Clip(k=2)),
+    HaSgd(clip=Clip(k=2), distil=Distillation()),
     HaSgd(clip=Clip(k=2), samples=4, levels=Ramp(share=0.5)),
 )
 
@@ -70,9 +73,7 @@ class Compared:
         fixed = recalibrated(model, few, lambda i: training_chip(walk.experiment.seed, 1_000_000 + i))
         self.fixed = dict(_swept(fixed, walk, (SIGMA,)))[SIGMA]
         self.trace = sum(t.value for t in hessian_traces(model, few, probes=8).values())
-        weights = [layer.weight.detach() for layer in layers(model).values()]
-        noise = [SIGMA * float(w.max() - w.min()) / 2 / float(w.square().mean().sqrt()) for w in weights]
-        self.noise = sum(noise) / len(noise)
+        self.noise = fmean(row.error or 0.0 for row in layer_gains(model))
 
     def mean(self, sigma: float) -> float:
         """Accuracy, %."""

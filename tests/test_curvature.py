@@ -1,4 +1,4 @@
-"""Curvature against exact Hessians, flatness (A1.4), and what is chosen by it."""
+"""Curvature against exact Hessians, a flat minimum by hand, and what is chosen by it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_of_a_converted_network_it_is_that_of_its_clean_weights() -> None:
     assert layers(model).keys() == bl.gauss_newton(model, DATA).keys()
 
 
-# ---------------------------------------------------------------------------------------------------- flatness (A1.4)
+# ------------------------------------------------------------------------------------------ a network trained to a loss
 
 WIDE = Macro.model_validate(
     {"name": "nvm", "rows": 64, "columns": 64, "variation": {"kind": "range", "sigma": 0.1}, "bias": {}}
