@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -225,6 +226,24 @@ def test_norms_and_errors_of_weights_are_told(tmp_path: Path) -> None:
     assert all(row["error"] == pytest.approx(0.1, rel=0.01) for row in (*untrained, *trained))  # σ, nearly
     assert all(row["wanted"] is None for row in untrained)
     assert all(row["wanted"] is not None for row in trained)
+
+
+def test_shares_of_weights_are_verified(tmp_path: Path) -> None:
+    """A row for each share; all of them is what the macro does anyway, and pulses are told."""
+    said: list[str] = []
+    test = TINY["test"] | {"details": False, "recalibrate": False, "verify": [0, 0.1, 1]}
+    data = config(macro="generic-ctt-128", methods=[{"kind": "error_aware"}], test=test)
+    Run(parse(data, "test"), tmp_path, said.append, progress=False)()
+    rows = {row["method"]: row["per_chip"] for row in json.loads((tmp_path / "result.json").read_text())["rows"]}
+    names = ["untrained on chips", "error-aware"]
+    assert [name for name in rows if "verified" in name] == [
+        f"{name} + {share} % verified" for name in names for share in (0, 10, 100)
+    ]
+    assert all(rows[name] == rows[f"{name} + 100 % verified"] for name in names)
+    took = [int(re.search(r"verified: (\d+) pulses", line)[1]) for line in said if "pulses for" in line]  # type: ignore[index]
+    assert took[0] < took[1] < took[2]
+    with pytest.raises(ValueError, match=r"test\.verify on generic-8t-sram: its cells have no write–verify loop"):
+        carry_out(config(test=test), tmp_path / "no loop")
 
 
 def test_a_corner_that_does_not_fit_is_told_before_training(tmp_path: Path) -> None:

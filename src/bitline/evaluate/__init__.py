@@ -1,7 +1,7 @@
 """Evaluation: Monte Carlo over chips, and why accuracy fell."""
 
 from bitline.evaluate.batchnorm import Recalibration, recalibrate, recalibrated
-from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities
+from bitline.evaluate.budget import LayerCurvature, Priorities, error_powers, priorities, worth_verifying
 from bitline.evaluate.curvature import Trace, gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.diagnose import explanation, layer_reports, sensitivity
 from bitline.evaluate.enough import AccuracyCurve, accuracy_curve
@@ -79,6 +79,7 @@ __all__ = [
     "sweep",
     "testing_chip",
     "without_errors",
+    "worth_verifying",
     "write_atomic",
 ]
 

@@ -86,6 +86,16 @@ def _by_code(model: nn.Module, layer: CimLayer, chips: int, seed: int) -> tuple[
     return (total / place.flatten().bincount(minlength=len(codes)))[place], scale
 
 
+def worth_verifying(model: nn.Module, batches: Iterable[Any], probes: int = 8, seed: int = 0) -> dict[str, Tensor]:
+    """How much it is worth to verify each weight as it is written, by layer in the shape of its weight: curvature times
+    mean square error (SWIM, Yan et al., DAC 2022), curvature alone where nothing errs. Raises as ``gauss_newton``."""
+    return _ranked(gauss_newton(model, batches, probes=probes, seed=seed), error_powers(model, seed=seed))
+
+
+def _ranked(curved: dict[str, Tensor], powers: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: curved[name] * powers[name] for name in curved if name in powers} or curved
+
+
 def priorities(
     model: nn.Module,
     data: Iterable[Any],
@@ -111,8 +121,7 @@ def priorities(
     }
     powers = error_powers(model, seed=seed)
     weights = {name: found[name].weight.detach() for name in curved}
-    ranked = {name: curved[name] * powers[name] for name in curved if name in powers} or curved
-    chosen = choose_writes(ranked, share)
+    chosen = choose_writes(_ranked(curved, powers), share)
     bits = spend_bits(curved, weights, mean_bits)
     rows = []
     for name, w in weights.items():

@@ -126,6 +126,9 @@ class Test(Part):
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
     trim_per_chip: bool = Field(default=False, description="also with outputs trimmed to each chip's own")
+    verify: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], OneOrMany()] = Field(
+        default=(), description="also with these shares of the weights verified as they are written, not all of them"
+    )
     recalibration_batches: int = Field(default=16, ge=1, description="of 64 images")
     corners: bool = Field(default=False, description="also at each temperature and supply corner of the macro")
     details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
@@ -262,6 +265,10 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reason := method.refuses(one):
                         raise ValueError(f"{method.kind} on {one.name}: {reason}")
+            if self.test.verify and (macro.cell is None or macro.cell.write_verify is None):
+                raise ValueError(
+                    f"test.verify on {macro.name}: its cells have no write–verify loop; give `cell.write_verify`"
+                )
             found = self._walked(net, macro, images)
             names = [layer.site.name for layer in found]
             for method in self.methods:

@@ -42,16 +42,17 @@ from bitline.evaluate import (
     row,
     sensitivity,
     without_errors,
+    worth_verifying,
     write_atomic,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
-from bitline.macro import Macro
+from bitline.macro import Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
-from bitline.nn import batch_norms, calibrate, layers, mapping, use
+from bitline.nn import batch_norms, calibrate, layers, mapping, programmed, use, verify_writes
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
 
@@ -71,6 +72,7 @@ WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
     "hardened-bits": "json csv svg",
 }
 FEW = 8  # images that an experiment is checked with
+CURVED = 4  # batches that tell which weights are worth verifying
 
 
 @dataclass
@@ -199,6 +201,8 @@ class Run:
         with batch-norm statistics of the macro that the model computes with."""
         test = self.experiment.test
         yield name, model, None
+        for share in test.verify:
+            yield f"{name} + {100 * share:g} % verified", self.verified(model, share), None
         batches = list(islice(self.plain(), test.recalibration_batches))
         if test.trim_per_chip and not sides(model):
             yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
@@ -213,6 +217,15 @@ class Run:
         """A copy with batch-norm statistics of the macro, over dies of the training lot."""
         few = islice(self.plain(), self.experiment.test.recalibration_batches)
         return recalibrated(model, list(few), lambda i: training_chip(self.experiment.seed, 1_000_000 + i))
+
+    def verified(self, model: nn.Module, share: float) -> nn.Module:
+        """A copy with this share of its weights verified as they are written, those of most curvature × error."""
+        found = copy.deepcopy(model)
+        few = [(x, y) for x, y, _ in islice(self.plain(), CURVED)]
+        verify_writes(found, worth_verifying(model, few, seed=self.experiment.seed), share)
+        took = pulses(programmed(found, name) for name in layers(found))
+        self.tell(f"{100 * share:g} % verified: {took}")
+        return found
 
     def steps(self) -> int:
         """Optimiser steps of each method."""
