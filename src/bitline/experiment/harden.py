@@ -49,6 +49,7 @@ class HardenRun:
     def __post_init__(self) -> None:
         if not 0 < self.target <= 1:
             raise ValueError(f"target {100 * self.target:g} %: a share of the accuracy without errors, up to 100 %")
+        self.placing.searcher.check()
         self.macro = self.experiment.on()
         if (space := self._space()) is not None:
             searchable(self.experiment, space)
