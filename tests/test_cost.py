@@ -112,7 +112,7 @@ def test_counts_by_hand() -> None:
     assert (fc.conversions, fc.drives, fc.cells) == (7 * 10 * 3 * 3, 80 * 3, 80 * 3 * 21)
     assert (fc.arrays, fc.cycles) == (10, 3 * 2 * 2)
     assert found["head"].model_dump(exclude_defaults=True) == {
-        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480, "parameters": 35
+        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480, "parameters": 35, "inputs": 96
     }  # fmt: skip
 
 
@@ -391,8 +391,18 @@ def test_digital_layers_cost_their_products() -> None:
     (energy,) = (e for one, e in zip(found.layers, found.estimates[0].layers, strict=True) if one.macro is None)
     assert energy.digital == pytest.approx(480 * Digital().mac(8, 8, 6))
     assert energy.adc == 0
+    assert energy.buffer is None
     assert Digital().mac(8, 8, 6) == pytest.approx(0.2e-12 + 19 * 3.75e-15)  # a product of 8 bits, a sum of 16 + 3
     assert Digital(node=22.5e-9, volts=0.45).scale == pytest.approx(1 / 8)
+
+
+def test_digital_layers_read_their_numbers_once_and_their_inputs_for_each_position() -> None:
+    found = cost(on(macro()), X, technology(digital={}, buffer={"bit": 0.1e-12}))
+    (energy,) = (e for one, e in zip(found.layers, found.estimates[0].layers, strict=True) if one.macro is None)
+    assert energy.buffer == pytest.approx((5 * 6 + 5 + 16 * 6 + 16 * 5) * 8 * 0.1e-12)  # weights, biases, in, out
+    assert energy.total == pytest.approx(480 * Digital().mac(8, 8, 6) + 211 * 8 * 0.1e-12)
+    grouped = convert(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 2)), macro(), skip=["0"])
+    assert count(grouped, torch.rand(1, 4, 3, 3))[0].inputs == 2 * 18
 
 
 def test_cells_cost_what_their_conductance_draws() -> None:

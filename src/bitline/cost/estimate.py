@@ -29,8 +29,12 @@ class Energy(Frozen):
     adc: float = Field(description="conversions")
     driver: float | None = Field(description="DACs of word lines")
     array: float | None = Field(description="cells read")
-    digital: float | None = Field(description="shift-add, Σx, requantisation; all of layers that stayed digital")
-    buffer: float | None = Field(description="inputs fetched, outputs stored")
+    digital: float | None = Field(
+        description="shift-add, Σx, requantisation; products of layers that stayed digital and of side paths"
+    )
+    buffer: float | None = Field(
+        description="inputs fetched, outputs stored; numbers of layers that stayed digital and of side paths read"
+    )
     write: float | None = Field(description="arrays written again, share of one sample")
 
     @property
@@ -143,14 +147,7 @@ def _but_adc(
     driver, array, digital, buffer = (getattr(technology, term) for term in TERMS[1:5])
     write = technology.write
     if one.macro is None:
-        bits = technology.digital_bits
-        return {
-            "driver": 0.0,
-            "array": 0.0,
-            "digital": None if digital is None else one.macs * digital.mac(bits, bits, one.terms),
-            "buffer": None if buffer is None else one.outputs * bits * buffer.bit,
-            "write": 0.0,
-        }
+        return {"driver": 0.0, "array": 0.0, "write": 0.0} | off_macro(one, technology)
     if one.cells_written and write is None:
         raise ValueError(
             f"{one.layer}: macro {one.macro} is written again as the network runs: give `write` of the technology, "
@@ -164,6 +161,21 @@ def _but_adc(
         "digital": None if digital is None else _sums(one, digital, technology.scale_bits),
         "buffer": None if buffer is None else words * one.input_bits * buffer.bit,
         "write": 0.0 if write is None else one.cells_written * write.cell / batch,
+    }
+
+
+def off_macro(one: LayerCounts, technology: Technology) -> dict[str, float | None]:
+    """Energy of a layer that stayed digital, or of a side path, J; None where the technology does not give a term.
+
+    Stored numbers are read once a sample, inputs fetched and outputs stored as those of layers on the macro, all of
+    ``digital_bits``. What a seed gives again costs nothing here: the random matrices of ``vectors``, the places of
+    ``sparse``.
+    """
+    digital, buffer, bits = technology.digital, technology.buffer, technology.digital_bits
+    words = one.parameters + one.inputs + one.outputs
+    return {
+        "digital": None if digital is None else one.macs * digital.mac(bits, bits, one.terms),
+        "buffer": None if buffer is None else words * bits * buffer.bit,
     }
 
 
