@@ -32,6 +32,7 @@ from bitline.cost import (
     Walden,
     accumulator_bits,
     adc_saving,
+    brief,
     cost,
     count,
     measure_activity,
@@ -302,6 +303,15 @@ def test_laws_have_the_figures_of_their_sources() -> None:
     assert law.joules(12, 50e6) * 50e6 == pytest.approx(power)
     with pytest.raises(ValidationError, match="fom"):
         Walden(fom=0)
+
+
+def test_a_bound_is_told_to_be_one() -> None:
+    """Wherever a figure of Schreier's line is shown, with its parameters or without."""
+    assert Schreier(fom=180).title == "Schreier, 180 dB (a lower bound below 10 bits)"
+    assert brief(Schreier().title) == "Schreier (a lower bound below 10 bits)"
+    assert [brief(law.title) for law in (Walden(), Sar(), Murmann())] == ["Walden", "SAR", "Murmann's survey"]
+    terms, _ = cost_tables(cost(on(macro()), X), "counted")
+    assert "Schreier, 185 dB (a lower bound below 10 bits)" in [str(column.header) for column in terms.columns]
 
 
 def test_the_survey_grows_with_speed_beyond_its_corners() -> None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from rich.table import Table as Printed
 from rich.text import Text
 
+from bitline.cost import brief
 from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.result import write_atomic
 from bitline.report import contents
@@ -31,7 +32,7 @@ def sentence(found: Hardened) -> str:
         f"{final.reached(found.by):.1f} % hardened ({WHAT[found.by]}, {final.chips} test dies), "
         f"{100 * found.share:.1f} % of its accuracy without errors: the target of {100 * found.target:g} % {verdict}"
     )
-    saved = "; ".join(f"{100 * share:.0f} % by {law.split(',')[0]}" for law, share in found.saved().items())
+    saved = "; ".join(f"{100 * share:.0f} % by {brief(law)}" for law, share in found.saved().items())
     return f"{told}. Energy of conversions saved: {saved}." if saved else f"{told}."
 
 
@@ -96,7 +97,7 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column("Energy", "Of side paths, of the network’s, under the first ADC law.", energy, "%"),
     ]
     meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
-    columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in found.saved()]
+    columns += [Column(f"Saved, {brief(law)}", meaning, partial(saved, law), "%") for law in found.saved()]
     return Table.of(f"{step.name}: what was tried", step.attempts, columns)
 
 

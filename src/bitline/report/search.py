@@ -12,6 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
+from bitline.cost import brief
 from bitline.evaluate import write_atomic
 from bitline.evaluate.result import By
 from bitline.report.charts import Axis
@@ -39,7 +40,7 @@ def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Ta
     for name in ("accuracy, %", "p5"):
         table.add_column(name, justify="right", no_wrap=True)
     for title in found.laws:
-        table.add_column(Text(title.split(",")[0]), justify="right", overflow="fold")
+        table.add_column(Text(brief(title)), justify="right", overflow="fold")
     for one in sorted(found.tested, key=lambda each: found.joules(each, law)):
         row = one.tested
         assert row is not None
@@ -149,7 +150,7 @@ def _decades(axis: Axis) -> Iterable[float]:
 
 def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:
     """What the cheapest setting that holds an accuracy saves."""
-    shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {each.split(',')[0]}" for each in found.laws)
+    shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {brief(each)}" for each in found.laws)
     what = "mean" if by == "mean" else "5th percentile"
     return (
         f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; the macro as it "
