@@ -309,8 +309,12 @@ def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
         assert total.energy_shares[with_paths.adc] == pytest.approx(sum(joules) / without.energy.total)
         assert rows[1].against[with_paths.adc] == pytest.approx(without.layers[2].total)
         assert with_paths.tops_per_watt == without.tops_per_watt  # of the layers on the macro
+        macs = sum(one.macs for one in before.layers)  # what side paths multiply is no work of the network
+        assert with_paths.network_tops_per_watt == pytest.approx(2 * macs / with_paths.energy.total / 1e12)
+        assert with_paths.network_tops_per_watt < without.network_tops_per_watt
+        assert without.network_tops_per_watt == pytest.approx(without.tops_per_watt)
     assert found.latency == before.latency
-    assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-4].plain
+    assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-5].plain
     assert len(overheads_table((*rows, total)).columns) == 6 + len(found.estimates)
 
 

@@ -411,6 +411,9 @@ def test_digital_layers_read_their_numbers_once_and_their_inputs_for_each_positi
     (energy,) = (e for one, e in zip(found.layers, found.estimates[0].layers, strict=True) if one.macro is None)
     assert energy.buffer == pytest.approx((5 * 6 + 5 + 16 * 6 + 16 * 5) * 8 * 0.1e-12)  # weights, biases, in, out
     assert energy.total == pytest.approx(480 * Digital().mac(8, 8, 6) + 211 * 8 * 0.1e-12)
+    one, macs = found.estimates[0], 16 * 6 * 18 + 480 + 7 * 80
+    assert one.network_tops_per_watt == pytest.approx(2 * macs / one.energy.total / 1e12)
+    assert one.tops_per_watt == pytest.approx(2 * (macs - 480) / (one.energy.total - energy.total) / 1e12)
     grouped = convert(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 2)), macro(), skip=["0"])
     assert count(grouped, torch.rand(1, 4, 3, 3))[0].inputs == 2 * 18
 
@@ -476,6 +479,8 @@ def test_the_command_prints_the_cost(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "TOPS/W" in shown.output
+    assert "TOPS/W, network" in shown.output
     told = CliRunner().invoke(app, [*arguments, "--json"])
     (found,) = json.loads(told.stdout)
     assert [one["adc"] for one in found["estimates"]] == [law.title for law in (Sar(), Walden())]
+    assert all(one["network_tops_per_watt"] > 0 for one in found["estimates"])

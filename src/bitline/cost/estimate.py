@@ -51,6 +51,10 @@ class Estimate(Frozen):
     energy: Energy = Field(description="of all layers")
     tops_per_watt: float = Field(description="of the layers on the macro, their energy alone")
     one_bit_tops_per_watt: float
+    network_tops_per_watt: float = Field(
+        description="operations of all layers, digital ones too, over the energy of the network with its side paths, "
+        "whose own operations are none of the network's"
+    )
 
 
 class Cost(Frozen):
@@ -100,6 +104,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
     rate = 1 / technology.cycle
     rest = [_but_adc(one, macros, technology, batch) for one in counted]
     macs, one_bit = (sum(getattr(one, name) for one in counted if one.macro) for name in ("macs", "one_bit_macs"))
+    every = sum(one.macs for one in counted if one.beside is None)
     estimates = []
     for law in technology.adc:
         found = []
@@ -115,6 +120,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
                 energy=energy,
                 tops_per_watt=2 * macs / on_macro / 1e12,
                 one_bit_tops_per_watt=2 * one_bit / on_macro / 1e12,
+                network_tops_per_watt=2 * every / energy.total / 1e12,
             )
         )
     seconds = tuple(_seconds(one, technology, batch) for one in counted)
