@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import bitline as bl
 from bitline.cli import app
+from bitline.compensate import Trim, attach
 from bitline.cost import (
     Activity,
     AnyAdcEnergy,
@@ -463,6 +464,15 @@ def test_what_a_technology_does_not_give_is_said() -> None:
     terms, work = cost_tables(found, "counted")
     assert "not counted: driver, array, digital, buffer" in str(terms.caption)
     assert [str(cell) for cell in work.columns[0].cells] == ["conv", "head", "fc"]
+
+
+def test_what_latency_and_area_leave_out_is_said_beside_them() -> None:
+    beside = attach(on(macro()), Trim(), ["fc"])
+    found = cost(beside, X, technology(areas=Areas(cell=1e-12, converter=1e-10)))
+    off = "latency of digital layers, latency of side paths, area of all but arrays, converters and drivers"
+    assert ", ".join(found.uncounted) == off
+    assert f"TOPS/mm² · not counted: {off}" in str(cost_tables(found, "counted")[1].caption)
+    assert cost(on(macro(), skip=()), X, technology()).uncounted == ()
 
 
 def test_the_verb_and_the_package_are_one() -> None:

@@ -63,12 +63,15 @@ class Cost(Frozen):
     technology: Technology
     batch: int = Field(description="samples that go through a layer before its arrays are written for another")
     layers: tuple[LayerCounts, ...]
-    seconds: tuple[float, ...] = Field(description="latency of each layer for one sample, s; digital ones: 0")
-    latency: float = Field(description="of one sample, s, layers one after the other")
-    area: float | None = Field(description="of arrays and converters, m²; null: the technology gives no areas")
+    seconds: tuple[float, ...] = Field(
+        description="latency of each layer for one sample, s; digital ones and side paths: 0, it is not counted"
+    )
+    latency: float = Field(description="of one sample, s, layers on the macro one after the other")
+    area: float | None = Field(description="of arrays, converters and drivers, m²; null: the technology gives no areas")
     tops: float
     one_bit_tops: float
     tops_per_mm2: float | None
+    uncounted: tuple[str, ...] = Field(description="what latency, area, TOPS and TOPS/mm² leave out")
     estimates: tuple[Estimate, ...]
 
     @property
@@ -137,6 +140,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
         tops=tops,
         one_bit_tops=2 * one_bit / latency / 1e12,
         tops_per_mm2=None if area is None else tops / (area * 1e6),
+        uncounted=_uncounted(counted, area),
         estimates=tuple(estimates),
     )
 
@@ -205,6 +209,14 @@ def _seconds(one: LayerCounts, technology: Technology, batch: int) -> float:
     """Latency of a layer for one sample, s; rows of all its arrays are written one after the other."""
     written = one.rows_written * technology.write.row / batch if technology.write is not None else 0.0
     return one.cycles * technology.cycle + written
+
+
+def _uncounted(counted: Sequence[LayerCounts], area: float | None) -> tuple[str, ...]:
+    """What latency and area leave out, in words."""
+    digital = any(one.macro is None and one.beside is None for one in counted)
+    beside = any(one.beside is not None for one in counted)
+    found = [f"latency of {what}" for what, there in (("digital layers", digital), ("side paths", beside)) if there]
+    return (*found, *(["area of all but arrays, converters and drivers"] if area is not None else []))
 
 
 def _area(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technology: Technology) -> float | None:

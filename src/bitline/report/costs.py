@@ -75,6 +75,7 @@ def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
     speed = f"{si(found.latency, 's', 3)}, {found.tops:.3g} TOPS, {found.one_bit_tops:.3g} 1-bit TOPS"
     if found.area is not None and found.tops_per_mm2 is not None:
         speed += f" · arrays {found.area * 1e6:.3g} mm², {found.tops_per_mm2:.3g} TOPS/mm²"
+    speed += f" · not counted: {', '.join(found.uncounted)}" if found.uncounted else ""
     optional: dict[str, list[float | None]] = {
         "skipped": [1 - one.activity.reads if one.activity else None for one in found.layers],
         "cells written": [one.cells_written or None for one in found.layers],
