@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import runpy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import bitline as bl
 from bitline.cli import app
 from bitline.compensate import Trim, attach
+from bitline.configuration import from_yaml
 from bitline.cost import (
     Activity,
     AnyAdcEnergy,
@@ -39,7 +41,7 @@ from bitline.cost import (
     measure_activity,
     price,
 )
-from bitline.cost.survey import BITS, RATES, YEARS, Converters, read_survey, residuals, shipped
+from bitline.cost.survey import BITS, RATES, YEARS, Converters, Survey, read_survey, residuals, shipped
 from bitline.macro import Macro, Probe
 from bitline.nn import calibrate, convert, layers
 from bitline.report.costs import cost_tables
@@ -338,6 +340,31 @@ def test_the_survey_of_the_last_ten_years_is_bracketed(converters: Converters) -
     assert high.max() > -0.05
     assert np.mean(median > 0) == pytest.approx(0.5, abs=0.02)
     assert np.sqrt(np.mean(median**2)) == pytest.approx(shipped().rms, abs=2e-3)
+
+
+def test_the_range_leaves_out_what_the_documentation_says(converters: Converters) -> None:
+    """273 of ten years; most of those outside are slow."""
+    recent = converters.year > converters.year.max() - YEARS
+    slow, fast = (recent & (converters.rate < RATES[0]), recent & (converters.rate > RATES[1]))
+    fine, coarse = (recent & (converters.bits > BITS[1]), recent & (converters.bits < BITS[0]))
+    assert (recent.sum(), slow.sum(), fast.sum()) == (273, 77, 3)
+    assert ((fine & slow).sum(), (fine & ~slow).sum(), coarse.sum()) == (23, 3, 1)
+    assert recent.sum() - (slow | fast | fine | coarse).sum() == shipped().converters
+
+
+def test_the_shipped_curves_are_those_that_the_example_fits(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "adc_survey.py"))
+    example["main"](data_dir / "adc" / "ADCsurvey_latest.xlsx", tmp_path / "survey.yaml")
+    assert "over median: 5 %, 50 %, 95 %" in capsys.readouterr().out
+    found, ours = Survey.model_validate(from_yaml((tmp_path / "survey.yaml").read_text())), shipped()
+    assert (found.source, found.years, found.converters) == (ours.source, ours.years, ours.converters)
+    assert found.rms == pytest.approx(ours.rms, abs=2e-3)
+    assert found.curves.keys() == ours.curves.keys()
+    bits, rates = (each.flatten() for each in np.meshgrid(np.arange(4.0, 17), np.geomspace(*RATES, 11)))
+    for level, curve in found.curves.items():
+        np.testing.assert_allclose(curve.joules(bits, rates), ours.curves[level].joules(bits, rates), rtol=0.01)
 
 
 def test_the_median_is_nearer_to_the_survey_than_either_figure_of_merit(converters: Converters) -> None:
