@@ -7,15 +7,17 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from bitline.cli import app
+from bitline.compensate import AnyPath, Trim
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
+from bitline.experiment.ladder import PATHS
 from bitline.experiment.run import record
 from bitline.methods import Compensate
 from bitline.place import Budget, Greedy
@@ -119,6 +121,15 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
     assert isinstance(methods[0], Compensate) == (last.overhead is not None)
 
 
+def test_every_kind_that_is_trained_is_a_rival() -> None:
+    """Each with sizes that it can have."""
+    kinds = set(get_args(get_args(AnyPath)[0]))
+    assert {type(path) for path, _ in PATHS} == kinds - {Trim}
+    for path, sizes in PATHS:
+        for size in sizes:
+            assert getattr(path.sized(size), str(path.SIZE)) == size
+
+
 def test_a_step_without_tries_says_so(hard: tuple[Path, Hardened], tmp_path: Path) -> None:
     """No side path is as small as this budget."""
     shutil.copytree(hard[0], tmp_path / "again")
@@ -148,6 +159,8 @@ def test_a_walk_goes_on_to_the_same_bytes(hard: tuple[Path, Hardened]) -> None:
     again = HardenRun(
         parse(tiny(**LEARNED), "test"), out, 1.0, per_chip=True, placing=PLACING, tell=told.append, progress=False
     )()
+    for words in ("generator and compensator", "low rank", "vectors, rank", "% of the weights"):
+        assert any(words in line for line in told)  # tried, or left out with its reason
     assert again == found
     assert (out / "hardened.json").read_bytes() == before
 

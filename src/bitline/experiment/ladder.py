@@ -9,7 +9,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bitline.compensate import AnyPath, CorrectNet, LowRank
+from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Vectors
 from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths
 from bitline.experiment.run import Run
@@ -19,7 +19,12 @@ from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Random
 
 CONVERTED = "as converted"
-PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = ((CorrectNet(), (0.125, 0.25)), (LowRank(), (1, 2, 4)))
+PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their widths, ranks or shares
+    (CorrectNet(), (0.125, 0.25)),
+    (LowRank(), (1, 2, 4)),
+    (Vectors(), (4, 16)),
+    (Sparse(), (0.02, 0.05, 0.1)),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Ladder:
         share = f"{100 * self.placing.budget.share:g} % more {self.placing.budget.of}"
         yield "measure", "the network as converted, and once its batch norms know the macro", self.measure
         yield "train", "on the machine with its errors, and with S3's suppression of their growth", self.train
-        yield "compensate", f"side paths, the paper's and their rival, placed within {share}", self.compensate
+        yield "compensate", f"side paths, the paper's and its rivals, placed within {share}", self.compensate
         if self.per_chip:
             yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip
 
