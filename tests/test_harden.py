@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import shutil
@@ -14,12 +15,12 @@ import yaml
 from typer.testing import CliRunner
 
 from bitline.cli import app
-from bitline.compensate import AnyPath, Trim
+from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
-from bitline.experiment.ladder import PATHS
+from bitline.experiment.ladder import PATHS, Ladder, Network
 from bitline.experiment.run import record
-from bitline.methods import Compensate
+from bitline.methods import Compensate, ErrorAware
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence
 from bitline.units import share
@@ -175,6 +176,26 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
     again = hardened(tiny(**LEARNED), tmp_path / "again", between, per_chip=True)
     assert names(again) == ["measure", "train", "compensate", "per chip", "allocate"]
     assert again.steps[-1].told == "left out: what is done on each chip is not done in a search"
+    assert load(tmp_path / "again" / "hardened.yaml").test.trim_per_chip  # and is done by what was written
+
+
+def test_trims_are_tried_where_side_paths_were_kept(easy: tuple[Path, Hardened]) -> None:
+    """On the best network before them: a layer with a side path has no place for a trim."""
+    run = HardenRun(parse(tiny(), "test"), easy[0], 0.2, per_chip=True, placing=PLACING, tell=quiet, progress=False)
+    ladder = Ladder(run.walk, run.macro, PLACING, True, quiet)
+    bare = Network("bare", ladder.start, ErrorAware(), steps=7)
+    kept = Network("kept", attach(copy.deepcopy(ladder.start), LowRank()), Compensate(path=LowRank()), steps=14)
+    assert [one.name for one in ladder.on_each_chip(kept)] == ["kept + BN recalibrated per chip"]
+    ladder.bare = bare
+    recalibrated, trimmed = ladder.on_each_chip(kept)
+    assert (recalibrated.name, trimmed.name) == ("kept + BN recalibrated per chip", "bare + trimmed per chip")
+    assert (trimmed.method, trimmed.steps) == (bare.method, 7)
+    assert isinstance(trimmed.prepare, Trimming)
+    assert {side.config.kind for side in sides(trimmed.model).values()} == {"trim"}
+    assert [one.name for one in ladder.on_each_chip(bare)] == [
+        "bare + trimmed per chip",
+        "bare + BN recalibrated per chip",
+    ]
 
 
 def test_a_search_that_cannot_be_is_left_out_and_nothing_is_lost(tmp_path: Path) -> None:

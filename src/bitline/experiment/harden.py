@@ -121,6 +121,8 @@ class HardenRun:
         name, told = "allocate", "bits of each layer with which conversions take least energy while the target holds"
         method = kept.method or Qat()
         part = self.experiment.model_copy(update={"methods": (method,), "search": self._space()})
+        if kept.prepare is not None:
+            part = part.model_copy(update={"test": self.walk.experiment.test})  # which does it on each chip
         reason = self._unsearched(kept, before, part.search)
         if reason is None:
             self.tell(f"{name}: {told}")
