@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from bitline.cli import app
 from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
+from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
 from bitline.experiment.ladder import PATHS, Ladder, Network
@@ -77,6 +78,15 @@ def test_it_stops_as_soon_as_the_target_holds_and_gives_bits_away(easy: tuple[Pa
     assert given.kept.row.mean >= found.at_least
     assert all(0 <= saved < 1 for saved in found.saved().values())
     assert max(found.saved().values()) > 0
+    own = next(one for one in given.attempts if one.name == "as it is")
+    assert own.energy == pytest.approx(found.untouched)
+    assert measured.attempts[0].energy == found.untouched
+    assert given.kept.energy is not None
+    assert given.kept.adc is not None
+    assert own.adc is not None
+    for law, saved in found.net(given.kept).items():  # fewer bits of converters: less for conversions, sums no larger
+        assert saved >= (own.adc[law] - given.kept.adc[law]) / found.untouched[law] - 1e-9
+        assert f"{100 * saved:+.1f} % by {brief(law)}".replace("-", "−") in sentence(found)
 
 
 def test_what_it_wrote_is_what_it_found_and_an_experiment(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
@@ -115,6 +125,8 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
         assert one.overhead.mac_share > 0
         assert 0 < one.overhead.parameter_share <= PLACING.budget.share
         assert all(share > 0 for share in one.overhead.energy_shares.values())
+        assert one.energy is not None  # without fewer bits all that a side path takes is lost
+        assert found.net(one) == pytest.approx({law: -share for law, share in one.overhead.energy_shares.items()})
     methods = load(out / "hardened.yaml").methods
     assert len(methods) == 1
     last = found.steps[2].kept
@@ -227,8 +239,15 @@ def test_without_choices_converters_give_bits(tmp_path: Path) -> None:
     assert space is not None
     assert space.adc_bits == (4, 5, 6)
     analog = {"name": "analog", "rows": 32, "columns": 32, "variation": {"kind": "lognormal", "sigma": 0.1}}
-    run = HardenRun(parse(plain | {"macro": analog}, "test"), tmp_path / "b", 0.5, placing=PLACING, tell=quiet)
+    run = HardenRun(parse(plain | {"macro": analog}, "test"), tmp_path / "b", 0.05, placing=PLACING, tell=quiet)
     assert run._space() is None
+    run.progress = run.walk.progress = False
+    found = run()  # which has no energy, and says why
+    assert found.holds
+    assert (found.untouched, found.net(found.kept)) == ({}, {})
+    assert "macro analog has continuous inputs or weights" in found.unpriced
+    assert f"Energy is not told: {found.unpriced}." in sentence(found)
+    assert "Saved in all" not in render_hardened(found)
 
 
 def test_the_command(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
