@@ -17,7 +17,7 @@ from bitline.evaluate import write_atomic
 from bitline.evaluate.result import By
 from bitline.report.charts import Axis
 from bitline.report.svg import line, picture, text
-from bitline.search import Candidate, Searched
+from bitline.search import Candidate, Searched, Verified
 from bitline.search.found import Stage
 from bitline.search.setting import SHORT, value_of
 from bitline.units import si
@@ -148,11 +148,21 @@ def _decades(axis: Axis) -> Iterable[float]:
     return found
 
 
+def verdict(found: Verified) -> str:
+    """What the setting that was chosen has on images and dies that decided nothing."""
+    own, chosen, pair = found.baseline, found.chosen, found.difference
+    low, high = pair.ci95
+    return (
+        f"verified on {chosen.images} test images and {chosen.chips} dies that decided nothing: {chosen.method} "
+        f"{chosen.told}, {own.method} {own.told}; {pair.mean:+.2f} points [{low:+.2f}, {high:+.2f}], paired"
+    )
+
+
 def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:
     """What the cheapest setting that holds an accuracy saves."""
     shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {brief(each)}" for each in found.laws)
     what = "mean" if by == "mean" else "5th percentile"
     return (
         f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; the macro as it "
-        f"is {found.baseline.accuracy(stage, by):.2f} %) and saves of the energy: {shares}"
+        f"is {found.baseline.accuracy(stage, by):.2f} %) where it was chosen, and saves of the energy: {shares}"
     )
