@@ -15,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from bitline.cli import app
+from bitline.cli.options import folder_of, loaded
 from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
 from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
@@ -248,6 +249,24 @@ def test_without_choices_converters_give_bits(tmp_path: Path) -> None:
     assert "macro analog has continuous inputs or weights" in found.unpriced
     assert f"Energy is not told: {found.unpriced}." in sentence(found)
     assert "Saved in all" not in render_hardened(found)
+
+
+def test_a_network_is_hardened_on_another_macro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset or a file from here takes the place of the experiment's macro, changes laid over it."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(yaml.safe_dump(NOISY))
+    Path("nets").mkdir()
+    Path("nets/tiny.yaml").write_text(yaml.safe_dump(tiny()))
+    file = Path("nets/tiny.yaml")
+    assert loaded(file, None, macro="generic-8t-sram").on().name == "generic-8t-sram"
+    changed = loaded(file, ["macro.converter.bits=5"], macro="own.yaml").on()
+    assert (changed.name, changed.converter.bits) == ("noisy", 5)
+    assert folder_of(file, None, "own.yaml") == Path("out/tiny-own")
+    assert folder_of(file, None) == Path("out/tiny")
+    done = CliRunner().invoke(app, ["harden", "nets/tiny.yaml", "generic-8t-sra"])
+    assert done.exit_code == 2
+    assert "did you mean generic-8t-sram" in " ".join(done.output.split())
+    assert not Path("out").exists()
 
 
 def test_the_command(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
