@@ -26,7 +26,7 @@ from bitline.compensate import (
     sides,
 )
 from bitline.cost import Technology, cost, side_costs
-from bitline.evaluate import Ledger, Result, evaluate, montecarlo, over_chips
+from bitline.evaluate import Result, evaluate, fingerprint, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
 from bitline.methods.compensate import AnyFirst
@@ -366,15 +366,14 @@ def test_copies_states_and_other_macros_keep_them(path: Path) -> None:
     restore(net)
 
 
-def test_evaluation_keeps_them_beside_norms_and_in_its_memory(tmp_path: File) -> None:
+def test_evaluation_keeps_them_beside_norms_and_in_its_memory() -> None:
     net = disturbed(attach(model(), CorrectNet()))
     (trial,) = over_chips(net, lambda: batches(0), 1)  # layers and norms joined
     on_chip(net, montecarlo.testing_chip(0, 0))
     with torch.no_grad():
         assert torch.equal(trial.right.bool(), net(X).argmax(1) == Y)
-    ledger = Ledger(tmp_path, "")
     same = disturbed(attach(model(), CorrectNet(weights="analog")))
-    assert ledger.key(net, "row") != ledger.key(same, "row")
+    assert fingerprint(net, "", "row") != fingerprint(same, "", "row")
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: File) -> None:
