@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.seeds import EXAMPLES, missing
+from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, load
 from bitline.report.hardening import conclusion, sentence
@@ -26,8 +27,9 @@ def run() -> str:
 def story(found: Hardened) -> str:
     """Every try of every step."""
     lines = [
-        "| step | tried | mean, % | 5th percentile | steps | side paths: parameters, MACs, energy |",
-        "|" + "---|" * 6,
+        "| step | tried | mean, % | 5th percentile | steps | side paths: parameters, MACs, energy "
+        f"| energy saved in all, %: {'; '.join(map(brief, found.untouched)) or found.unpriced} |",
+        "|" + "---|" * 7,
     ]
     for step in found.steps:
         for one in step.attempts:
@@ -37,9 +39,10 @@ def story(found: Hardened) -> str:
                 shares += tuple(one.overhead.energy_shares.values())[:1]
                 cost = ", ".join(f"+{100 * share:.1f} %" for share in shares)
             name = f"**{one.name}**" if one == step.kept else one.name
+            net = "; ".join(f"{100 * share:+.1f}" for share in found.net(one).values()) or "–"
             mean, low = one.row.mean, one.row.reached("p5")
-            lines.append(f"| {step.name} | {name} | {mean:.2f} | {low:.2f} | {one.steps} | {cost} |")
-        lines.append(f"| {step.name} | *{conclusion(found, step) or step.told}* | | | | |")
+            lines.append(f"| {step.name} | {name} | {mean:.2f} | {low:.2f} | {one.steps} | {cost} | {net} |")
+        lines.append(f"| {step.name} | *{conclusion(found, step) or step.told}* | | | | | |")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ on fresh chips and tested on 8 others and 500 training images of no other use. M
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 
@@ -36,6 +37,8 @@ SEARCHERS: dict[str, AnySearcher] = {
 
 def run() -> str:
     """All placements, the searchers, and the best placement trained in full."""
+    if absent := {name: why for name, searcher in SEARCHERS.items() if (why := searcher.missing())}:
+        print(*(f"{name} left out: {why}" for name, why in absent.items()), sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         walk = Run(load(EXAMPLE), Path(folder), print, progress=False)
         macro = walk.experiment.macros[0]
@@ -54,7 +57,7 @@ def run() -> str:
             chips=CHIPS,
             tell=print,
         )
-        return "\n\n".join([tried(found), searched(found), final(walk, start, found)])
+        return "\n\n".join([tried(found), searched(found, absent), final(walk, start, found)])
 
 
 def tried(found: Placed) -> str:
@@ -77,8 +80,11 @@ def tried(found: Placed) -> str:
     return "\n".join(lines)
 
 
-def searched(found: Placed) -> str:
-    """The best reward that each searcher found, mean of the seeds and its worst, against the exhaustive one."""
+def searched(found: Placed, absent: Collection[str] = ()) -> str:
+    """The best reward that each searcher found, mean of the seeds and its worst, against the exhaustive one.
+
+    ``absent``: searchers that cannot run here.
+    """
     space, known = found.space, {tuple(sorted(one.at.items())): one for one in found.tried}
 
     def measure(at: dict[str, float]) -> list[float]:
@@ -93,6 +99,9 @@ def searched(found: Placed) -> str:
         "|" + "---|" * (1 + len(COUNTS)),
     ]
     for name, searcher in SEARCHERS.items():
+        if name in absent:
+            lines.append(f"| {name} | not installed{' |' * len(COUNTS)}")
+            continue
         cells = [short(space, measure, searcher, count, top) for count in COUNTS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import tempfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from benchmarks.seeds import at, demo
-from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Vectors
-from bitline.cost import SideCost, side_costs
+from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Trim, Vectors, attach
+from bitline.cost import SideCost, brief, side_costs
 from bitline.evaluate import error_gain, injected_from, layer_gains
 from bitline.experiment import Experiment, Run, load
 from bitline.macro import Macro
@@ -35,9 +36,10 @@ COUNTED = Macro.model_validate(  # what weights without digits are priced as
 )
 PRICED = (
     "Energy: side paths at 8 bits, against the network on 128 × 128 arrays with 8-bit inputs driven bit by bit, 8-bit "
-    "weights in pairs of 4-bit cells and 8-bit converters, by `horowitz-45nm` with two ADC laws; cells are not counted."
+    "weights in pairs of 4-bit cells and 8-bit converters, by `horowitz-45nm` with its ADC laws; cells are not counted."
 )
 SIGMAS, FEW = (0.1, 0.3, 0.5), 10
+BETAS = (1e-4, 1e-3, 0.1)  # beside 0.01
 
 
 def run() -> str:
@@ -51,6 +53,8 @@ def methods(last: str) -> tuple[AnyMethod, ...]:
     return (
         Qat(),
         quiet,
+        *(suppressed(last, beta=beta) for beta in BETAS),
+        suppressed(last, case="typical"),
         Compensate(),
         Compensate(after=quiet),
         noisy,
@@ -60,9 +64,9 @@ def methods(last: str) -> tuple[AnyMethod, ...]:
     )
 
 
-def suppressed(last: str) -> Qat:
+def suppressed(last: str, **changes: Any) -> Qat:
     """Suppression alone."""
-    return Qat(suppress=Suppression(beta=0.01, exempt=(last,)))
+    return Qat(suppress=Suppression.model_validate({"beta": 0.01, "exempt": (last,)} | changes))
 
 
 def lenet() -> dict[str, str]:
@@ -81,8 +85,9 @@ def lenet() -> dict[str, str]:
 
 def digits() -> dict[str, str]:
     """The digits' network, with batch norms."""
-    macro = load(EXAMPLE).macros
-    found = demo(DIGITS, 0).model_copy(update={"macro": macro, "methods": methods("fc"), "test": load(EXAMPLE).test})
+    lognormal = load(EXAMPLE, ["test.recalibrate_per_chip=true"])
+    changes = {"macro": lognormal.macros, "methods": methods("fc"), "test": lognormal.test}
+    found = demo(DIGITS, 0).model_copy(update=changes)
     with tempfile.TemporaryDirectory() as folder:
         return {"Digits, a network with batch norms": compared(found, folder)[1]}
 
@@ -98,24 +103,29 @@ def compared(experiment: Experiment, folder: str) -> tuple[Run, str]:
     walk = Run(experiment, Path(folder) / "run", print, progress=False)
     result = walk()
     clean = next(row for row in result.rows if row.method == "ideal macro").mean
-    costs = {method.title: cost_of(experiment, method) for method in experiment.methods}
+    costs = {row.method: cost_of(experiment, row.method) for row in result.rows if row.chips > 1}
+    laws = "; ".join(map(brief, next(iter(costs.values())).against))
     lines = [f"Without errors {clean:.1f} %; {experiment.test.chips} chips with errors.", ""]
-    head = "network, %|mean|of the one without errors|5th percentile|worst chip|parameters|MACs|energy: Murmann; SAR"
-    lines += [f"| {head.replace('|', ' | ')} |", "|" + "---|" * 8]
+    head = "network, %|mean|of the one without errors|5th percentile|worst chip|parameters|MACs"
+    lines += [f"| {f'{head}|energy: {laws}'.replace('|', ' | ')} |", "|" + "---|" * 8]
     for row in result.rows:
         if row.chips > 1:
-            told = shares(costs.get(row.method))
+            told = shares(costs[row.method])
             name = f"*{row.method}*" if row.method.endswith("per chip") else row.method
             figures = [f"{value:.1f}" for value in (row.mean, 100 * row.mean / clean, row.p5 or 0.0, row.worst)]
             lines.append(f"| {' | '.join([name, *figures, *told])} |")
     return walk, "\n".join([*lines, "", "*In italics:* with a step on each chip that is tested. " + PRICED])
 
 
-def cost_of(experiment: Experiment, method: AnyMethod) -> SideCost:
-    """What the side paths of a method add to the experiment's network, on arrays that can be priced."""
+def cost_of(experiment: Experiment, row: str) -> SideCost:
+    """What a row's side paths, its trims among them, add to the experiment's network, on arrays that can be priced."""
+    title, _, remedy = row.partition(" + ")
+    (method,) = experiment.named(title)
     model = experiment.place(experiment.network.build(0).eval(), COUNTED)
     if isinstance(method, Compensate):
         method.model_copy(update={"path": digital(method.path)}).put(model)
+    if remedy.startswith("trimmed"):
+        attach(model, Trim())
     return side_costs(model, experiment.data.set.test()[:1].images.float())[-1]
 
 
@@ -124,11 +134,11 @@ def digital(path: AnyPath) -> AnyPath:
     return path.model_copy(update={"weights": "digital"})
 
 
-def shares(cost: SideCost | None) -> list[str]:
-    """Parameters, MACs and energy on top of the network's, %."""
-    if cost is None or not cost.side_macs:
+def shares(cost: SideCost) -> list[str]:
+    """Parameters, MACs and, under each ADC law, energy on top of the network's, %; nothing without side paths."""
+    if not cost.side_macs:
         return ["", "", ""]
-    energy = [f"+{100 * share:.1f}" for share in list(cost.energy_shares.values())[:2]]
+    energy = [f"+{100 * share:.1f}" for share in cost.energy_shares.values()]
     return [f"+{100 * cost.parameter_share:.1f}", f"+{100 * cost.mac_share:.1f}", "; ".join(energy)]
 
 

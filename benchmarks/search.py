@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.seeds import KEPT, missing
+from bitline.cost import brief
 from bitline.experiment import SearchRun, load
+from bitline.report.search import verdict
 from bitline.search import Goal, Searched
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bits-lenet5.yaml"
@@ -36,8 +38,9 @@ def found(changes: Sequence[str] = (), name: str = "all") -> Searched:
 
 
 def table(one: Searched) -> str:
-    """What was tested; what the cheapest within a point saves; how many uniform settings the others beat."""
-    heads = [law.split(",")[0] for law in one.laws]
+    """What was tested; what the cheapest within a point saves; how many uniform settings the others beat; what was
+    verified."""
+    heads = [brief(law) for law in one.laws]
     own = one.baseline.accuracy("tested")
     lines = [f"| setting, % | mean [95 %] | 5th percentile | {' | '.join(f'saved, {head}' for head in heads)} |"]
     lines.append("|---" * (3 + len(heads)) + "|")
@@ -67,7 +70,9 @@ def table(one: Searched) -> str:
         ]
         beaten = [" of ".join(map(str, one.beaten(law, stage))) for stage in ("tested", "screened")]
         lines.append(f"| {' | '.join([law, *told, *beaten])} |")
-    shares = {law.split(",")[0]: one.saved(one.cheapest(own - LOSE, law), law) for law in one.laws}
+    if one.verified is not None:
+        lines += ["", f"Chosen by {one.facts['decided by']}; {verdict(one.verified)}."]
+    shares = {brief(law): one.saved(one.cheapest(own - LOSE, law), law) for law in one.laws}
     told = [
         f"{law} {'reached' if share >= TARGET else 'missed'} ({100 * share:.1f} %)" for law, share in shares.items()
     ]

@@ -1,7 +1,7 @@
 """Fit the ADC energies that come with the library: ``python examples/adc_survey.py SURVEY.xlsx [INTO.yaml]``.
 
 SURVEY.xlsx is the workbook of github.com/bmurmann/ADC-survey (BSD 3-Clause, Copyright (c) 2022, Boris Murmann). Prints
-what the curves leave over; a minute.
+what the curves leave over; seconds.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from bitline.compensate import (
     sides,
 )
 from bitline.cost import Technology, cost, side_costs
-from bitline.evaluate import Ledger, Result, evaluate, montecarlo, over_chips
+from bitline.evaluate import Result, evaluate, fingerprint, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
 from bitline.methods.compensate import AnyFirst
@@ -226,13 +226,51 @@ def test_costs_by_hand() -> None:
         *rows, total = overhead(attach(model(), path), X[:2])
         assert [row.side_parameters for row in rows] == parameters, path.kind
         assert [row.side_macs for row in rows] == macs, path.kind
+        assert [row.side_inputs for row in rows] == fetched(path, sizes), path.kind
         assert [row.macs for row in rows] == [p * n * g * k for p, n, k, g, _ in sizes]
         assert (total.side_parameters, total.side_macs) == (sum(parameters), sum(macs))
+        assert total.side_inputs == sum(row.side_inputs for row in rows)
         assert total.parameters == sum(p.numel() for p in model().parameters())
         assert total.mac_share == sum(macs) / total.macs
     assert overheads_table(rows).row_count == 4
     (total,) = overhead(model(), X[:2])
     assert (total.side_parameters, total.side_macs) == (0, 0)
+
+
+def fetched(path: Path, sizes: list[tuple[int, int, int, int, int]]) -> list[int]:
+    """Inputs that a side path takes: each once to average, those of every position for a product, none for a trim."""
+    if isinstance(path, CorrectNet):
+        return [2 * 6 * 6, 4 * 3 * 3, 24, 5]
+    if isinstance(path, Sparse):  # of each group those that one of its weights meets
+        chosen = [side.chosen.flatten(1) for side in sides(attach(model(), path)).values()]
+        met = [{(i * g // len(c), j) for i, row in enumerate(c.tolist()) for j, one in enumerate(row) if one}
+               for c, (*_, g, _) in zip(chosen, sizes, strict=True)]  # fmt: skip
+        return [p * len(some) for some, (p, *_) in zip(met, sizes, strict=True)]
+    return [0 if isinstance(path, Trim) else p * g * k for p, _, k, g, _ in sizes]
+
+
+def test_energy_of_a_side_path_by_hand() -> None:
+    """Beside the last layer, 5 inputs and 3 outputs: products, and with a buffer all that is read, 8 bits each."""
+    add, multiply, bit = 4e-15, 3e-15, 0.1e-12
+    given = Technology.model_validate(
+        {"name": "t", "cycle": 20e-9, "digital": {"add": add, "multiply": multiply}, "buffer": {"bit": bit}}
+    )
+    # width 0.34: 1 channel between; generator 1 · (5 + 3) + 1, compensator 3 · (3 + 1) + 3; sums of 16 + 3 bits
+    mac = 64 * multiply + 19 * add
+    wanted = {CorrectNet(width=0.34): 20 * mac + (24 + 5) * 8 * bit}
+    # rank 1: 5 + 3 products of 5 terms
+    wanted[LowRank(rank=1)] = 8 * mac + (8 + 5) * 8 * bit
+    # rank 1: the random 5 + 3 are of a seed and are not read; b, g and d are 3 + 3 + 1
+    wanted[Vectors(rank=1)] = 15 * mac + (7 + 5) * 8 * bit
+    # a product an output, of one term; 3 gains and 3 offsets
+    wanted[Trim()] = 3 * (64 * multiply + 17 * add) + 6 * 8 * bit
+    for path, joules in wanted.items():
+        net = attach(model(converting()), path, at=["8"])
+        *_, total = side_costs(net, X[:1], given)
+        assert total.joules == pytest.approx(joules), path.kind
+        *_, dry = side_costs(net, X[:1], given.model_copy(update={"buffer": None}))
+        read = total.side_parameters + total.side_inputs
+        assert dry.joules == pytest.approx(joules - read * 8 * bit), path.kind
 
 
 def converting() -> Macro:
@@ -255,18 +293,28 @@ def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
     assert [(one.layer, one.beside) for one in added] == [("0.side", "0"), ("6.side", "6")]
     assert tuple(one for one in found.layers if one.beside is None) == before.layers
     *rows, total = side_costs(net, X[:1])
-    assert [(row.side_macs, row.side_parameters) for row in rows] == [(one.macs, one.parameters) for one in added]
+    assert [(row.side_macs, row.side_parameters, row.side_inputs) for row in rows] == [
+        (one.macs, one.parameters, one.inputs) for one in added
+    ]
     digital = found.technology.digital
     assert digital is not None
-    joules = [row.side_macs * digital.mac(8, 8, sides(net)[row.layer].terms) for row in rows]
+    read = [8 * (row.side_parameters + row.side_inputs) * 10e-12 / 64 for row in rows]
+    joules = [
+        row.side_macs * digital.mac(8, 8, sides(net)[row.layer].terms) + memory
+        for row, memory in zip(rows, read, strict=True)
+    ]
     assert [row.joules for row in rows] == pytest.approx(joules)
     for with_paths, without in zip(found.estimates, before.estimates, strict=True):
         assert with_paths.energy.total - without.energy.total == pytest.approx(sum(joules))
         assert total.energy_shares[with_paths.adc] == pytest.approx(sum(joules) / without.energy.total)
         assert rows[1].against[with_paths.adc] == pytest.approx(without.layers[2].total)
         assert with_paths.tops_per_watt == without.tops_per_watt  # of the layers on the macro
+        macs = sum(one.macs for one in before.layers)  # what side paths multiply is no work of the network
+        assert with_paths.network_tops_per_watt == pytest.approx(2 * macs / with_paths.energy.total / 1e12)
+        assert with_paths.network_tops_per_watt < without.network_tops_per_watt
+        assert without.network_tops_per_watt == pytest.approx(without.tops_per_watt)
     assert found.latency == before.latency
-    assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-4].plain
+    assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-5].plain
     assert len(overheads_table((*rows, total)).columns) == 6 + len(found.estimates)
 
 
@@ -318,15 +366,14 @@ def test_copies_states_and_other_macros_keep_them(path: Path) -> None:
     restore(net)
 
 
-def test_evaluation_keeps_them_beside_norms_and_in_its_memory(tmp_path: File) -> None:
+def test_evaluation_keeps_them_beside_norms_and_in_its_memory() -> None:
     net = disturbed(attach(model(), CorrectNet()))
     (trial,) = over_chips(net, lambda: batches(0), 1)  # layers and norms joined
     on_chip(net, montecarlo.testing_chip(0, 0))
     with torch.no_grad():
         assert torch.equal(trial.right.bool(), net(X).argmax(1) == Y)
-    ledger = Ledger(tmp_path, "")
     same = disturbed(attach(model(), CorrectNet(weights="analog")))
-    assert ledger.key(net, "row") != ledger.key(same, "row")
+    assert fingerprint(net, "", "row") != fingerprint(same, "", "row")
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: File) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import runpy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 
 import bitline as bl
 from bitline.cli import app
+from bitline.compensate import Trim, attach
+from bitline.configuration import from_yaml
 from bitline.cost import (
     Activity,
     AnyAdcEnergy,
@@ -32,12 +35,13 @@ from bitline.cost import (
     Walden,
     accumulator_bits,
     adc_saving,
+    brief,
     cost,
     count,
     measure_activity,
     price,
 )
-from bitline.cost.survey import BITS, RATES, YEARS, Converters, read_survey, residuals, shipped
+from bitline.cost.survey import BITS, RATES, YEARS, Converters, Survey, read_survey, residuals, shipped
 from bitline.macro import Macro, Probe
 from bitline.nn import calibrate, convert, layers
 from bitline.report.costs import cost_tables
@@ -112,7 +116,7 @@ def test_counts_by_hand() -> None:
     assert (fc.conversions, fc.drives, fc.cells) == (7 * 10 * 3 * 3, 80 * 3, 80 * 3 * 21)
     assert (fc.arrays, fc.cycles) == (10, 3 * 2 * 2)
     assert found["head"].model_dump(exclude_defaults=True) == {
-        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480, "parameters": 35
+        "layer": "head", "macro": None, "terms": 6, "outputs": 80, "macs": 480, "parameters": 35, "inputs": 96
     }  # fmt: skip
 
 
@@ -304,6 +308,15 @@ def test_laws_have_the_figures_of_their_sources() -> None:
         Walden(fom=0)
 
 
+def test_a_bound_is_told_to_be_one() -> None:
+    """Wherever a figure of Schreier's line is shown, with its parameters or without."""
+    assert Schreier(fom=180).title == "Schreier, 180 dB (a lower bound below 10 bits)"
+    assert brief(Schreier().title) == "Schreier (a lower bound below 10 bits)"
+    assert [brief(law.title) for law in (Walden(), Sar(), Murmann())] == ["Walden", "SAR", "Murmann's survey"]
+    terms, _ = cost_tables(cost(on(macro()), X), "counted")
+    assert "Schreier, 185 dB (a lower bound below 10 bits)" in [str(column.header) for column in terms.columns]
+
+
 def test_the_survey_grows_with_speed_beyond_its_corners() -> None:
     energies = [Murmann().joules(10, rate) for rate in np.geomspace(*RATES, 9)]
     assert all(b >= a for a, b in itertools.pairwise(energies))
@@ -327,6 +340,31 @@ def test_the_survey_of_the_last_ten_years_is_bracketed(converters: Converters) -
     assert high.max() > -0.05
     assert np.mean(median > 0) == pytest.approx(0.5, abs=0.02)
     assert np.sqrt(np.mean(median**2)) == pytest.approx(shipped().rms, abs=2e-3)
+
+
+def test_the_range_leaves_out_what_the_documentation_says(converters: Converters) -> None:
+    """273 of ten years; most of those outside are slow."""
+    recent = converters.year > converters.year.max() - YEARS
+    slow, fast = (recent & (converters.rate < RATES[0]), recent & (converters.rate > RATES[1]))
+    fine, coarse = (recent & (converters.bits > BITS[1]), recent & (converters.bits < BITS[0]))
+    assert (recent.sum(), slow.sum(), fast.sum()) == (273, 77, 3)
+    assert ((fine & slow).sum(), (fine & ~slow).sum(), coarse.sum()) == (23, 3, 1)
+    assert recent.sum() - (slow | fast | fine | coarse).sum() == shipped().converters
+
+
+def test_the_shipped_curves_are_those_that_the_example_fits(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "adc_survey.py"))
+    example["main"](data_dir / "adc" / "ADCsurvey_latest.xlsx", tmp_path / "survey.yaml")
+    assert "over median: 5 %, 50 %, 95 %" in capsys.readouterr().out
+    found, ours = Survey.model_validate(from_yaml((tmp_path / "survey.yaml").read_text())), shipped()
+    assert (found.source, found.years, found.converters) == (ours.source, ours.years, ours.converters)
+    assert found.rms == pytest.approx(ours.rms, abs=2e-3)
+    assert found.curves.keys() == ours.curves.keys()
+    bits, rates = (each.flatten() for each in np.meshgrid(np.arange(4.0, 17), np.geomspace(*RATES, 11)))
+    for level, curve in found.curves.items():
+        np.testing.assert_allclose(curve.joules(bits, rates), ours.curves[level].joules(bits, rates), rtol=0.01)
 
 
 def test_the_median_is_nearer_to_the_survey_than_either_figure_of_merit(converters: Converters) -> None:
@@ -391,8 +429,21 @@ def test_digital_layers_cost_their_products() -> None:
     (energy,) = (e for one, e in zip(found.layers, found.estimates[0].layers, strict=True) if one.macro is None)
     assert energy.digital == pytest.approx(480 * Digital().mac(8, 8, 6))
     assert energy.adc == 0
+    assert energy.buffer is None
     assert Digital().mac(8, 8, 6) == pytest.approx(0.2e-12 + 19 * 3.75e-15)  # a product of 8 bits, a sum of 16 + 3
     assert Digital(node=22.5e-9, volts=0.45).scale == pytest.approx(1 / 8)
+
+
+def test_digital_layers_read_their_numbers_once_and_their_inputs_for_each_position() -> None:
+    found = cost(on(macro()), X, technology(digital={}, buffer={"bit": 0.1e-12}))
+    (energy,) = (e for one, e in zip(found.layers, found.estimates[0].layers, strict=True) if one.macro is None)
+    assert energy.buffer == pytest.approx((5 * 6 + 5 + 16 * 6 + 16 * 5) * 8 * 0.1e-12)  # weights, biases, in, out
+    assert energy.total == pytest.approx(480 * Digital().mac(8, 8, 6) + 211 * 8 * 0.1e-12)
+    one, macs = found.estimates[0], 16 * 6 * 18 + 480 + 7 * 80
+    assert one.network_tops_per_watt == pytest.approx(2 * macs / one.energy.total / 1e12)
+    assert one.tops_per_watt == pytest.approx(2 * (macs - 480) / (one.energy.total - energy.total) / 1e12)
+    grouped = convert(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 2)), macro(), skip=["0"])
+    assert count(grouped, torch.rand(1, 4, 3, 3))[0].inputs == 2 * 18
 
 
 def test_cells_cost_what_their_conductance_draws() -> None:
@@ -442,6 +493,15 @@ def test_what_a_technology_does_not_give_is_said() -> None:
     assert [str(cell) for cell in work.columns[0].cells] == ["conv", "head", "fc"]
 
 
+def test_what_latency_and_area_leave_out_is_said_beside_them() -> None:
+    beside = attach(on(macro()), Trim(), ["fc"])
+    found = cost(beside, X, technology(areas=Areas(cell=1e-12, converter=1e-10)))
+    off = "latency of digital layers, latency of side paths, area of all but arrays, converters and drivers"
+    assert ", ".join(found.uncounted) == off
+    assert f"TOPS/mm² · not counted: {off}" in str(cost_tables(found, "counted")[1].caption)
+    assert cost(on(macro(), skip=()), X, technology()).uncounted == ()
+
+
 def test_the_verb_and_the_package_are_one() -> None:
     found = bl.cost(on(macro()), X)
     assert isinstance(found, Cost)
@@ -456,6 +516,8 @@ def test_the_command_prints_the_cost(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "TOPS/W" in shown.output
+    assert "TOPS/W, network" in shown.output
     told = CliRunner().invoke(app, [*arguments, "--json"])
     (found,) = json.loads(told.stdout)
     assert [one["adc"] for one in found["estimates"]] == [law.title for law in (Sar(), Walden())]
+    assert all(one["network_tops_per_watt"] > 0 for one in found["estimates"])

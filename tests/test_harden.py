@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from bitline.cli import app
+from bitline.cli.options import folder_of, loaded
+from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
+from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
+from bitline.experiment.ladder import PATHS, Ladder, Network
 from bitline.experiment.run import record
-from bitline.methods import Compensate
+from bitline.methods import Compensate, ErrorAware
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence
 from bitline.units import share
@@ -74,6 +79,15 @@ def test_it_stops_as_soon_as_the_target_holds_and_gives_bits_away(easy: tuple[Pa
     assert given.kept.row.mean >= found.at_least
     assert all(0 <= saved < 1 for saved in found.saved().values())
     assert max(found.saved().values()) > 0
+    own = next(one for one in given.attempts if one.name == "as it is")
+    assert own.energy == pytest.approx(found.untouched)
+    assert measured.attempts[0].energy == found.untouched
+    assert given.kept.energy is not None
+    assert given.kept.adc is not None
+    assert own.adc is not None
+    for law, saved in found.net(given.kept).items():  # fewer bits of converters: less for conversions, sums no larger
+        assert saved >= (own.adc[law] - given.kept.adc[law]) / found.untouched[law] - 1e-9
+        assert f"{100 * saved:+.1f} % by {brief(law)}".replace("-", "−") in sentence(found)
 
 
 def test_what_it_wrote_is_what_it_found_and_an_experiment(easy: tuple[Path, Hardened], tmp_path: Path) -> None:
@@ -112,11 +126,22 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
         assert one.overhead.mac_share > 0
         assert 0 < one.overhead.parameter_share <= PLACING.budget.share
         assert all(share > 0 for share in one.overhead.energy_shares.values())
+        assert one.energy is not None  # without fewer bits all that a side path takes is lost
+        assert found.net(one) == pytest.approx({law: -share for law, share in one.overhead.energy_shares.items()})
     methods = load(out / "hardened.yaml").methods
     assert len(methods) == 1
     last = found.steps[2].kept
     assert last is not None
     assert isinstance(methods[0], Compensate) == (last.overhead is not None)
+
+
+def test_every_kind_that_is_trained_is_a_rival() -> None:
+    """Each with sizes that it can have."""
+    kinds = set(get_args(get_args(AnyPath)[0]))
+    assert {type(path) for path, _ in PATHS} == kinds - {Trim}
+    for path, sizes in PATHS:
+        for size in sizes:
+            assert getattr(path.sized(size), str(path.SIZE)) == size
 
 
 def test_a_step_without_tries_says_so(hard: tuple[Path, Hardened], tmp_path: Path) -> None:
@@ -148,6 +173,8 @@ def test_a_walk_goes_on_to_the_same_bytes(hard: tuple[Path, Hardened]) -> None:
     again = HardenRun(
         parse(tiny(**LEARNED), "test"), out, 1.0, per_chip=True, placing=PLACING, tell=told.append, progress=False
     )()
+    for words in ("generator and compensator", "low rank", "vectors, rank", "% of the weights"):
+        assert any(words in line for line in told)  # tried, or left out with its reason
     assert again == found
     assert (out / "hardened.json").read_bytes() == before
 
@@ -162,6 +189,26 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
     again = hardened(tiny(**LEARNED), tmp_path / "again", between, per_chip=True)
     assert names(again) == ["measure", "train", "compensate", "per chip", "allocate"]
     assert again.steps[-1].told == "left out: what is done on each chip is not done in a search"
+    assert load(tmp_path / "again" / "hardened.yaml").test.trim_per_chip  # and is done by what was written
+
+
+def test_trims_are_tried_where_side_paths_were_kept(easy: tuple[Path, Hardened]) -> None:
+    """On the best network before them: a layer with a side path has no place for a trim."""
+    run = HardenRun(parse(tiny(), "test"), easy[0], 0.2, per_chip=True, placing=PLACING, tell=quiet, progress=False)
+    ladder = Ladder(run.walk, run.macro, PLACING, True, quiet)
+    bare = Network("bare", ladder.start, ErrorAware(), steps=7)
+    kept = Network("kept", attach(copy.deepcopy(ladder.start), LowRank()), Compensate(path=LowRank()), steps=14)
+    assert [one.name for one in ladder.on_each_chip(kept)] == ["kept + BN recalibrated per chip"]
+    ladder.bare = bare
+    recalibrated, trimmed = ladder.on_each_chip(kept)
+    assert (recalibrated.name, trimmed.name) == ("kept + BN recalibrated per chip", "bare + trimmed per chip")
+    assert (trimmed.method, trimmed.steps) == (bare.method, 7)
+    assert isinstance(trimmed.prepare, Trimming)
+    assert {side.config.kind for side in sides(trimmed.model).values()} == {"trim"}
+    assert [one.name for one in ladder.on_each_chip(bare)] == [
+        "bare + trimmed per chip",
+        "bare + BN recalibrated per chip",
+    ]
 
 
 def test_a_search_that_cannot_be_is_left_out_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -193,8 +240,33 @@ def test_without_choices_converters_give_bits(tmp_path: Path) -> None:
     assert space is not None
     assert space.adc_bits == (4, 5, 6)
     analog = {"name": "analog", "rows": 32, "columns": 32, "variation": {"kind": "lognormal", "sigma": 0.1}}
-    run = HardenRun(parse(plain | {"macro": analog}, "test"), tmp_path / "b", 0.5, placing=PLACING, tell=quiet)
+    run = HardenRun(parse(plain | {"macro": analog}, "test"), tmp_path / "b", 0.05, placing=PLACING, tell=quiet)
     assert run._space() is None
+    run.progress = run.walk.progress = False
+    found = run()  # which has no energy, and says why
+    assert found.holds
+    assert (found.untouched, found.net(found.kept)) == ({}, {})
+    assert "macro analog has continuous inputs or weights" in found.unpriced
+    assert f"Energy is not told: {found.unpriced}." in sentence(found)
+    assert "Saved in all" not in render_hardened(found)
+
+
+def test_a_network_is_hardened_on_another_macro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset or a file from here takes the place of the experiment's macro, changes laid over it."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(yaml.safe_dump(NOISY))
+    Path("nets").mkdir()
+    Path("nets/tiny.yaml").write_text(yaml.safe_dump(tiny()))
+    file = Path("nets/tiny.yaml")
+    assert loaded(file, None, macro="generic-8t-sram").on().name == "generic-8t-sram"
+    changed = loaded(file, ["macro.converter.bits=5"], macro="own.yaml").on()
+    assert (changed.name, changed.converter.bits) == ("noisy", 5)
+    assert folder_of(file, None, "own.yaml") == Path("out/tiny-own")
+    assert folder_of(file, None) == Path("out/tiny")
+    done = CliRunner().invoke(app, ["harden", "nets/tiny.yaml", "generic-8t-sra"])
+    assert done.exit_code == 2
+    assert "did you mean generic-8t-sram" in " ".join(done.output.split())
+    assert not Path("out").exists()
 
 
 def test_the_command(easy: tuple[Path, Hardened], tmp_path: Path) -> None:

@@ -222,12 +222,27 @@ def test_the_environment_is_one_of_gymnasium() -> None:
 
 @pytest.mark.parametrize("absent", ["gymnasium", "stable_baselines3"])
 def test_an_absent_extra_is_one_line(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if absent == "stable_baselines3":
-        pytest.importorskip("gymnasium", reason="the environment needs gymnasium: pip install 'bitline[rl]'")
     monkeypatch.setitem(sys.modules, absent, None)
     monkeypatch.delitem(sys.modules, "bitline.place.environment", raising=False)
+    known = Known(*THREE)
     with pytest.raises(ImportError, match=r"^.*: pip install 'bitline\[rl\]'$"):
-        search(space(), Known(*THREE), Ppo())
+        search(space(), known, Ppo())
+    assert not known.asked  # before anything is measured
+    assert absent.replace("_", "-") in (Ppo().missing() or "")
+    assert all(one.missing() is None for one in SEARCHERS)
+
+
+def test_a_searcher_that_is_not_installed_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    for command in ("place", "harden"):
+        arguments = [command, str(tmp_path / "tiny.yaml"), "--searcher", "ppo", "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2
+        assert "ppo needs stable-baselines3: pip install 'bitline[rl]'" in " ".join(done.output.split())
+    assert not (tmp_path / "out" / "train").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- trials

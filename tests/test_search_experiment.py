@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SEARCH = {
     "refined": 1,
     "window": 90,
 }
+GOAL = ("--lose", "30", "--law", "walden", "--images", "64")
 MACRO = {"base": "generic-8t-sram", "name": "own", "converter": {"bits": 6, "range": "calibrated"}}
 
 
@@ -48,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("search")
     (here / "laws.yaml").write_text("{name: two laws, cycle: 20 ns, adc: [walden, sar]}")
     (here / "tiny.yaml").write_text(yaml.safe_dump(tiny(technology="laws.yaml")))
-    done = call("search", here / "tiny.yaml", "--lose", "30", "--law", "walden", "--out", here / "out")
+    done = call("search", here / "tiny.yaml", *GOAL, "--out", here / "out")
     assert done.exit_code == 0, done.output
     (here / "told.txt").write_text(done.stdout)
     return here
@@ -140,9 +142,34 @@ def test_the_winner_runs_as_it_was_tested(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     result = Result.read(tmp_path / "result.json")
     row = next(one for one in result.rows if one.method == "error-aware")
-    assert winner.tested is not None
-    assert row.per_chip == winner.tested.per_chip
+    assert found.verified is not None
+    assert found.verified.chosen.method == winner.name
+    assert row.per_chip == found.verified.chosen.per_chip
     assert {"own", *(f"own, {name}" for name in experiment.convert.layers)} <= set(result.macros)
+
+
+def test_finals_are_chosen_apart_and_verified_once(folder: Path) -> None:
+    """Chosen on images that nothing was trained on and dies of another lot; told with the paired difference."""
+    found = Searched.read(folder / "out" / "search.json")
+    assert found.facts["decided by"] == "2 dies, 64 training images of no other use"
+    walk = SearchRun(load(folder / "tiny.yaml"), folder / "out", tell=quiet, progress=False, images=64)
+    judges, _ = walk._apart()
+    decided = torch.cat([index for _, _, index in judges.source()])
+    assert len(decided) == 64
+    assert not torch.isin(decided, walk.base.training.index).any()
+    assert judges.seed != walk.experiment.seed
+    verified = found.verified
+    assert verified is not None
+    winner = found.cheapest(found.baseline.accuracy("tested") - 30, "walden")
+    assert (verified.baseline.method, verified.chosen.method) == ("as it is", winner.name)
+    assert verified.chosen.images == len(walk.base.testing)
+    pair = verified.difference
+    assert (pair.of, pair.against) == (winner.name, "as it is")
+    assert pair.mean == pytest.approx(verified.chosen.mean - verified.baseline.mean, abs=1e-3)
+    assert pair.ci95[0] <= pair.mean <= pair.ci95[1]
+    told = " ".join((folder / "told.txt").read_text().split())
+    assert f"verified on {verified.chosen.images} test images and 2 dies that decided nothing: {winner.name}" in told
+    assert f"{pair.mean:+.2f} points [{pair.ci95[0]:+.2f}, {pair.ci95[1]:+.2f}], paired" in told
 
 
 def test_a_search_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +177,17 @@ def test_a_search_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.Mon
 
     before = (folder / "out" / "search.json").read_bytes()
     monkeypatch.setattr(screen, "measured", lambda *arguments: pytest.fail("measured again"))
-    done = call("search", folder / "tiny.yaml", "--lose", "30", "--law", "walden", "--out", folder / "out", "--json")
+    done = call("search", folder / "tiny.yaml", *GOAL, "--out", folder / "out", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["title"] == "tiny"
     assert (folder / "out" / "search.json").read_bytes() == before
 
 
-def test_an_accuracy_that_nothing_holds_is_told(folder: Path) -> None:
-    done = call("search", folder / "tiny.yaml", "--hold", "100", "--out", folder / "out")
+def test_an_accuracy_that_nothing_holds_is_told(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    done = call("search", folder / "tiny.yaml", "--hold", "100", "--images", "64", "--out", tmp_path / "out")
     assert done.exit_code == 2
+    assert Searched.read(tmp_path / "out" / "search.json").verified is None
     assert "no setting tested holds 100 % (mean): the best," in done.output
 
 
@@ -230,7 +259,7 @@ def test_the_baseline_is_the_network_of_the_experiment(folder: Path) -> None:
     model = base.trained(base.converted(base.float_network(), macro), macro, walk.method)
     right = base.ledger().over_chips(model, "again", base.source, 2, experiment.seed)
     found = Searched.read(folder / "out" / "search.json")
-    assert found.baseline.tested is not None
+    assert found.verified is not None
     assert torch.allclose(
-        100 * right.double().mean(1), torch.tensor(found.baseline.tested.per_chip).double(), atol=1e-4
+        100 * right.double().mean(1), torch.tensor(found.verified.baseline.per_chip).double(), atol=1e-4
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from bitline.cli.options import AsJson, Changes, File, Fresh, Out, folder_of, loaded
+from bitline.cli.options import AsJson, Changes, Fresh, Out, folder_of, loaded
 from bitline.cli.telling import console, errors, say
 
 
 def harden(
-    file: File,
+    file: Annotated[
+        Path, typer.Argument(metavar="NETWORK", help="an experiment in YAML: the network, its data and training")
+    ],
+    macro: Annotated[
+        str | None, typer.Argument(metavar="MACRO", help="a preset, or a YAML file; absent: the experiment's own macro")
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="of the accuracy without errors: 95% or 0.95")] = "95%",
     percentile: Annotated[
         bool, typer.Option("--percentile", help="hold it at the 5th percentile of chips, not at their mean")
@@ -43,7 +49,7 @@ def harden(
     Goes on where it stopped. Writes `hardened.html`, `hardened.json`, and `hardened.yaml`: the experiment that makes
     the network, for `bitline run`.
 
-    Example: `bitline harden examples/bits-lenet5.yaml --target 95%`
+    Example: `bitline harden examples/resnet20-cifar10.yaml generic-8t-sram --target 95%`
     """
     from bitline.configuration import from_yaml
     from bitline.experiment import HardenRun, Placing, clear
@@ -51,7 +57,7 @@ def harden(
     from bitline.report.hardening import hardened_tables, sentence
     from bitline.units import share
 
-    experiment, folder = loaded(file, changes), folder_of(file, out)
+    experiment, folder = loaded(file, changes, macro=macro), folder_of(file, out, macro)
     if fresh:
         clear(folder)
     voice = errors if as_json else console

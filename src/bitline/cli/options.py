@@ -22,8 +22,9 @@ Address = Annotated[str | None, typer.Option("--address", help="of a Ray cluster
 Ngspice = Annotated[str, typer.Option("--ngspice", help="the simulator's program")]
 
 
-def loaded(file: Path, changes: list[str] | None, plan: str | None = None) -> Any:
-    """An experiment from its file; ``demo``, where no file is called so, is the embedded one."""
+def loaded(file: Path, changes: list[str] | None, plan: str | None = None, macro: str | None = None) -> Any:
+    """An experiment from its file, on its own macro or another; ``demo``, where no file is called so, is the embedded
+    one."""
     from importlib.resources import as_file, files
 
     from bitline.experiment import load
@@ -31,13 +32,13 @@ def loaded(file: Path, changes: list[str] | None, plan: str | None = None) -> An
     laid = [*(changes or ()), *([f"plan={plan}"] if plan else ())]
     if file == Path("demo") and not file.exists():
         with as_file(files("bitline.experiment") / "demo.yaml") as embedded:
-            return load(embedded, laid)
-    return load(file, laid)
+            return load(embedded, laid, macro)
+    return load(file, laid, macro)
 
 
-def folder_of(file: Path, out: Path | None) -> Path:
-    """The folder of an experiment's results."""
-    return out or Path("out") / file.stem
+def folder_of(file: Path, out: Path | None, macro: str | None = None) -> Path:
+    """The folder of an experiment's results, on its own macro or another."""
+    return out or Path("out") / (file.stem if macro is None else f"{file.stem}-{Path(macro).stem}")
 
 
 def workers_of(count: int | None, address: str | None) -> Any:

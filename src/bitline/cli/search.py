@@ -22,13 +22,17 @@ def search(
     law: Annotated[
         str | None, typer.Option("--law", help="ADC law that decides, by how it begins; absent: the technology's first")
     ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="that settings are chosen by, of the training set")
+    ] = 500,
     out: Out = None,
     changes: Changes = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Find bits for each layer that save energy and hold an accuracy: of inputs, weights, cells and converters, and
-    ranges of converters, from the experiment's `search`.
+    ranges of converters, from the experiment's `search`. They are chosen on images and dies that no test uses; what was
+    chosen is then verified on those of the test.
 
     An interrupted search goes on where it stopped. Writes `search.json`, `search.csv`, `search.svg`, and
     `search.yaml`: the experiment with the winner's bits, for `bitline run`.
@@ -37,7 +41,7 @@ def search(
     """
     from bitline.evaluate import write_atomic
     from bitline.experiment import SearchRun, clear, written
-    from bitline.report.search import search_table, sentence, setting_table
+    from bitline.report.search import search_table, sentence, setting_table, verdict
     from bitline.search import Goal
 
     goal = Goal(
@@ -47,7 +51,7 @@ def search(
     if fresh:
         clear(folder)
     voice = errors if as_json else console
-    walk = SearchRun(experiment, folder, goal, lambda line: say(line, voice), progress=voice.is_terminal)
+    walk = SearchRun(experiment, folder, goal, lambda line: say(line, voice), voice.is_terminal, images=images)
     found = walk()
     if as_json:
         typer.echo(found.model_dump_json(indent=2, by_alias=True))
@@ -61,4 +65,6 @@ def search(
     if not as_json:
         console.print(setting_table(found, winner))
         say(sentence(found, winner, at_least, law, goal.by))
+        if found.verified is not None:
+            say(verdict(found.verified))
         say(f"to go on with: bitline run {folder / 'search.yaml'}")

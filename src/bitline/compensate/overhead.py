@@ -21,6 +21,7 @@ class Overhead(BaseModel):
     macs: int = Field(description="of the layer: multiplications with addition")
     side_parameters: int = Field(description="numbers the side path stores")
     side_macs: int = Field(description="digital multiplications with addition of the side path")
+    side_inputs: int = Field(default=0, description="inputs fetched for the side path")
 
     @property
     def parameter_share(self) -> float:
@@ -44,18 +45,20 @@ def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
     plain = digital(remove(copy.deepcopy(model))).eval()
     names = {module: name for name, module in plain.named_modules()}
     counted = count_outputs(plain, x.to(next(model.parameters()).device))
-    positions = {names[module]: made // shape[0] for module, (made, shape) in counted.items()}
-    macs = {names[module]: made * shape[1:].numel() for module, (made, shape) in counted.items()}
+    reached = {names[module]: (made // shape[0], taken) for module, (made, shape, taken) in counted.items()}
+    macs = {names[module]: made * shape[1:].numel() for module, (made, shape, _) in counted.items()}
     rows = []
     for name, layer in found.items():
         if layer.side is not None:
             weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
-            side = layer.side.size, layer.side.macs(positions.get(name, 0))
+            positions, taken = reached.get(name, (0, 0))
+            side = layer.side.size, layer.side.macs(positions), layer.side.fetched(positions, taken)
             rows.append(_cost(name, weights, macs.get(name, 0), *side))
     whole = sum(p.numel() for p in plain.parameters())
-    totals = sum(row.side_parameters for row in rows), sum(row.side_macs for row in rows)
+    totals = (sum(getattr(row, f"side_{one}") for row in rows) for one in ("parameters", "macs", "inputs"))
     return (*rows, _cost("total", whole, sum(macs.values()), *totals))
 
 
-def _cost(layer: str, parameters: int, macs: int, side_parameters: int, side_macs: int) -> Overhead:
-    return Overhead(layer=layer, parameters=parameters, macs=macs, side_parameters=side_parameters, side_macs=side_macs)
+def _cost(layer: str, parameters: int, macs: int, stored: int, multiplied: int, fetched: int) -> Overhead:
+    side = {"side_parameters": stored, "side_macs": multiplied, "side_inputs": fetched}
+    return Overhead(layer=layer, parameters=parameters, macs=macs, **side)

@@ -48,6 +48,9 @@ class LowRankPath(TrainedPath):
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
 
+    def fetched(self, positions: int, inputs: int) -> int:
+        return positions * self.down.shape[0] * self.down.shape[-1]
+
     @property
     def terms(self) -> int:
         return max(self.down.shape[-1], self.up.shape[-1])
@@ -98,6 +101,9 @@ class VectorsPath(TrainedPath):
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel() + self.size)
 
+    def fetched(self, positions: int, inputs: int) -> int:
+        return positions * self.down.shape[0] * self.down.shape[-1]
+
     @property
     def terms(self) -> int:
         return max(self.down.shape[-1], self.up.shape[-1])
@@ -137,6 +143,7 @@ class SparsePath(TrainedPath):
         chosen[order[: max(1, round(config.share * count))]] = True
         self.register_buffer("chosen", chosen.view(layer.weight.shape).to(layer.weight.device))
         self.values = parameter(layer.weight[self.chosen])
+        self.groups = layer.matrix_shape[2]
         layer.weight.masked_fill_(self.chosen, 0.0)
 
     def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
@@ -145,6 +152,10 @@ class SparsePath(TrainedPath):
 
     def macs(self, positions: int) -> int:
         return positions * self.size
+
+    def fetched(self, positions: int, inputs: int) -> int:
+        chosen = self.chosen.view(self.groups, len(self.chosen) // self.groups, -1)
+        return positions * int(chosen.any(1).sum())  # an input that no chosen weight meets is left where it is
 
     @property
     def terms(self) -> int:

@@ -63,6 +63,9 @@ class TrimPath(SidePath):
     def macs(self, positions: int) -> int:
         return positions * self.gain.numel()
 
+    def fetched(self, positions: int, inputs: int) -> int:
+        return 0
+
     @property
     def terms(self) -> int:
         return 1

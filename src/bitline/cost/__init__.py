@@ -1,7 +1,7 @@
 """Cost: energy, latency and area of a network on its macros, from counted conversions."""
 
 from bitline.cost.activity import Activity, measure_activity
-from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden
+from bitline.cost.adc import AdcEnergy, AnyAdcEnergy, Murmann, Sar, Schreier, Walden, brief
 from bitline.cost.counts import LayerCounts, accumulator_bits, count
 from bitline.cost.estimate import DEFAULT, Cost, Energy, Estimate, cost, price
 from bitline.cost.saving import Saving, adc_saving
@@ -45,6 +45,7 @@ __all__ = [
     "Write",
     "accumulator_bits",
     "adc_saving",
+    "brief",
     "cost",
     "count",
     "measure_activity",

@@ -79,7 +79,8 @@ class Schreier(AdcEnergy):
     Understanding Delta-Sigma Data Converters, 2005; with SNDR: Ali et al., JSSC 45(12), 2010).
 
     Default: 185 dB, the other line of the energy plot in Murmann's survey (2025): a bound that converters of few bits
-    do not come near. To 51 MHz, where the survey's best converters leave it (sheet *Jitter and FOM lines*).
+    do not come near, as its title says. To 51 MHz, where the survey's best converters leave it (sheet *Jitter and FOM
+    lines*).
     """
 
     kind: Literal["schreier"] = "schreier"
@@ -90,7 +91,7 @@ class Schreier(AdcEnergy):
 
     @property
     def title(self) -> str:
-        return f"Schreier, {self.fom:g} dB"
+        return f"Schreier, {self.fom:g} dB (a lower bound below 10 bits)"
 
     def _joules(self, bits: int, rate: float) -> float:
         return 0.5 * 10 ** ((6.02 * bits + 1.76 - self.fom) / 10)
@@ -139,6 +140,12 @@ class Murmann(AdcEnergy):
 
     def _joules(self, bits: int, rate: float) -> float:
         return float(shipped().curves[self.level].joules(bits, rate))
+
+
+def brief(title: str) -> str:
+    """A law's title without its parameters, for heads of columns and for sentences; what stands in brackets stays."""
+    name, _, rest = title.partition(",")
+    return f"{name} {rest[rest.index('(') :]}" if "(" in rest else name
 
 
 AnyAdcEnergy = Annotated[Walden | Schreier | Sar | Murmann, Field(discriminator="kind")]

@@ -28,12 +28,15 @@ class Frozen(BaseModel):
 
 
 class LayerCounts(Frozen):
-    """One layer's work for one sample. Of a layer that stayed digital, and of a side path: its products alone."""
+    """One layer's work for one sample. Of a layer that stayed digital, and of a side path: its products, and what they
+    take from memory."""
 
     layer: str
     macro: str | None = Field(description="null: the layer stayed digital")
     beside: str | None = Field(default=None, description="layer that this side path corrects; null: it is none")
-    parameters: int = Field(default=0, description="numbers stored: weights and biases")
+    parameters: int = Field(
+        default=0, description="numbers stored: weights and biases; off the macro each is read once a sample"
+    )
     terms: int = Field(description="K, products of one output")
     outputs: int = Field(description="outputs of a sample, all positions")
     macs: int = Field(description="multiply–accumulates, of integers as they are encoded")
@@ -72,29 +75,32 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
     found, beside = converted_layers(model), sides(model)
     plain = digital(remove(copy.deepcopy(model)) if beside else model).eval()
     names = {module: name for name, module in plain.named_modules()}
-    outputs = {names[module]: made for module, made in count_outputs(plain, x).items()}
+    outputs = {names[module]: reached for module, reached in count_outputs(plain, x).items()}
     if silent := [name for name in found if name not in outputs]:
         raise ValueError(f"no sample reached {', '.join(silent)}: the model does not call them; skip them in convert")
     if unknown := [name for name in activity or () if name not in found]:
         raise ValueError(f"activity of {', '.join(unknown)}: the layers on the macro are {', '.join(found)}")
     held = _held(found)
     rows = []
-    for name, (made, shape) in outputs.items():
-        terms = shape[1:].numel()
-        stored = sum(p.numel() for p in plain.get_submodule(name).parameters())
+    for name, (made, shape, taken) in outputs.items():
+        terms, positions, module = shape[1:].numel(), made // shape[0], plain.get_submodule(name)
+        stored = sum(p.numel() for p in module.parameters())
         if name in found:
             counted = _on_macro(found[name], made, held, (activity or {}).get(name))
         else:
-            counted = LayerCounts(layer=name, macro=None, terms=terms, outputs=made, macs=made * terms)
+            work = {"terms": terms, "outputs": made, "macs": made * terms}
+            work["inputs"] = positions * getattr(module, "groups", 1) * terms
+            counted = LayerCounts(layer=name, macro=None, **work)
         rows.append(counted.model_copy(update={"parameters": stored}))
         if name in beside:
-            rows.append(count_side(name, beside[name], made // shape[0]))
+            side = beside[name]
+            rows.append(count_side(name, side, side.macs(positions), side.fetched(positions, taken)))
     return tuple(rows)
 
 
-def count_side(layer: str, side: SidePath, positions: int) -> LayerCounts:
-    """The work of a layer's side path: it corrects outputs where they are, and stores none of its own."""
-    work = {"terms": side.terms, "outputs": 0, "macs": side.macs(positions), "parameters": side.size}
+def count_side(layer: str, side: SidePath, macs: int, inputs: int) -> LayerCounts:
+    """The work of a layer's side path: it corrects outputs before they are stored, and stores none of its own."""
+    work = {"terms": side.terms, "outputs": 0, "macs": macs, "parameters": side.size, "inputs": inputs}
     return LayerCounts(layer=f"{layer}.side", macro=None, beside=layer, **work)
 
 

@@ -29,8 +29,12 @@ class Energy(Frozen):
     adc: float = Field(description="conversions")
     driver: float | None = Field(description="DACs of word lines")
     array: float | None = Field(description="cells read")
-    digital: float | None = Field(description="shift-add, Σx, requantisation; all of layers that stayed digital")
-    buffer: float | None = Field(description="inputs fetched, outputs stored")
+    digital: float | None = Field(
+        description="shift-add, Σx, requantisation; products of layers that stayed digital and of side paths"
+    )
+    buffer: float | None = Field(
+        description="inputs fetched, outputs stored; numbers of layers that stayed digital and of side paths read"
+    )
     write: float | None = Field(description="arrays written again, share of one sample")
 
     @property
@@ -47,6 +51,10 @@ class Estimate(Frozen):
     energy: Energy = Field(description="of all layers")
     tops_per_watt: float = Field(description="of the layers on the macro, their energy alone")
     one_bit_tops_per_watt: float
+    network_tops_per_watt: float = Field(
+        description="operations of all layers, digital ones too, over the energy of the network with its side paths, "
+        "whose own operations are none of the network's"
+    )
 
 
 class Cost(Frozen):
@@ -55,12 +63,15 @@ class Cost(Frozen):
     technology: Technology
     batch: int = Field(description="samples that go through a layer before its arrays are written for another")
     layers: tuple[LayerCounts, ...]
-    seconds: tuple[float, ...] = Field(description="latency of each layer for one sample, s; digital ones: 0")
-    latency: float = Field(description="of one sample, s, layers one after the other")
-    area: float | None = Field(description="of arrays and converters, m²; null: the technology gives no areas")
+    seconds: tuple[float, ...] = Field(
+        description="latency of each layer for one sample, s; digital ones and side paths: 0, it is not counted"
+    )
+    latency: float = Field(description="of one sample, s, layers on the macro one after the other")
+    area: float | None = Field(description="of arrays, converters and drivers, m²; null: the technology gives no areas")
     tops: float
     one_bit_tops: float
     tops_per_mm2: float | None
+    uncounted: tuple[str, ...] = Field(description="what latency, area, TOPS and TOPS/mm² leave out")
     estimates: tuple[Estimate, ...]
 
     @property
@@ -96,6 +107,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
     rate = 1 / technology.cycle
     rest = [_but_adc(one, macros, technology, batch) for one in counted]
     macs, one_bit = (sum(getattr(one, name) for one in counted if one.macro) for name in ("macs", "one_bit_macs"))
+    every = sum(one.macs for one in counted if one.beside is None)
     estimates = []
     for law in technology.adc:
         found = []
@@ -111,6 +123,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
                 energy=energy,
                 tops_per_watt=2 * macs / on_macro / 1e12,
                 one_bit_tops_per_watt=2 * one_bit / on_macro / 1e12,
+                network_tops_per_watt=2 * every / energy.total / 1e12,
             )
         )
     seconds = tuple(_seconds(one, technology, batch) for one in counted)
@@ -127,6 +140,7 @@ def price(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technolog
         tops=tops,
         one_bit_tops=2 * one_bit / latency / 1e12,
         tops_per_mm2=None if area is None else tops / (area * 1e6),
+        uncounted=_uncounted(counted, area),
         estimates=tuple(estimates),
     )
 
@@ -143,14 +157,7 @@ def _but_adc(
     driver, array, digital, buffer = (getattr(technology, term) for term in TERMS[1:5])
     write = technology.write
     if one.macro is None:
-        bits = technology.digital_bits
-        return {
-            "driver": 0.0,
-            "array": 0.0,
-            "digital": None if digital is None else one.macs * digital.mac(bits, bits, one.terms),
-            "buffer": None if buffer is None else one.outputs * bits * buffer.bit,
-            "write": 0.0,
-        }
+        return {"driver": 0.0, "array": 0.0, "write": 0.0} | off_macro(one, technology)
     if one.cells_written and write is None:
         raise ValueError(
             f"{one.layer}: macro {one.macro} is written again as the network runs: give `write` of the technology, "
@@ -164,6 +171,21 @@ def _but_adc(
         "digital": None if digital is None else _sums(one, digital, technology.scale_bits),
         "buffer": None if buffer is None else words * one.input_bits * buffer.bit,
         "write": 0.0 if write is None else one.cells_written * write.cell / batch,
+    }
+
+
+def off_macro(one: LayerCounts, technology: Technology) -> dict[str, float | None]:
+    """Energy of a layer that stayed digital, or of a side path, J; None where the technology does not give a term.
+
+    Stored numbers are read once a sample, inputs fetched and outputs stored as those of layers on the macro, all of
+    ``digital_bits``. What a seed gives again costs nothing here: the random matrices of ``vectors``, the places of
+    ``sparse``.
+    """
+    digital, buffer, bits = technology.digital, technology.buffer, technology.digital_bits
+    words = one.parameters + one.inputs + one.outputs
+    return {
+        "digital": None if digital is None else one.macs * digital.mac(bits, bits, one.terms),
+        "buffer": None if buffer is None else words * bits * buffer.bit,
     }
 
 
@@ -187,6 +209,14 @@ def _seconds(one: LayerCounts, technology: Technology, batch: int) -> float:
     """Latency of a layer for one sample, s; rows of all its arrays are written one after the other."""
     written = one.rows_written * technology.write.row / batch if technology.write is not None else 0.0
     return one.cycles * technology.cycle + written
+
+
+def _uncounted(counted: Sequence[LayerCounts], area: float | None) -> tuple[str, ...]:
+    """What latency and area leave out, in words."""
+    digital = any(one.macro is None and one.beside is None for one in counted)
+    beside = any(one.beside is not None for one in counted)
+    found = [f"latency of {what}" for what, there in (("digital layers", digital), ("side paths", beside)) if there]
+    return (*found, *(["area of all but arrays, converters and drivers"] if area is not None else []))
 
 
 def _area(counted: Sequence[LayerCounts], macros: Mapping[str, Macro], technology: Technology) -> float | None:

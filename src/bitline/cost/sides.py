@@ -8,14 +8,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate import Overhead, overhead, sides
-from bitline.cost.estimate import DEFAULT, Cost, cost
+from bitline.cost.counts import count_side
+from bitline.cost.estimate import DEFAULT, Cost, cost, off_macro
 from bitline.cost.technology import Technology
+from bitline.nn import SidePath
 
 
 class SideCost(Overhead):
     """Of one layer with a side path, or of all together (``total``), for one sample."""
 
-    joules: float | None = Field(description="energy of the side path; null: the technology has no `digital`")
+    joules: float | None = Field(
+        description="energy of the side path: products, and with `buffer` of the technology its numbers and inputs "
+        "read; null: it has no `digital`"
+    )
     against: dict[str, float] = Field(
         description="energy of the layer, or of the network, without side paths under each ADC law, J; empty: not told"
     )
@@ -35,9 +40,10 @@ def side_costs(
 ) -> tuple[SideCost, ...]:
     """``compensate.overhead`` with energies, last of all the ``total`` against the whole network.
 
-    A product of a side path is priced as one of a layer that stayed digital. The network without them is priced
-    as by ``cost``; where that cannot be, as for a macro without a converter, ``why`` says so and shares of energy are
-    absent. ``technology``, ``batch``: as of ``cost``.
+    Products, stored numbers and inputs of a side path are priced as those of a layer that stayed digital; what a seed
+    gives again (random matrices of ``vectors``, places of ``sparse``) costs nothing here. The network without them is
+    priced as by ``cost``; where that cannot be, as for a macro without a converter, ``why`` says so and shares of
+    energy are absent. ``technology``, ``batch``: as of ``cost``.
     """
     technology = Technology.load(technology)
     *rows, total = overhead(model, x)
@@ -47,17 +53,21 @@ def side_costs(
         found = cost(model, x, technology, batch=batch)
     except ValueError as error:
         why = str(error)
-    beside, digital, bits = sides(model), technology.digital, technology.digital_bits
+    beside = sides(model)
     said = {"why": why, "technology": technology.name}
-    each = [
-        None if digital is None else row.side_macs * digital.mac(bits, bits, beside[row.layer].terms) for row in rows
-    ]
+    each = [_joules(row, beside[row.layer], technology) for row in rows]
     told = [
         SideCost(**row.model_dump(), joules=joules, against=_against(found, row.layer), **said)
         for row, joules in zip(rows, each, strict=True)
     ]
-    joules = None if digital is None else sum(one or 0.0 for one in each)
+    joules = None if technology.digital is None else sum(one or 0.0 for one in each)
     return (*told, SideCost(**total.model_dump(), joules=joules, against=_against(found, None), **said))
+
+
+def _joules(row: Overhead, side: SidePath, technology: Technology) -> float | None:
+    """Energy of a side path, J; None where its products have no price."""
+    found = off_macro(count_side(row.layer, side, row.side_macs, row.side_inputs), technology)
+    return None if found["digital"] is None else found["digital"] + (found["buffer"] or 0.0)
 
 
 def _against(found: Cost | None, layer: str | None) -> dict[str, float]:

@@ -18,6 +18,9 @@ class Attempt(Frozen):
     steps: int = Field(description="optimiser steps spent on it after the float network")
     overhead: SideCost | None = Field(default=None, description="of all its side paths; null: it has none")
     adc: dict[str, float] | None = Field(default=None, description="energy of a sample's conversions by ADC law, J")
+    energy: dict[str, float] | None = Field(
+        default=None, description="of a sample by ADC law, J: every term there is, side paths included; null: not told"
+    )
     bits: dict[str, str] | None = Field(default=None, description="by layer: what was chosen of it; null: its macro's")
 
 
@@ -48,6 +51,11 @@ class Hardened(Frozen):
     verified: tuple[Row, ...] = Field(
         description="on test images and dies that decided nothing: without errors, as converted, and what was kept"
     )
+    untouched: dict[str, float] = Field(
+        default_factory=dict,
+        description="energy of a sample of the network as converted by ADC law, J; empty: not told",
+    )
+    unpriced: str = Field(default="", description="why energy is not told")
     facts: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -72,8 +80,19 @@ class Hardened(Frozen):
 
     def saved(self) -> dict[str, float]:
         """Share of the energy of conversions that is saved, by ADC law; empty where no bits were given away."""
-        last = self.steps[-1]
-        return {} if last.kept is None else last.saved(last.kept)
+        return {} if self.kept is None else self.steps[-1].saved(self.kept)
+
+    def net(self, one: Attempt | None) -> dict[str, float]:
+        """Share of the untouched network's energy that a try saves, by ADC law: fewer bits less what side paths take;
+        negative where it takes more. Empty where energy is not told."""
+        if one is None or one.energy is None:
+            return {}
+        return {law: 1 - joules / self.untouched[law] for law, joules in one.energy.items() if law in self.untouched}
+
+    @property
+    def kept(self) -> Attempt | None:
+        """What the walk ended with."""
+        return self.steps[-1].kept
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""

@@ -292,8 +292,9 @@ class Experiment(Written):
         return found
 
 
-def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
-    """Read an experiment, ``changes`` ("test.chips=5") laid over it.
+def load(path: Path, changes: Sequence[str] = (), macro: str | None = None) -> Experiment:
+    """Read an experiment, ``changes`` ("test.chips=5") laid over it, on a ``macro`` in place of its own: a preset, or a
+    YAML file from here.
 
     Relative files of macros and technologies are looked for beside the experiment. Raises ValueError naming file, key
     and what would be accepted.
@@ -308,6 +309,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> Experiment:
         raise ValueError(
             f"{path} holds no experiment: a mapping with title, data, network, macro, training is expected"
         )
+    if macro is not None:
+        data["macro"] = _beside(macro, Path.cwd())
     if any(change.startswith("macro.") for change in changes) and not isinstance(data.get("macro"), list):
         found = _macro(_beside(data.get("macro"), path.parent))  # whole, for changes deep inside
         data["macro"] = found.dump() if isinstance(found, Macro) else found

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from bitline.compensate import sides
-from bitline.cost import SideCost, side_costs
+from bitline.cost import SideCost, cost, side_costs
 from bitline.data import batches
 from bitline.evaluate import Row, row, without_errors, write_atomic
 from bitline.evaluate.hardened import Attempt, Hardened, Step
@@ -49,7 +50,8 @@ class HardenRun:
     def __post_init__(self) -> None:
         if not 0 < self.target <= 1:
             raise ValueError(f"target {100 * self.target:g} %: a share of the accuracy without errors, up to 100 %")
-        self.macro = self.experiment.on()
+        self.placing.searcher.check()
+        self.macro, self.unpriced = self.experiment.on(), ""
         if (space := self._space()) is not None:
             searchable(self.experiment, space)
         changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip}
@@ -62,6 +64,7 @@ class HardenRun:
         started = time.time()
         ladder = Ladder(self.walk, self.macro, self.placing, self.per_chip, self.tell)
         first = Network(CONVERTED, ladder.start)
+        untouched = self._energy(first.model)
         original = 100 * float(without_errors(first.model, self.source()).double().mean())
         self.at_least = self.target * original
         self.tell(f"without errors {original:.2f} %, so {self.at_least:.2f} % are to hold")
@@ -86,6 +89,8 @@ class HardenRun:
             original=original,
             steps=(*steps, last),
             verified=self._verified(first, kept, given),
+            untouched=untouched or {},
+            unpriced=self.unpriced,
             facts=self.walk.facts() | self._facts(),
         )
         result.write(self.out / "hardened.json")
@@ -103,11 +108,23 @@ class HardenRun:
         right = ledger.over_chips(network.model, network.name, self.source, how.chips, seed, prepare=network.prepare)
         found = self._row(right, network.name, round(self.at_least, 2))
         self.tell(f"{network.name}: {found.told}")
-        return Attempt(name=network.name, row=found, steps=network.steps, overhead=self._overhead(network.model))
+        overhead, energy = self._overhead(network.model), self._energy(network.model)
+        return Attempt(name=network.name, row=found, steps=network.steps, overhead=overhead, energy=energy)
 
     def _overhead(self, model: nn.Module) -> SideCost | None:
-        sample = next(iter(self.source()))[0][:1]
-        return side_costs(model, sample, self.experiment.technology)[-1] if sides(model) else None
+        return side_costs(model, self._sample(), self.experiment.technology)[-1] if sides(model) else None
+
+    def _energy(self, model: nn.Module) -> dict[str, float] | None:
+        """Of a sample by ADC law, J, side paths included; None, with the reason kept, where it cannot be priced."""
+        try:
+            found = cost(model, self._sample(), self.experiment.technology)
+        except ValueError as error:
+            self.unpriced = str(error)
+            return None
+        return {estimate.adc: estimate.energy.total for estimate in found.estimates}
+
+    def _sample(self) -> Tensor:
+        return next(iter(self.source()))[0][:1]
 
     def _good(self, attempt: Attempt) -> bool:
         return attempt.row.reached(self.by) >= self.at_least
@@ -120,6 +137,8 @@ class HardenRun:
         name, told = "allocate", "bits of each layer with which conversions take least energy while the target holds"
         method = kept.method or Qat()
         part = self.experiment.model_copy(update={"methods": (method,), "search": self._space()})
+        if kept.prepare is not None:
+            part = part.model_copy(update={"test": self.walk.experiment.test})  # which does it on each chip
         reason = self._unsearched(kept, before, part.search)
         if reason is None:
             self.tell(f"{name}: {told}")
@@ -138,9 +157,10 @@ class HardenRun:
             return Step(name=name, told=f"left out: {reason}", kept=before.kept, holds=before.holds), kept
         write_atomic(self.out / "hardened.yaml", written(search.winner(winner.settings)))
         model = kept.model if winner is found.baseline else search.network(winner.settings)
-        steps, beside = max(kept.steps, self.walk.steps()), self._overhead(kept.model)
+        steps = max(kept.steps, self.walk.steps())
+        spent: Any = {"steps": steps, "overhead": self._overhead(kept.model)}
         attempts = {
-            one.name: Attempt(name=one.name, row=one.tested, steps=steps, overhead=beside, adc=one.adc, bits=bits(one))
+            one.name: Attempt(name=one.name, row=one.tested, adc=one.adc, energy=one.total, bits=bits(one), **spent)
             for one in found.tested
             if one.tested is not None
         }
@@ -184,7 +204,7 @@ class HardenRun:
         return {
             "decided by": f"{how.chips} dies, {how.images} training images {seen}",
             "side paths": f"{how.searcher.kind}, {how.tries} steps a try",
-        }
+        } | ({"energy": f"not told: {self.unpriced}"} if self.unpriced else {})
 
 
 def bits(one: Candidate) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bitline.compensate import AnyPath, CorrectNet, LowRank
+from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Trimming, Vectors, sides
 from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths
 from bitline.experiment.run import Run
@@ -19,7 +19,12 @@ from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Random
 
 CONVERTED = "as converted"
-PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = ((CorrectNet(), (0.125, 0.25)), (LowRank(), (1, 2, 4)))
+PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their widths, ranks or shares
+    (CorrectNet(), (0.125, 0.25)),
+    (LowRank(), (1, 2, 4)),
+    (Vectors(), (4, 16)),
+    (Sparse(), (0.02, 0.05, 0.1)),
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Ladder:
     placing: Placing
     per_chip: bool
     tell: Callable[[str], None]
+    bare: Network | None = None  # the best one before side paths
 
     @cached_property
     def start(self) -> nn.Module:
@@ -65,7 +71,7 @@ class Ladder:
         share = f"{100 * self.placing.budget.share:g} % more {self.placing.budget.of}"
         yield "measure", "the network as converted, and once its batch norms know the macro", self.measure
         yield "train", "on the machine with its errors, and with S3's suppression of their growth", self.train
-        yield "compensate", f"side paths, the paper's and their rival, placed within {share}", self.compensate
+        yield "compensate", f"side paths, the paper's and its rivals, placed within {share}", self.compensate
         if self.per_chip:
             yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip
 
@@ -86,7 +92,7 @@ class Ladder:
 
     def compensate(self, kept: Network) -> Iterator[Network]:
         """Each kind of side path where the searcher wants it, beside the network kept."""
-        how = self.placing
+        self.bare, how = kept, self.placing
         for path, widths in PATHS:
             wanted = Compensate.model_validate({"path": path, "after": kept.method})
             try:
@@ -111,10 +117,17 @@ class Ladder:
                 yield from self._made(found.method.title, found.method)
 
     def on_each_chip(self, kept: Network) -> Iterator[Network]:
-        """What the experiment's remedies do on each chip."""
-        for name, model, prepare in self.walk.remedies(kept.name, kept.model):
+        """What the experiment's remedies do on each chip; a layer has no trim beside a side path, so that trims are
+        tried on the best network before these, too."""
+        yield from self._prepared(kept)
+        if self.bare is not None and sides(kept.model):
+            yield from (one for one in self._prepared(self.bare) if isinstance(one.prepare, Trimming))
+
+    def _prepared(self, network: Network) -> Iterator[Network]:
+        """A network with what is done on each chip first."""
+        for name, model, prepare in self.walk.remedies(network.name, network.model):
             if prepare is not None:
-                yield Network(name, model, kept.method, kept.steps, kept.recalibrated, prepare)
+                yield replace(network, name=name, model=model, prepare=prepare)
 
     def _made(self, title: str, method: AnyMethod) -> Iterator[Network]:
         stages = 2 if isinstance(method, Compensate) and method.after is not None else 1

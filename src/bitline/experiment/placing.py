@@ -34,8 +34,9 @@ def place_paths(
     The network is that of the experiment on its only macro, trained by what the method comes after. Placements are
     chosen on ``images`` that it was not trained on, where the data set has as many; else on some that the side paths
     were not. Test images are not looked at. ``training``: of a try, see ``few``. ``start``: the network as converted,
-    where it is at hand.
+    where it is at hand. Raises ImportError, before any training, for a searcher that needs more than is installed.
     """
+    searcher.check()
     experiment = walk.experiment
     macro = experiment.on()
     mine, validation, unseen = apart(walk, images)

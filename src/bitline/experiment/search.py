@@ -14,15 +14,18 @@ from torch import nn
 
 from bitline.configuration import to_yaml
 from bitline.cost import Technology
-from bitline.evaluate import write_atomic
-from bitline.evaluate.montecarlo import Batch
+from bitline.data import batches
+from bitline.evaluate import difference, row, write_atomic
+from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.config import Experiment, parse
+from bitline.experiment.placing import apart
 from bitline.experiment.run import Run
 from bitline.macro.macro import merge
 from bitline.methods import AnyMethod
 from bitline.nn import all_match, layers, matches
+from bitline.place.measuring import lot
 from bitline.report.search import search_picture, write_search_csv
-from bitline.search import Goal, Searched, Setting, Space, search
+from bitline.search import Goal, Searched, Setting, Space, Verified, search
 from bitline.search.finals import NO_GOAL
 from bitline.search.found import law_of
 from bitline.search.setting import Settings, key
@@ -42,7 +45,9 @@ class Judges:
 class SearchRun:
     """A search being carried out in a folder, which it shares with a ``Run`` of the same experiment.
 
-    ``judges``: of finals; absent: the experiment's test. ``remedy``: what every network gets after its training.
+    ``judges``: of finals; absent: ``images`` of the training set that networks are not trained on, where there are as
+    many, and dies of a lot of their own: the setting chosen by the goal is then verified, once, by the experiment's
+    test. ``remedy``: what every network gets after its training.
     """
 
     experiment: Experiment
@@ -53,6 +58,7 @@ class SearchRun:
     judges: Judges | None = None
     remedy: Callable[[nn.Module], nn.Module] | None = None
     name: str = "search"  # of the files written
+    images: int = 500
 
     def __post_init__(self) -> None:
         self.experiment.on()
@@ -71,7 +77,7 @@ class SearchRun:
         """Carry it out; what was done before is not done again. Writes ``.json``, ``.csv`` and ``.svg`` of its name."""
         experiment, space, base = self.experiment, self.experiment.search, self.base
         assert space is not None
-        judges = self.judges or Judges(base.source, experiment.test.chips, experiment.seed)
+        judges, told = (self.judges, {}) if self.judges is not None else self._apart()
         found = search(
             self.baseline,
             _Again(base.plain),
@@ -89,11 +95,41 @@ class SearchRun:
             technology=experiment.technology,
             tell=self.tell,
         )
-        found = found.model_copy(update={"facts": base.facts()})
+        verified = self._verified(found) if self.judges is None else None
+        found = found.model_copy(update={"facts": base.facts() | told, "verified": verified})
         found.write(self.out / f"{self.name}.json")
         write_search_csv(found, self.out / f"{self.name}.csv")
         write_atomic(self.out / f"{self.name}.svg", search_picture(found))
         return found
+
+    def _apart(self) -> tuple[Judges, dict[str, str]]:
+        """Judges that no test uses, and what they are."""
+        chips = self.experiment.test.chips
+        _, some, unseen = apart(self.base, self.images)
+        seen = "of no other use" if unseen else "seen in training"
+        judges = Judges(lambda: batches(some, BLOCK), chips, lot(self.experiment.seed))
+        return judges, {"decided by": f"{chips} dies, {self.images} training images {seen}"}
+
+    def _verified(self, found: Searched) -> Verified | None:
+        """What the goal chooses, beside the baseline, on test images and dies; None where it chooses nothing."""
+        goal, test, seed = self.goal, self.experiment.test, self.experiment.seed
+        at_least = goal.at_least(found.baseline.accuracy("tested", goal.by))
+        try:
+            winner = None if at_least is None else found.cheapest(at_least, goal.law, by=goal.by)
+        except ValueError:  # nothing holds it
+            return None
+        if winner is None:
+            return None
+        right = {
+            one.name: self.base.ledger("verify").over_chips(
+                self.network(one.settings), one.name, self.base.source, test.chips, seed
+            )
+            for one in (found.baseline, winner)
+        }
+        rows = {name: row(one, name, "its own", target=test.target, seed=seed) for name, one in right.items()}
+        own, chosen = found.baseline.name, winner.name
+        pair = difference(right[chosen], right[own], (chosen, own), seed)
+        return Verified(baseline=rows[own], chosen=rows[chosen], difference=pair)
 
     @cached_property
     def base(self) -> Run:

@@ -1,4 +1,4 @@
-"""How many outputs each layer of a network has for a sample."""
+"""How many numbers go into and come out of each layer of a network for a sample."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ LINEAR: tuple[type[nn.Module], ...] = tuple(LAYERS)  # and so the layers on a ma
 
 
 @torch.no_grad()
-def count_outputs(net: nn.Module, x: Tensor) -> dict[nn.Module, tuple[int, torch.Size]]:
-    """(outputs of a sample, shape of the weight) of each linear layer and convolution that ``x``, (B, …), reaches, in
-    that order; a layer that is called several times has the outputs of all calls. Runs ``net`` as it is."""
-    found: dict[nn.Module, tuple[int, torch.Size]] = {}
+def count_outputs(net: nn.Module, x: Tensor) -> dict[nn.Module, tuple[int, torch.Size, int]]:
+    """(outputs of a sample, shape of the weight, inputs of a sample) of each linear layer and convolution that ``x``,
+    (B, …), reaches, in that order; a layer that is called several times has those of all calls. Runs ``net`` as it
+    is."""
+    found: dict[nn.Module, tuple[int, torch.Size, int]] = {}
 
-    def seen(module: nn.Module, _: object, y: Tensor) -> None:
+    def seen(module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
-        before = found[module][0] if module in found else 0
-        found[module] = (before + y.numel() // len(x), weight.shape)
+        made, _, taken = found.get(module, (0, weight.shape, 0))
+        found[module] = (made + y.numel() // len(x), weight.shape, taken + inputs[0].numel() // len(x))
 
     hooks = [module.register_forward_hook(seen) for module in net.modules() if isinstance(module, LINEAR)]
     try:

@@ -31,6 +31,11 @@ class SidePath(nn.Module):
     def macs(self, positions: int) -> int:
         """Multiplications with addition for one sample, whose outputs have so many positions."""
 
+    @abstractmethod
+    def fetched(self, positions: int, inputs: int) -> int:
+        """Inputs that it takes from memory for one sample, whose layer has so many ``inputs``; each again for every
+        position that it meets. What came out of the layer is corrected before it is stored, and not fetched."""
+
     @property
     @abstractmethod
     def terms(self) -> int:

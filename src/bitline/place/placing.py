@@ -54,9 +54,10 @@ def place(
     the accuracy without errors.
     ``searcher``: ``Reinforce()`` unless given. With ``out``, what was measured is kept there and not measured again.
     The model is not changed. Raises ValueError for a model without a layer that needs a side path, and for a space that
-    the searcher refuses.
+    the searcher refuses; ImportError, before anything is measured, for a searcher that needs more than is installed.
     """
     searcher, path = searcher or Reinforce(), path or CorrectNet()
+    searcher.check()
     if isinstance(path, Trim):
         raise ValueError("trim is fitted on each chip and has no width: there is nothing to place")
     widths = _checked(widths, path)
@@ -93,7 +94,8 @@ def search(
     file: Path | None = None,
     tell: Callable[[Tried], None] = lambda tried: None,
 ) -> Trials:
-    """What a searcher tries in a space, until its evaluations are used up or it is done."""
+    """What a searcher tries in a space, until its evaluations are used up or it is done; errors as of ``place``."""
+    searcher.check()
     trials = Trials(space, measure, file, searcher.evaluations, tell)
     with suppress(Spent):
         searcher.search(trials)

@@ -50,7 +50,8 @@ def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
     technology = found.technology
     caption = f"of one sample · {technology.name}, a conversion in {si(technology.cycle, 's')}"
     caption += f" · not in it, not counted: {', '.join(found.absent)}" if found.absent else ""
-    caption += " · 2 operations a MAC as encoded; 1-bit: input × weight bits; layers on the macro alone"
+    caption += " · 2 operations a MAC as encoded; 1-bit: input × weight bits; TOPS/W: of layers on the macro alone; "
+    caption += "network: operations of all its layers, over all its energy"
     terms = Table(title=Text(macro), title_justify="left", caption=Text(caption), caption_justify="left")
     terms.add_column("")
     for estimate in found.estimates:
@@ -70,9 +71,11 @@ def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
     terms.add_row(Text("ADC's share"), *(cell(f"{100 * energy.adc / energy.total:.1f} %") for energy in shown))
     terms.add_row(Text("TOPS/W"), *(cell(each.tops_per_watt, ".4g") for each in found.estimates))
     terms.add_row(Text("1-bit TOPS/W"), *(cell(each.one_bit_tops_per_watt, ".4g") for each in found.estimates))
+    terms.add_row(Text("TOPS/W, network"), *(cell(each.network_tops_per_watt, ".4g") for each in found.estimates))
     speed = f"{si(found.latency, 's', 3)}, {found.tops:.3g} TOPS, {found.one_bit_tops:.3g} 1-bit TOPS"
     if found.area is not None and found.tops_per_mm2 is not None:
         speed += f" · arrays {found.area * 1e6:.3g} mm², {found.tops_per_mm2:.3g} TOPS/mm²"
+    speed += f" · not counted: {', '.join(found.uncounted)}" if found.uncounted else ""
     optional: dict[str, list[float | None]] = {
         "skipped": [1 - one.activity.reads if one.activity else None for one in found.layers],
         "cells written": [one.cells_written or None for one in found.layers],

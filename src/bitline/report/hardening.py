@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from rich.table import Table as Printed
 from rich.text import Text
 
+from bitline.cost import brief
 from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.result import write_atomic
 from bitline.report import contents
@@ -31,8 +32,12 @@ def sentence(found: Hardened) -> str:
         f"{final.reached(found.by):.1f} % hardened ({WHAT[found.by]}, {final.chips} test dies), "
         f"{100 * found.share:.1f} % of its accuracy without errors: the target of {100 * found.target:g} % {verdict}"
     )
-    saved = "; ".join(f"{100 * share:.0f} % by {law.split(',')[0]}" for law, share in found.saved().items())
-    return f"{told}. Energy of conversions saved: {saved}." if saved else f"{told}."
+    saved = "; ".join(f"{100 * share:.0f} % by {brief(law)}" for law, share in found.saved().items())
+    told += f". Energy of conversions saved: {saved}" if saved else ""
+    if net := found.net(found.kept):
+        shares = "; ".join(f"{number(100 * share, 1, '+')} % by {brief(law)}" for law, share in net.items())
+        told += f". Energy saved in all, less what side paths take, against the untouched network: {shares}"
+    return f"{told}. Energy is not told: {found.unpriced}." if found.unpriced else f"{told}."
 
 
 def conclusion(found: Hardened, step: Step) -> str | None:
@@ -69,6 +74,10 @@ def attempts(found: Hardened, step: Step) -> Table:
         share = step.saved(one).get(law)
         return None if share is None else number(100 * share, 1)
 
+    def net(law: str, one: Attempt) -> str | None:
+        share = found.net(one).get(law)
+        return None if share is None else number(100 * share, 1)
+
     columns = [
         Column[Attempt]("Network", "How it was made.", lambda one: one.name, words=True),
         Column("Kept", "What the walk goes on with.", lambda one: "kept" if one == step.kept else "", words=True),
@@ -96,23 +105,37 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column("Energy", "Of side paths, of the network’s, under the first ADC law.", energy, "%"),
     ]
     meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
-    columns += [Column(f"Saved, {law.split(',')[0]}", meaning, partial(saved, law), "%") for law in found.saved()]
+    columns += [Column(f"Saved, {brief(law)}", meaning, partial(saved, law), "%") for law in found.saved()]
+    meaning = "Energy of a sample saved under this law, less what side paths take, against the network as converted."
+    columns += [Column(f"Saved in all, {brief(law)}", meaning, partial(net, law), "%") for law in found.untouched]
     return Table.of(f"{step.name}: what was tried", step.attempts, columns)
+
+
+def spread(shares: Iterable[float]) -> Text:
+    """Shares in per cent, least and most."""
+    found = sorted(shares)
+    ends = dict.fromkeys(number(100 * one, 1) for one in (found[0], found[-1])) if found else {}
+    return Text(" … ".join(ends)) if ends else cell(None)
 
 
 def hardened_tables(found: Hardened) -> list[Printed]:
     """The story for the terminal: the steps, then what was verified."""
     story = Printed(title=Text(found.title), title_justify="left", caption_justify="left")
     story.caption = Text(
-        f"accuracy in %, {WHAT[found.by]}, on dies and images that decide · to hold: {found.at_least:.2f}"
+        f"accuracy in %, {WHAT[found.by]}, on dies and images that decide · to hold: {found.at_least:.2f} · "
+        + (
+            f"energy is not told: {found.unpriced}"
+            if found.unpriced
+            else "saved: of a sample’s energy, side paths included, least … most of the ADC laws"
+        )
     )
     story.add_column("step", no_wrap=True)
     story.add_column("tried", overflow="fold")
-    for name in ("accuracy", "steps", "MACs, %"):
+    for name in ("accuracy", "steps", "MACs, %", "saved, %"):
         story.add_column(name, justify="right", no_wrap=True)
     for step in found.steps:
         if not step.attempts:
-            story.add_row(Text(step.name, style="bold"), Text(step.told, style="dim"), "", "", "")
+            story.add_row(Text(step.name, style="bold"), Text(step.told, style="dim"), "", "", "", "")
         for i, one in enumerate(step.attempts):
             story.add_row(
                 Text("" if i else step.name, style="bold"),
@@ -120,6 +143,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
                 cell(one.row.reached(found.by), ".2f"),
                 str(one.steps),
                 cell(None if one.overhead is None else 100 * one.overhead.mac_share, ".1f"),
+                spread(found.net(one).values()),
                 style="bold" if one == step.kept else "",
             )
     verified = Printed(title=Text("Verified"), title_justify="left", caption_justify="left")

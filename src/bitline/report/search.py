@@ -12,11 +12,12 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
+from bitline.cost import brief
 from bitline.evaluate import write_atomic
 from bitline.evaluate.result import By
 from bitline.report.charts import Axis
 from bitline.report.svg import line, picture, text
-from bitline.search import Candidate, Searched
+from bitline.search import Candidate, Searched, Verified
 from bitline.search.found import Stage
 from bitline.search.setting import SHORT, value_of
 from bitline.units import si
@@ -39,7 +40,7 @@ def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Ta
     for name in ("accuracy, %", "p5"):
         table.add_column(name, justify="right", no_wrap=True)
     for title in found.laws:
-        table.add_column(Text(title.split(",")[0]), justify="right", overflow="fold")
+        table.add_column(Text(brief(title)), justify="right", overflow="fold")
     for one in sorted(found.tested, key=lambda each: found.joules(each, law)):
         row = one.tested
         assert row is not None
@@ -147,11 +148,21 @@ def _decades(axis: Axis) -> Iterable[float]:
     return found
 
 
+def verdict(found: Verified) -> str:
+    """What the setting that was chosen has on images and dies that decided nothing."""
+    own, chosen, pair = found.baseline, found.chosen, found.difference
+    low, high = pair.ci95
+    return (
+        f"verified on {chosen.images} test images and {chosen.chips} dies that decided nothing: {chosen.method} "
+        f"{chosen.told}, {own.method} {own.told}; {pair.mean:+.2f} points [{low:+.2f}, {high:+.2f}], paired"
+    )
+
+
 def sentence(found: Searched, one: Candidate, at_least: float, law: str | None, by: By, stage: Stage = "tested") -> str:
     """What the cheapest setting that holds an accuracy saves."""
-    shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {each.split(',')[0]}" for each in found.laws)
+    shares = "; ".join(f"{100 * found.saved(one, each):.1f} % by {brief(each)}" for each in found.laws)
     what = "mean" if by == "mean" else "5th percentile"
     return (
         f"{one.name} holds {at_least:.2f} % ({what} {one.accuracy(stage, by):.2f} %; the macro as it "
-        f"is {found.baseline.accuracy(stage, by):.2f} %) and saves of the energy: {shares}"
+        f"is {found.baseline.accuracy(stage, by):.2f} %) where it was chosen, and saves of the energy: {shares}"
     )

@@ -2,12 +2,12 @@
 
 from bitline.search.allocate import search
 from bitline.search.finals import Goal
-from bitline.search.found import Candidate, Searched
+from bitline.search.found import Candidate, Searched, Verified
 from bitline.search.setting import Setting
 from bitline.search.space import Space
 from bitline.search.surrogate import Rise, Surrogate
 from bitline.verbs import verb
 
-__all__ = ["Candidate", "Goal", "Rise", "Searched", "Setting", "Space", "Surrogate", "search"]
+__all__ = ["Candidate", "Goal", "Rise", "Searched", "Setting", "Space", "Surrogate", "Verified", "search"]
 
 verb(__name__)

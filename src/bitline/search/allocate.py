@@ -49,10 +49,10 @@ def search(
 
     ``model``: on its macros, calibrated and, best, trained on them: their bits are the baseline. ``data``: batches (x,
     y) to fit ranges with and, as far as ``space.images``, to screen settings on; ``test``: those the finals are tested
-    on, on ``chips`` dies. ``trained``: gives the network of a final's settings; absent: the model, moved to them, its
-    ranges fitted. ``goal``: also settings next to an accuracy to hold. ``technology``: whose ADC
-    laws count. With ``out``, what was measured is kept there and an interrupted search goes on. Raises ImportError
-    without Optuna, and ValueError where the model or its macros do not fit.
+    on, on ``chips`` dies, and one of them chosen by: quote it on others. ``trained``: gives the network of a final's
+    settings; absent: the model, moved to them, its ranges fitted. ``goal``: also settings next to an accuracy to hold.
+    ``technology``: whose ADC laws count. With ``out``, what was measured is kept there and an interrupted search goes
+    on. Raises ImportError without Optuna, and ValueError where the model or its macros do not fit.
     """
     optuna()
     converted_layers(model)

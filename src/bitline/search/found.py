@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from bitline.evaluate.result import By, Frozen, Row, write_atomic
+from bitline.evaluate.result import By, Difference, Frozen, Row, write_atomic
 from bitline.search.fronts import beats, front
 from bitline.search.setting import Setting, uniform
 from bitline.search.space import Space
@@ -34,7 +34,9 @@ class Candidate(Frozen):
     adc: dict[str, float] = Field(description="energy of a sample's conversions under each ADC law, J")
     total: dict[str, float] = Field(description="energy of a sample, all terms the technology gives, J")
     screened: Row = Field(description="not trained for it, on few dies and training images, ranges fitted")
-    tested: Row | None = Field(default=None, description="on test dies and images, trained for it if the search trains")
+    tested: Row | None = Field(
+        default=None, description="on the dies and images that decide, trained for it if the search trains"
+    )
 
     @property
     def same(self) -> bool:
@@ -52,6 +54,14 @@ class Candidate(Frozen):
         return row.reached(by)
 
 
+class Verified(Frozen):
+    """The setting that was chosen and the baseline, once on images and dies that decided nothing."""
+
+    baseline: Row
+    chosen: Row
+    difference: Difference = Field(description="of the chosen one against the baseline, on the same dies and images")
+
+
 class Searched(Frozen):
     """Everything a search found. It holds no time, path or host name: searches with one seed write the same bytes."""
 
@@ -63,6 +73,9 @@ class Searched(Frozen):
     rises: tuple[Rise, ...] = Field(description="each choice for one layer alone")
     surrogate: Surrogate
     skipped: dict[str, str] = Field(default_factory=dict, description="settings that could not be, and why")
+    verified: Verified | None = Field(
+        default=None, description="what was chosen, on test images and dies; null: there was no goal, or none holds it"
+    )
     facts: dict[str, str] = Field(default_factory=dict, description="settings to print")
 
     @property
@@ -72,7 +85,7 @@ class Searched(Frozen):
 
     @property
     def tested(self) -> tuple[Candidate, ...]:
-        """Those that met the test's chips and images."""
+        """Those that met the dies and images that decide."""
         return tuple(one for one in self.candidates if one.tested is not None)
 
     def joules(self, one: Candidate, law: str | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field
@@ -21,13 +22,15 @@ class Ppo(Searcher):
     batch: int = Field(default=8, ge=1, description="episodes between two updates")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy")
 
+    def missing(self) -> str | None:
+        absent = [name for name in ("gymnasium", "stable_baselines3") if find_spec(name) is None]
+        return f"ppo needs {' and '.join(absent).replace('_', '-')}: pip install 'bitline[rl]'" if absent else None
+
     def search(self, trials: Trials) -> None:
+        from stable_baselines3 import PPO
+
         from bitline.place.environment import PlacementEnv
 
-        try:
-            from stable_baselines3 import PPO
-        except ImportError:
-            raise ImportError("ppo needs stable-baselines3: pip install 'bitline[rl]'") from None
         steps = len(trials.space.candidates)
         with kept_random_state():
             agent = PPO(

@@ -21,6 +21,15 @@ class Searcher(BaseModel):
     def search(self, trials: Trials) -> None:
         """Try placements, by their actions, until there is nothing left to learn; ``Spent`` ends it earlier."""
 
+    def missing(self) -> str | None:
+        """What has to be installed before it can search; None: nothing."""
+        return None
+
+    def check(self) -> None:
+        """Raise ImportError saying what has to be installed."""
+        if reason := self.missing():
+            raise ImportError(reason)
+
     def refuses(self, space: Space) -> str | None:
         """Why it cannot search this space; None if it can."""
         return None
