@@ -270,7 +270,7 @@ def overheads(name: str, rows: Sequence[SideCost]) -> Table:
             Column("of the layer’s", "Relative to its products.", lambda r: percent(r.mac_share), "%"),
             Column(
                 "Energy",
-                "Of the side path’s products, priced as those of a layer that stays digital.",
+                "Of its products and of what it reads, priced as those of a layer that stays digital.",
                 lambda r: None if r.joules is None else si(r.joules, "J", 3),
             ),
             Column(
