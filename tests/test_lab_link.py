@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitline.lab import Board, BoardReset, BoardTimeout, Instrument, LinkError, Recorder, Refused, Transcript, connect
-from bitline.lab.commands import COMMANDS, CONVERTER, IDENTIFY, READ, Layout
+from bitline.lab.commands import COMMANDS, CONVERTER, IDENTIFY, READ, STATUS, WRITE, Layout, Request
 from bitline.lab.faults import Faults
 from bitline.lab.frames import OVERHEAD, Frame, Parser
 from bitline.lab.link import FrameLink
@@ -174,6 +174,90 @@ def test_a_stuck_board_is_reported_in_time(protocol: str) -> None:
     with pytest.raises(BoardTimeout, match="3 tries"):
         instrument.read(0, 0, np.repeat(X, 9, axis=0))
     assert time.monotonic() - started < 3
+    here.close()
+
+
+class Sulking:
+    """A port to a board that takes nothing while ``deaf``; its clock counts what is waited for."""
+
+    address = "sulking"
+
+    def __init__(self, window: int) -> None:
+        self.responder = Responder(board(), window)
+        self.now, self.refused, self.deaf = 0.0, 0, set[int]()
+        self._sent, self._parser, self._late = 0, Parser(1 << 16), bytearray()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
+        self._sent += 1
+        if self._sent in self.deaf:
+            self.now, self.refused = self.now + seconds, self.refused + 1
+            raise TimeoutError("nothing was taken")
+        for frame in self._parser.feed(data):
+            self._late += self.responder.answer(frame) or b""
+
+    def receive(self, seconds: float) -> bytes:
+        data, self._late = bytes(self._late), bytearray()
+        self.now += 0 if data else max(seconds, 1e-3)
+        return data
+
+    def reopen(self) -> None:
+        raise AssertionError("the connection is not lost")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("window", [1, 8, 64])
+def test_a_board_that_takes_nothing_costs_one_wait_a_try(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Sulking(window)
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=4, session=9)
+    port.deaf = set(range(2, 1000))
+    with pytest.raises(BoardTimeout, match="5 tries"):
+        list(link.calls([Request(STATUS, {})] * 100))
+    assert port.refused == 5
+    assert port.now == pytest.approx(5 * 2.0, abs=0.1)
+
+
+def test_a_board_that_takes_nothing_now_and_then_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Sulking(8)
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=4, session=9)
+    port.deaf = set(range(5, 1000, 7))
+    x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+    assert len(list(link.calls([Request(READ, x, X[:1] % 2)] * 50))) == 50
+    assert port.refused > 5
+    assert port.responder.board.silicon.conversions == 50 * 24
+
+
+@pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
+def test_a_board_that_stops_reading_is_reported_in_time(stream: str) -> None:
+    if stream == "serial":
+        pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+    here = Served(board(), Faults(deaf=4 if stream == "scpi" else 2))
+    port, started = here.listen("scpi" if stream == "scpi" else "frames"), time.monotonic()
+    address = f"serial:{here.pty()}" if stream == "serial" else f"tcp://127.0.0.1:{port}"
+    link = connect(f"scpi+{address}" if stream == "scpi" else address, timeout=0.1, retries=2).link
+    assert isinstance(link, FrameLink | ScpiLink)
+    refused, send = [], link.port.send
+
+    def counted(data: bytes, seconds: float) -> None:
+        try:
+            send(data, seconds)
+        except TimeoutError:
+            refused.append(seconds)
+            raise
+
+    link.port.send = counted  # type: ignore[method-assign]
+    much = {"array": 0, "row": 0, "column": 0, "rows": 1, "columns": 1}
+    data = np.zeros(1 << 24 if stream == "scpi" else link.most - 64, np.uint8)
+    with pytest.raises(BoardTimeout, match="3 tries"):
+        list(link.calls([Request(WRITE, much, data)] * 16))
+    assert refused == ([0.1] if stream == "scpi" else [0.1] * 3)  # over SCPI later tries begin with a short question
+    assert time.monotonic() - started < 5
     here.close()
 
 

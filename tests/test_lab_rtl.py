@@ -45,7 +45,7 @@ class Tap:
         self.sent, self.received, self._late = bytearray(), bytearray(), bytearray()
         self.frames = 0
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
         self.frames += 1
         if self.frames % 5 == 0:
             self._pass(data[:20] + bytes([data[20] ^ 4]) + data[21:])  # damaged: no answer

@@ -23,6 +23,7 @@ class Faults(BaseModel):
     )
     reset: int | None = Field(default=None, ge=1, description="the board starts anew before this one")
     stall: int | None = Field(default=None, ge=1, description="from this one on nothing is answered")
+    deaf: int | None = Field(default=None, ge=1, description="after this one nothing is read")
     seed: int = 0
 
 

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -53,9 +52,10 @@ class _Sent:
 class FrameLink:
     """A board behind the binary protocol.
 
-    ``timeout`` seconds without an answer and all that is unanswered is sent again, ``retries`` times in a row; then
-    BoardTimeout. What the board refuses raises Refused, a board that lost its session BoardReset, and a breach of the
-    protocol LinkError. Neither a reply's size nor their number can make the host wait longer or take more memory.
+    ``timeout`` seconds without an answer, or without the board taking a byte of what it is sent, and all that is
+    unanswered is sent again, ``retries`` times in a row; then BoardTimeout. What the board refuses raises Refused, a
+    board that lost its session BoardReset, and a breach of the protocol LinkError. Neither a reply's size nor their
+    number can make the host wait longer or take more memory.
     """
 
     def __init__(self, port: Port, timeout: float = 2.0, retries: int = 4, session: int | None = None) -> None:
@@ -65,6 +65,7 @@ class FrameLink:
         self.resent = 0  # requests sent more than once, for who wants to know how good the link is
         self._parser = Parser(MOST)
         self._sequence = 0
+        self._stuck = False  # the board takes nothing more: what was sent last is not with it
         self._open()
 
     def __enter__(self) -> FrameLink:
@@ -90,12 +91,12 @@ class FrameLink:
         commands: dict[int, Command] = {}
         following, more = self._sequence, True
         while True:
-            while more and len(pending) < self.window:
+            while more and len(pending) < self.window and not (pending and self._stuck):
                 request = next(source, None)
                 if request is None:
                     more = False
                     break
-                self._send(self._add(request, pending, commands))
+                self._send([self._add(request, pending, commands)])
             if not pending and not answered:
                 return
             if following not in answered:
@@ -119,19 +120,30 @@ class FrameLink:
         self._sequence += 1
         return frame
 
-    def _send(self, frame: bytes) -> None:
-        with suppress(ConnectionError):  # found again, and mended, when the answer is waited for
-            self.port.send(frame)
+    def _send(self, frames: Iterable[bytes]) -> None:
+        """Send these in order, up to the first that is not taken for ``timeout`` seconds."""
+        self._stuck = False
+        try:
+            for frame in frames:
+                self.port.send(frame, self.timeout)
+        except TimeoutError:
+            self._stuck = True
+        except ConnectionError:
+            pass  # found again, and mended, when the answer is waited for
+
+    def _deadline(self) -> float:
+        """When to send again; where the board took nothing for ``timeout`` seconds that time is over."""
+        return time.monotonic() + (0.0 if self._stuck else self.timeout)
 
     def _await(self, pending: OrderedDict[int, _Sent], answered: dict[int, Frame]) -> None:
         """Wait until one more request is answered, sending again what is not."""
         tries, ordered = 0, False
-        deadline = time.monotonic() + self.timeout
+        deadline = self._deadline()
         while True:
             left = deadline - time.monotonic()
             again = left <= 0
             try:
-                frames = self._parser.feed(self.port.receive(left)) if not again else []
+                frames = self._parser.feed(self.port.receive(max(left, 0.0)))
             except ConnectionError:
                 self._reconnect(pending)
                 frames, again = [], True
@@ -157,9 +169,8 @@ class FrameLink:
                         f"{tries} tries of {self.timeout:g} s"
                     )
                 self.resent += len(pending)
-                for sent in pending.values():
-                    self._send(sent.frame)
-                deadline = time.monotonic() + self.timeout
+                self._send(sent.frame for sent in pending.values())
+                deadline = self._deadline()
 
     def _status(self, frame: Frame, pending: OrderedDict[int, _Sent]) -> int | None:
         """Status of a reply that is waited for; None for any other frame."""
@@ -206,8 +217,8 @@ class FrameLink:
         request = Request(OPEN, {"most": MOST})
         frame = Frame(OPEN.kind, self.session, 0, OPEN.asks.pack(request.values, None)).encode()
         for attempt in count(1):
-            self._send(frame)
-            deadline = time.monotonic() + self.timeout
+            self._send([frame])
+            deadline = self._deadline()
             while (left := deadline - time.monotonic()) > 0:
                 try:
                     frames = self._parser.feed(self.port.receive(left))
