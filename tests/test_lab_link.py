@@ -375,14 +375,37 @@ def test_a_hostile_scpi_board_neither(talk: str) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_board_that_describes_itself_absurdly_is_refused() -> None:
+HUGE_BOARDS = {
+    "a field": ({"lanes": 1 << 31}, "which no board can be"),
+    "cells": (dict.fromkeys(("rows", "active_rows", "columns", "lanes"), 1 << 16), "1 arrays of 65536 × 65536 cells"),
+    "lanes": ({"arrays": 1 << 16, "columns": 512, "lanes": 512}, "65536 arrays .* and 512 lanes; up to .* in all are"),
+}
+
+
+@pytest.mark.parametrize("lie", HUGE_BOARDS)
+def test_a_board_that_describes_itself_absurdly_is_refused(lie: str) -> None:
+    """Field by field, and where fields that pass ask for more together than a host can hold."""
+    values, told = HUGE_BOARDS[lie]
+
     class Liar(Board):
         def _identify(self, *given):  # type: ignore[no-untyped-def, override]
             reply = super()._identify(*given)
-            return type(reply)({**reply.values, "lanes": 1 << 31}, reply.data)
+            return type(reply)({**reply.values, **values}, reply.data)
 
-    with pytest.raises(LinkError, match="which no board can be"):
+    with pytest.raises(LinkError, match=told):
         Instrument(Liar(MACRO))
+
+
+def test_the_largest_board_is_accepted() -> None:
+    """4096 arrays of 4096 × 4096 cells, both bounds themselves."""
+
+    class Large(Board):
+        def _identify(self, *given):  # type: ignore[no-untyped-def, override]
+            reply = super()._identify(*given)
+            much = dict.fromkeys(("arrays", "rows", "columns", "lanes"), 1 << 12)
+            return type(reply)({**reply.values, **much}, reply.data)
+
+    assert Instrument(Large(MACRO)).identity.arrays == 1 << 12
 
 
 # ------------------------------------------------------------------------------------------ streams, protocols, doubles
