@@ -117,6 +117,28 @@ def _drifted(text: str, columns: int) -> tuple[int, float]:
 
 
 @lab.command()
+def rtl(
+    macro: Annotated[str, typer.Argument(help="a macro (YAML file or preset) that the hardware can be")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    seed: Annotated[int, typer.Option("--seed", help="of the die that the model of the columns is")] = 0,
+    chip: Annotated[int, typer.Option("--chip", help="number of the die")] = 0,
+    low: Annotated[float, typer.Option("--low", help="value of the converters' first code, counts")] = 0.0,
+    step: Annotated[float, typer.Option("--step", help="counts a code")] = 1.0,
+    most: Annotated[int, typer.Option("--most", help="bytes of the largest payload")] = 4096,
+) -> None:
+    """The digital side of a macro's board in SystemVerilog, with the tables it reads; prints its parameters as JSON.
+
+    Example: `bitline lab rtl macro.yaml out/rtl`
+    """
+    import json
+
+    from bitline.lab.hardware import write_rtl
+    from bitline.macro import Chip
+
+    typer.echo(json.dumps(write_rtl(_macro(macro), out, Chip(seed, chip), low=low, step=step, most=most)))
+
+
+@lab.command()
 def characterize(
     address: Address,
     out: Annotated[Path, typer.Option("--out", help="samples to write: .parquet or .csv")],
