@@ -181,6 +181,21 @@ def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
         assert found.sigma.at(at, 64.0).item() == pytest.approx(0.5 + 0.3 * u / 64, rel=0.06)
 
 
+def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) -> None:
+    """Every read of 100 000 conversions, noise and all: the same die, asked without a wire."""
+    pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+    near = lab.characterize(lab.Instrument(board()), tmp_path / "near.parquet", conversions=100_000, low=LOW)
+    here = Served(board())
+    instrument = lab.connect(f"serial:{here.pty()}", timeout=5.0)
+    samples = lab.characterize(instrument, tmp_path / "line.parquet", conversions=100_000, low=LOW)
+    instrument.link.close()
+    here.close()
+    assert len(samples) >= 100_000
+    assert here.board.silicon.conversions == len(samples)
+    assert samples == near
+    assert len(np.unique(samples.code)) > CODES // 2
+
+
 @pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
 def test_replay_agrees_with_the_prediction_on_every_stream(walk: Walk, stream: str) -> None:
     if stream == "serial":
