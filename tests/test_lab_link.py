@@ -149,6 +149,15 @@ def test_all_faults_at_once_lose_and_double_nothing(codes: np.ndarray) -> None:
         assert instrument.link.resent > 0  # the faults did happen
 
 
+def test_a_lost_answer_is_asked_for_while_the_board_has_it() -> None:
+    """Many requests are under way: those after a lost answer must not make the board forget it."""
+    with served(Faults(drop=0.05, seed=2)) as (here, address):
+        link = connect(address, **QUICK).link
+        x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+        assert len(list(link.calls([Request(READ, x, X[:1] % 2)] * 200))) == 200
+        assert here.board.silicon.conversions == 200 * 24
+
+
 @pytest.mark.parametrize("at", range(1, 9))
 def test_a_connection_lost_inside_an_answer_is_taken_up_again(at: int, codes: np.ndarray) -> None:
     with served(Faults(disconnect=at)) as (_, address):

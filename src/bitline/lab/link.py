@@ -62,6 +62,7 @@ class FrameLink:
         self.port, self.timeout, self.retries = port, timeout, retries
         self.session = session if session is not None else secrets.randbits(31) | 1
         self.most, self.window, self.boots = MOST, 1, -1
+        self._remembered = 1  # answers that the board has kept
         self.resent = 0  # requests sent more than once, for who wants to know how good the link is
         self._parser = Parser(MOST)
         self._sequence = 0
@@ -91,7 +92,7 @@ class FrameLink:
         commands: dict[int, Command] = {}
         following, more = self._sequence, True
         while True:
-            while more and len(pending) < self.window and not (pending and self._stuck):
+            while more and self._room(pending) and not (pending and self._stuck):
                 request = next(source, None)
                 if request is None:
                     more = False
@@ -110,6 +111,11 @@ class FrameLink:
                     while pending:
                         self._await(pending, answered)
                     raise
+
+    def _room(self, pending: OrderedDict[int, _Sent]) -> bool:
+        """Whether one more may be asked: the board has room, and does not forget its answer to the oldest."""
+        oldest = next(iter(pending), self._sequence)
+        return len(pending) < self.window and self._sequence - oldest < self._remembered
 
     def _add(self, request: Request, pending: OrderedDict[int, _Sent], commands: dict[int, Command]) -> bytes:
         payload = request.command.asks.pack(request.values, request.data)
@@ -241,7 +247,7 @@ class FrameLink:
         if resume and not reply.values["known"]:
             raise BoardReset(f"{self.port.address}: the board started anew; program and configure it again")
         self.boots = int(reply.values["boots"])
-        self.window = max(1, min(int(reply.values["window"]), WINDOW))
+        self.window = self._remembered = max(1, min(int(reply.values["window"]), WINDOW))
         self.most = max(1024, min(int(reply.values["most"]), MOST))
         if not resume:
             self._sequence = int(reply.values["expected"])
