@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitline.lab import Board, BoardReset, BoardTimeout, Instrument, LinkError, Recorder, Refused, Transcript, connect
-from bitline.lab.commands import COMMANDS, CONVERTER, IDENTIFY, READ, STATUS, WRITE, Layout, Request
-from bitline.lab.faults import Faults
+from bitline.lab.commands import BUSY, COMMANDS, CONVERTER, IDENTIFY, OUT_OF_ORDER, READ, STATUS, WRITE, Layout, Request
+from bitline.lab.faults import Faults, Line
 from bitline.lab.frames import OVERHEAD, Frame, Parser
 from bitline.lab.link import FrameLink
 from bitline.lab.ports import TcpPort, open_port
@@ -129,7 +129,7 @@ def test_fields_that_do_not_fit_are_named() -> None:
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("fault", ["drop", "corrupt", "duplicate", "truncate", "delay"])
+@pytest.mark.parametrize("fault", ["drop", "corrupt", "duplicate", "truncate", "delay", "busy", "credit"])
 def test_each_fault_is_survived(fault: str, codes: np.ndarray) -> None:
     with served(Faults.model_validate({fault: 0.1, "seed": 3})) as (_, address):
         instrument = connect(address, **QUICK)
@@ -191,8 +191,8 @@ class Sulking:
 
     address = "sulking"
 
-    def __init__(self, window: int) -> None:
-        self.responder = Responder(board(), window)
+    def __init__(self, window: int, faults: Faults | None = None) -> None:
+        self.responder = Responder(board(), window, faults=faults)
         self.now, self.refused, self.deaf = 0.0, 0, set[int]()
         self._sent, self._parser, self._late = 0, Parser(1 << 16), bytearray()
 
@@ -240,6 +240,53 @@ def test_a_board_that_takes_nothing_now_and_then_loses_nothing(monkeypatch: pyte
     assert len(list(link.calls([Request(READ, x, X[:1] % 2)] * 50))) == 50
     assert port.refused > 5
     assert port.responder.board.silicon.conversions == 50 * 24
+
+
+class Counting(Sulking):
+    """It counts what the board has to hold: requests without an answer, and those sent before one is looked for."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(8, faults)
+        self.credit, self.burst, self.statuses, self.granted = 1, 0, list[int](), set[int]()
+        self._open, self._answers, self._line = dict[int, int](), Parser(1 << 16), Line(faults, "out")
+
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
+        (frame,) = Parser(1 << 16).feed(data)
+        self.burst += 1
+        assert self.burst <= self.credit
+        if frame.sequence not in self._open:
+            self._open[frame.sequence] = frame.kind
+            assert len(self._open) <= self.credit
+        super().send(data, seconds)
+
+    def receive(self, seconds: float) -> bytes:
+        self.burst = 0
+        data = b"".join(m for frame in self._answers.feed(super().receive(seconds)) for m in self._passes(frame))
+        for frame in Parser(1 << 16).feed(data):
+            if frame.sequence in self._open:
+                status, self.credit = frame.payload[0], int.from_bytes(frame.payload[2:4], "little")
+                self.statuses.append(status)
+                self.granted.add(self.credit)
+                if status not in (BUSY, OUT_OF_ORDER):
+                    del self._open[frame.sequence]
+        return data
+
+    def _passes(self, frame: Frame) -> list[bytes]:
+        return self._line.passes(frame.encode())
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1])
+def test_a_host_never_asks_more_than_is_granted(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Counting(Faults(busy=0.2, credit=0.5, drop=drop, seed=4))
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=40, session=9)
+    x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+    found = list(link.calls(Request(READ, x, X[i % 40][None] % 2) for i in range(120)))
+    wanted = Instrument(board()).read(0, 0, X % 2, "digits")[:, 0]
+    np.testing.assert_array_equal([reply.array() for reply in found], np.tile(wanted, (3, 1)))
+    assert port.responder.board.silicon.conversions == 120 * 24
+    assert port.statuses.count(BUSY) > 12
+    assert port.granted == set(range(1, 9))
 
 
 @pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])

@@ -65,8 +65,8 @@ def emulate(
         list[str] | None,
         typer.Option(
             "--fault",
-            help="name=value: drop, corrupt, duplicate, truncate, delay (shares), disconnect, reset, stall, deaf "
-            "(requests)",
+            help="name=value: drop, corrupt, duplicate, truncate, delay, busy, credit (shares), disconnect, reset, "
+            "stall, deaf (requests)",
         ),
     ] = None,
     ready: Annotated[Path | None, typer.Option("--ready", help="file to write the addresses to")] = None,

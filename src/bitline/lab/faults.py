@@ -18,6 +18,8 @@ class Faults(BaseModel):
     duplicate: float = Field(default=0.0, ge=0, le=1)
     truncate: float = Field(default=0.0, ge=0, le=1, description="the end is missing")
     delay: float = Field(default=0.0, ge=0, le=1, description="it comes after the next one")
+    busy: float = Field(default=0.0, ge=0, le=1, description="of frames: the board is busy, the request is not done")
+    credit: float = Field(default=0.0, ge=0, le=1, description="of frames: the answer grants from one to all requests")
     disconnect: int | None = Field(
         default=None, ge=1, description="the connection breaks inside the answer to this one"
     )

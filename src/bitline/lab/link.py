@@ -43,10 +43,12 @@ class Link(Protocol):
 
 @dataclass
 class _Sent:
-    """A request in flight."""
+    """A request without an answer; ``out``: sent since its last time-out, ``before``: sent at all."""
 
     command: Command
     frame: bytes
+    out: bool = False
+    before: bool = False
 
 
 class FrameLink:
@@ -97,7 +99,8 @@ class FrameLink:
                 if request is None:
                     more = False
                     break
-                self._send([self._add(request, pending, commands)])
+                self._add(request, pending, commands)
+                self._send(pending)
             if not pending and not answered:
                 return
             if following not in answered:
@@ -117,25 +120,34 @@ class FrameLink:
         oldest = next(iter(pending), self._sequence)
         return len(pending) < self.window and self._sequence - oldest < self._remembered
 
-    def _add(self, request: Request, pending: OrderedDict[int, _Sent], commands: dict[int, Command]) -> bytes:
+    def _add(self, request: Request, pending: OrderedDict[int, _Sent], commands: dict[int, Command]) -> None:
         payload = request.command.asks.pack(request.values, request.data)
         if len(payload) > self.most:
             raise ValueError(f"{request.command.name}: {len(payload)} bytes, the board takes {self.most} at once")
         frame = Frame(request.command.kind, self.session, self._sequence, payload).encode()
         pending[self._sequence], commands[self._sequence] = _Sent(request.command, frame), request.command
         self._sequence += 1
-        return frame
 
-    def _send(self, frames: Iterable[bytes]) -> None:
-        """Send these in order, up to the first that is not taken for ``timeout`` seconds."""
+    def _send(self, pending: OrderedDict[int, _Sent]) -> None:
+        """Send what is not out, in order, while the board has room; up to what is not taken for ``timeout`` seconds."""
         self._stuck = False
+        room = self.window - sum(sent.out for sent in pending.values())
+        due = [sent for sent in pending.values() if not sent.out][: max(0, room)]
         try:
-            for frame in frames:
-                self.port.send(frame, self.timeout)
+            for sent in due:
+                self.port.send(sent.frame, self.timeout)
+                self.resent += sent.before
+                sent.out = sent.before = True
         except TimeoutError:
             self._stuck = True
         except ConnectionError:
             pass  # found again, and mended, when the answer is waited for
+
+    def _send_again(self, pending: OrderedDict[int, _Sent]) -> None:
+        """Send from the first on, whatever was sent before."""
+        for sent in pending.values():
+            sent.out = False
+        self._send(pending)
 
     def _deadline(self) -> float:
         """When to send again; where the board took nothing for ``timeout`` seconds that time is over."""
@@ -144,6 +156,8 @@ class FrameLink:
     def _await(self, pending: OrderedDict[int, _Sent], answered: dict[int, Frame]) -> None:
         """Wait until one more request is answered, sending again what is not."""
         tries, ordered = 0, False
+        if not self._stuck:
+            self._send(pending)
         deadline = self._deadline()
         while True:
             left = deadline - time.monotonic()
@@ -174,8 +188,7 @@ class FrameLink:
                         f"{self.port.address}: no answer to {next(iter(pending.values())).command.name} after "
                         f"{tries} tries of {self.timeout:g} s"
                     )
-                self.resent += len(pending)
-                self._send(sent.frame for sent in pending.values())
+                self._send_again(pending)
                 deadline = self._deadline()
 
     def _status(self, frame: Frame, pending: OrderedDict[int, _Sent]) -> int | None:
@@ -222,8 +235,9 @@ class FrameLink:
         """Begin or take up the session."""
         request = Request(OPEN, {"most": MOST})
         frame = Frame(OPEN.kind, self.session, 0, OPEN.asks.pack(request.values, None)).encode()
+        pending = OrderedDict({0: _Sent(OPEN, frame)})
         for attempt in count(1):
-            self._send([frame])
+            self._send_again(pending)
             deadline = self._deadline()
             while (left := deadline - time.monotonic()) > 0:
                 try:
@@ -232,7 +246,7 @@ class FrameLink:
                     self._parser.clear()
                     break
                 for found in frames:
-                    if self._status(found, OrderedDict({0: _Sent(OPEN, frame)})) is not None:
+                    if self._status(found, pending) is not None:
                         return self._opened(self._reply(found, OPEN), resume)
             if attempt > self.retries:
                 raise BoardTimeout(f"{self.port.address}: nothing answers in version {VERSION} of the protocol")

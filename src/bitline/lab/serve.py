@@ -71,7 +71,7 @@ class Served:
 
     def __init__(self, board: Board, faults: Faults | None = None, window: int = 8) -> None:
         self.board, self.faults = board, faults or Faults()
-        self.responder = Responder(board, window)
+        self.responder = Responder(board, window, faults=self.faults)
         self._lock = threading.Lock()
         self._asked = 0
         self._closed = threading.Event()
