@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from bitline.encode import (
 from bitline.macro import Chip, Macro
 from bitline.macro.components import Components, components
 from bitline.macro.curves import Compressive, Polynomial
+from bitline.macro.dmacem import coverage, fit_gaussian
 from bitline.macro.fit import fit_curve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.placement import Reload
@@ -324,6 +326,46 @@ SOME = {"ideal": [0, 1, 0, 0], "code": [0, 1, 0, 1], "column": [0, 0, 2, 2]}
 def test_tables_that_cannot_be_fitted(samples: dict, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_table(rows(**samples), **arguments)
+
+
+def several(**changes: Any) -> Samples:
+    """A column's reads at two temperatures, warmer ones a code higher; the supply is the same."""
+    rng = np.random.default_rng(0)
+    ideal, warm = rng.integers(0, 8, 4000), rng.integers(0, 2, 4000)
+    conditions = {"temperature": np.where(warm, 358.15, 300.0), "supply": np.full(4000, 0.9)}
+    units = {"temperature": "K", "supply": "V"}
+    fields = {"ideal": ideal, "code": ideal + warm, "conditions": conditions, "units": units} | changes
+    return Samples(**fields)
+
+
+@pytest.mark.parametrize("fit", [fit_table, fit_gaussian, fit_curve, coverage])
+def test_reads_at_several_temperatures_are_not_mixed(fit: Callable[..., object]) -> None:
+    told = (
+        r"several conditions, temperature = 300, 358.15 K: fit those of one, samples.select\(temperature=300.0\), or "
+        r"pool them with over=\('temperature',\)"
+    )
+    with pytest.raises(ValueError, match=told):
+        fit(several(column=np.arange(4000) % 2))
+
+
+def test_conditions_are_selected_or_pooled() -> None:
+    samples = several()
+    for kelvin, more in ((300.0, 0), (358.15, 1)):
+        table = fit_table(samples.select(temperature=kelvin), codes=9)
+        np.testing.assert_array_equal(table.mean[0], np.minimum(np.arange(9) + more, 8))
+    pooled = fit_table(samples, codes=9, over=("temperature",))
+    np.testing.assert_allclose(pooled.mean[0, :8], np.arange(8) + 0.5, atol=0.1)
+    told = r"over names 'temp', which is no condition .*; conditions: temperature, supply"
+    with pytest.raises(ValueError, match=told):
+        fit_table(samples, over=("temp",))
+
+
+def test_what_a_circuit_measured_is_no_condition() -> None:
+    volts = np.linspace(0.2, 0.8, 4000)
+    of_circuit = {"provenance": {"circuit": {"measure": {"name": "v_bl"}}}, "units": {}}
+    fit_table(several(conditions={"v_bl": volts}, **of_circuit))
+    with pytest.raises(ValueError, match=r"v_bl = 0.2, 0.20015, 0.2003, 0.20045, …: fit"):
+        fit_table(several(conditions={"v_bl": volts}, units={}))
 
 
 def test_nan_never_becomes_a_sample(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ An ideal sum s has the ideal code floor((s - low)/step + 1/2), clipped; a code s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from bitline.macro.components import Components, components, dense
 from bitline.macro.curves import Points
 from bitline.macro.kinds import CurveColumn
-from bitline.macro.tables import code_count, sound_scale
+from bitline.macro.tables import code_count, one_condition, sound_scale
 from bitline.samples import Samples
 
 QUIET = 0.4  # steps of read noise below which a converter's steps hide mean and noise
@@ -20,7 +21,13 @@ CLIPPED = 1e-3  # share of reads at the end codes that a mean and a deviation be
 
 
 def fit_curve(
-    samples: Samples, *, low: float = 0.0, step: float = 1.0, codes: int | None = None, found: Components | None = None
+    samples: Samples,
+    *,
+    low: float = 0.0,
+    step: float = 1.0,
+    codes: int | None = None,
+    found: Components | None = None,
+    over: Sequence[str] = (),
 ) -> CurveColumn:
     """Mean curve, fresh noise against the sum, and frozen gain and offset spread of the columns.
 
@@ -31,12 +38,14 @@ def fit_curve(
     is taken out as step²/12 of variance (Sheppard), which is right to 3 % of a variance from 0.5 steps of noise on,
     and where columns differ by a step or more from 0.4 steps on. A part that is zero is absent.
 
-    ``codes``: number of codes of the converter, to find clipped reads at its upper end. Raises ValueError where a
-    sum is negative (curves are per leg: measure legs singly), reads are clipped, noise is hidden by the converter's
-    steps, or fewer than two sums were read. Gain and offset are told apart by sums far apart: an eighth and all of
-    full scale, say. Readings of more than one leg count the noise and offset of both.
+    ``codes``: number of codes of the converter, to find clipped reads at its upper end. ``over``: conditions that are
+    pooled, as for ``fit_table``. Raises ValueError where another condition has several values, a sum is negative
+    (curves are per leg: measure legs singly), reads are clipped, noise is hidden by the converter's steps, or fewer
+    than two sums were read. Gain and offset are told apart by sums far apart: an eighth and all of full scale, say.
+    Readings of more than one leg count the noise and offset of both.
     """
     sound_scale(low, step)
+    one_condition(samples, over)
     last = code_count(samples, codes) - 1 if codes is not None else None
     found = found or components(samples)
     s = found.ideal.astype(np.float64)
