@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bitline import lab
+from bitline import lab, presets
 from bitline.cli import app
 from bitline.lab.counts import Counts
 from bitline.lab.faults import Faults
@@ -194,6 +194,38 @@ def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) 
     assert here.board.silicon.conversions == len(samples)
     assert samples == near
     assert len(np.unique(samples.code)) > CODES // 2
+
+
+@pytest.mark.parametrize(("name", "low"), [("generic-spice-sram-compact", 0.0), ("rram-a-128", -128.0)])
+def test_presets_read_as_their_cells_and_curve_say(name: str, low: float, tmp_path: Path) -> None:
+    """A circuit's fitted column and measured cells behind the link: codes about the closed form of mean and spread."""
+    macro = presets.load(name)
+    assert macro.cell is not None
+    assert macro.converter is not None
+    here = Served(lab.Board(macro, Chip(3, 1)))
+    instrument = lab.connect(f"tcp://127.0.0.1:{here.listen('frames')}", timeout=10.0)
+    samples = lab.characterize(instrument, tmp_path / "chip.parquet", conversions=8_000, low=low)
+    here.close()
+    assert samples.x is not None
+    assert samples.w is not None
+    (error,), x = macro.cell.errors, samples.x.astype(np.float64)
+    w = torch.from_numpy(samples.w.astype(np.float64))
+    held, spread = (value.numpy() for value in error.moments(w.abs(), macro.level_high))
+    if instrument.identity.legs == 2:  # the other cell of a pair holds 0
+        off, off_spread = (value.numpy() for value in error.moments(torch.zeros_like(w), macro.level_high))
+        held, spread = np.sign(samples.w) * (held - off), np.hypot(spread, off_spread)
+    mean, variance = (x * held).sum(1), (x**2 * spread**2).sum(1)
+    if macro.column is not None:
+        full = float(macro.rows * instrument.identity.digit_high)
+        column: Any = macro.column
+        under, at, over = (column.mean.at(torch.from_numpy(mean + more), full).numpy() for more in (-0.5, 0.0, 0.5))
+        noise = column.sigma.at(torch.from_numpy(mean), full).numpy()
+        mean, variance = at, (over - under) ** 2 * variance + noise**2
+    inside = (mean > low + 8) & (mean < low + macro.converter.codes - 9)
+    z = ((low + samples.code - mean) / np.sqrt(variance + 1 / 12))[inside]
+    assert len(z) > 2_000
+    assert abs(z.mean()) < 0.2
+    assert z.std() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
