@@ -27,7 +27,7 @@ from bitline.macro import Chip, Macro
 from bitline.macro.components import Components, components
 from bitline.macro.curves import Compressive, Polynomial
 from bitline.macro.dmacem import coverage, fit_gaussian
-from bitline.macro.fit import fit_curve
+from bitline.macro.fit import curve_errors, fit_curve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.placement import Reload
 from bitline.macro.simulate import simulate
@@ -387,6 +387,25 @@ def test_a_noiseless_curve_has_no_noise() -> None:
     assert fitted.sigma is None
     assert fitted.gain_sigma == pytest.approx(0.03, rel=0.06)
     assert (fitted.offset_sigma or 0) < 0.05
+
+
+def test_standard_errors_are_the_scatter_of_fits() -> None:
+    """Over 16 dice: errors of mean, noise, gain and offset, each the scatter that it foretells."""
+    fits, errors = [], []
+    for number in range(16):
+        found = simulate(TRUE, Chip(9, number), 120, 40, (8, 24, 40, 64))
+        fitted, error = fit_curve(found, low=LOW), curve_errors(found, low=LOW)
+        assert error.ideal.tolist() == [8, 24, 40, 64]
+        at = torch.tensor(error.ideal, dtype=torch.float64)
+        assert fitted.mean is not None
+        assert fitted.sigma is not None
+        curves = [curve.at(at, 64.0).numpy() for curve in (fitted.mean, fitted.sigma)]
+        fits.append(np.concatenate([[fitted.gain_sigma, fitted.offset_sigma], *curves]))
+        errors.append(np.concatenate([[error.gain_sigma, error.offset_sigma], error.mean, error.sigma]))
+    ratio = np.sqrt((np.array(errors) ** 2).mean(0)) / np.std(fits, axis=0, ddof=1)
+    assert ((ratio > 0.6) & (ratio < 1.6)).all(), ratio
+    with pytest.raises(ValueError, match="groups = 121: 2 to 120, the number of columns"):
+        curve_errors(found, low=LOW, groups=121)
 
 
 def test_curves_that_cannot_be_fitted() -> None:

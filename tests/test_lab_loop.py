@@ -27,7 +27,7 @@ from bitline.lab.running import wilson
 from bitline.lab.serve import Served
 from bitline.lab.significance import f_survival, holm, survival
 from bitline.lab.sweep import VECTORS
-from bitline.macro import Chip, Macro, fit_curve, fit_table
+from bitline.macro import Chip, Macro, curve_errors, fit_curve, fit_table
 from bitline.methods import ErrorAware
 from bitline.nn import calibrate, convert
 from bitline.samples import Samples
@@ -171,7 +171,8 @@ def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
     macro = Macro.model_validate({**HIDDEN, "column": {"kind": "curve", **hidden}})
     instrument = lab.Instrument(lab.Board(macro, Chip(99, 1), ARRAYS))
     samples = lab.characterize(instrument, tmp_path / "chip.parquet", conversions=300_000, low=LOW)
-    found = fit_curve(samples.select(ideal=np.arange(2, 51)), low=LOW, codes=CODES)
+    some = samples.select(ideal=np.arange(2, 51))
+    found, errors = fit_curve(some, low=LOW, codes=CODES), curve_errors(some, low=LOW, codes=CODES)
     columns = 64 * ARRAYS
     assert found.gain_sigma == pytest.approx(0.02, abs=4 * 0.02 / np.sqrt(2 * columns))
     assert found.offset_sigma == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * columns))
@@ -179,6 +180,13 @@ def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
     for u in (8.0, 24.0, 48.0):
         at = torch.tensor([u], dtype=torch.float64)
         assert found.sigma.at(at, 64.0).item() == pytest.approx(0.5 + 0.3 * u / 64, rel=0.06)
+        error = errors.sigma[np.searchsorted(errors.ideal, u)]
+        assert found.sigma.at(at, 64.0).item() == pytest.approx(0.5 + 0.3 * u / 64, abs=4 * error)
+        assert error < 0.03
+    for name, true in (("gain_sigma", 0.02), ("offset_sigma", 0.5)):
+        error = getattr(errors, name)
+        assert getattr(found, name) == pytest.approx(true, abs=4 * error)
+        assert 0.6 < error / (true / np.sqrt(2 * columns)) < 1.8  # reads and a second parameter add to it
 
 
 def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) -> None:
