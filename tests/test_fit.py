@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from bitline.encode import (
 from bitline.macro import Chip, Macro
 from bitline.macro.components import Components, components
 from bitline.macro.curves import Compressive, Polynomial
-from bitline.macro.fit import fit_curve
+from bitline.macro.dmacem import coverage, fit_gaussian
+from bitline.macro.fit import curve_errors, fit_curve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.placement import Reload
 from bitline.macro.simulate import simulate
@@ -326,6 +328,46 @@ def test_tables_that_cannot_be_fitted(samples: dict, arguments: dict, message: s
         fit_table(rows(**samples), **arguments)
 
 
+def several(**changes: Any) -> Samples:
+    """A column's reads at two temperatures, warmer ones a code higher; the supply is the same."""
+    rng = np.random.default_rng(0)
+    ideal, warm = rng.integers(0, 8, 4000), rng.integers(0, 2, 4000)
+    conditions = {"temperature": np.where(warm, 358.15, 300.0), "supply": np.full(4000, 0.9)}
+    units = {"temperature": "K", "supply": "V"}
+    fields = {"ideal": ideal, "code": ideal + warm, "conditions": conditions, "units": units} | changes
+    return Samples(**fields)
+
+
+@pytest.mark.parametrize("fit", [fit_table, fit_gaussian, fit_curve, coverage])
+def test_reads_at_several_temperatures_are_not_mixed(fit: Callable[..., object]) -> None:
+    told = (
+        r"several conditions, temperature = 300, 358.15 K: fit those of one, samples.select\(temperature=300.0\), or "
+        r"pool them with over=\('temperature',\)"
+    )
+    with pytest.raises(ValueError, match=told):
+        fit(several(column=np.arange(4000) % 2))
+
+
+def test_conditions_are_selected_or_pooled() -> None:
+    samples = several()
+    for kelvin, more in ((300.0, 0), (358.15, 1)):
+        table = fit_table(samples.select(temperature=kelvin), codes=9)
+        np.testing.assert_array_equal(table.mean[0], np.minimum(np.arange(9) + more, 8))
+    pooled = fit_table(samples, codes=9, over=("temperature",))
+    np.testing.assert_allclose(pooled.mean[0, :8], np.arange(8) + 0.5, atol=0.1)
+    told = r"over names 'temp', which is no condition .*; conditions: temperature, supply"
+    with pytest.raises(ValueError, match=told):
+        fit_table(samples, over=("temp",))
+
+
+def test_what_a_circuit_measured_is_no_condition() -> None:
+    volts = np.linspace(0.2, 0.8, 4000)
+    of_circuit = {"provenance": {"circuit": {"measure": {"name": "v_bl"}}}, "units": {}}
+    fit_table(several(conditions={"v_bl": volts}, **of_circuit))
+    with pytest.raises(ValueError, match=r"v_bl = 0.2, 0.20015, 0.2003, 0.20045, …: fit"):
+        fit_table(several(conditions={"v_bl": volts}, units={}))
+
+
 def test_nan_never_becomes_a_sample(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("ideal,code\n0,0\n1,nan\n")
@@ -345,6 +387,25 @@ def test_a_noiseless_curve_has_no_noise() -> None:
     assert fitted.sigma is None
     assert fitted.gain_sigma == pytest.approx(0.03, rel=0.06)
     assert (fitted.offset_sigma or 0) < 0.05
+
+
+def test_standard_errors_are_the_scatter_of_fits() -> None:
+    """Over 16 dice: errors of mean, noise, gain and offset, each the scatter that it foretells."""
+    fits, errors = [], []
+    for number in range(16):
+        found = simulate(TRUE, Chip(9, number), 120, 40, (8, 24, 40, 64))
+        fitted, error = fit_curve(found, low=LOW), curve_errors(found, low=LOW)
+        assert error.ideal.tolist() == [8, 24, 40, 64]
+        at = torch.tensor(error.ideal, dtype=torch.float64)
+        assert fitted.mean is not None
+        assert fitted.sigma is not None
+        curves = [curve.at(at, 64.0).numpy() for curve in (fitted.mean, fitted.sigma)]
+        fits.append(np.concatenate([[fitted.gain_sigma, fitted.offset_sigma], *curves]))
+        errors.append(np.concatenate([[error.gain_sigma, error.offset_sigma], error.mean, error.sigma]))
+    ratio = np.sqrt((np.array(errors) ** 2).mean(0)) / np.std(fits, axis=0, ddof=1)
+    assert ((ratio > 0.6) & (ratio < 1.6)).all(), ratio
+    with pytest.raises(ValueError, match="groups = 121: 2 to 120, the number of columns"):
+        curve_errors(found, low=LOW, groups=121)
 
 
 def test_curves_that_cannot_be_fitted() -> None:

@@ -20,7 +20,7 @@ from bitline import lab
 from bitline.cli import app
 from bitline.lab.bundle import Record
 from bitline.macro import Chip, Macro
-from bitline.nn import Mse, Xnor, calibrate, convert
+from bitline.nn import Mse, Pact, Xnor, calibrate, convert, layers
 from bitline.samples import Samples
 from test_experiment import TINY
 
@@ -108,6 +108,43 @@ def test_a_bundle_computes_what_the_network_does(scheme: str, tmp_path: Path) ->
         assert torch.allclose(found, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
 
 
+def test_learned_bounds_of_inputs_are_in_the_bundle(tmp_path: Path) -> None:
+    """A lower bound below zero, as E-PACT learns it; what is beyond the bounds is clipped to them."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 8).clamp(min=-2.0)
+    net = nn.Sequential(nn.Linear(8, 5))
+    model = calibrate(convert(net, macro(), inputs=Pact(asymmetric=True), plan="reference"), [x], 1).eval()
+    quantizer: Any = next(iter(layers(model).values())).input_quantizer
+    alpha, beta = quantizer.alpha.item(), quantizer.beta.item()
+    lab.save(lab.export(model), tmp_path)
+    bundle = lab.load(tmp_path)
+    (layer,) = bundle.record.layers
+    held = json.loads((tmp_path / "bundle.json").read_text())["layers"][0]
+    assert (held["input_lower"], held["input_upper"]) == (layer.input_lower, layer.input_upper)
+    assert layer.input_lower is not None
+    assert layer.input_upper is not None
+    assert layer.input_lower < -1.5 * layer.input_scale
+    assert layer.input_lower == pytest.approx(beta, abs=layer.input_scale / 2)
+    assert layer.input_upper - layer.input_lower == pytest.approx(alpha - beta, rel=1e-6)
+    assert torch.equal(
+        lab.predict(bundle, 9 * x), lab.predict(bundle, (9 * x).clamp(layer.input_lower, layer.input_upper))
+    )
+    with torch.no_grad():
+        assert torch.allclose(lab.predict(bundle, x), model(x), rtol=0, atol=1e-5)
+
+
+def test_a_bundle_without_bounds_is_read(made: Path, tmp_path: Path) -> None:
+    """As those of earlier versions are."""
+    for file in made.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = json.loads((tmp_path / "bundle.json").read_text())
+    for layer in record["layers"]:
+        del layer["input_lower"], layer["input_upper"]
+    (tmp_path / "bundle.json").write_text(json.dumps(record))
+    x = torch.rand(2, 2, 8, 8)
+    assert torch.equal(lab.predict(lab.load(tmp_path), x), lab.predict(lab.load(made), x))
+
+
 def test_tiles_that_share_an_array_take_turns(made: Path) -> None:
     model, x = converted(macro(), skip=["side"])
     one = lab.export(model, arrays=1)
@@ -181,6 +218,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a missing file": (lambda f: next(f.glob("*.safetensors")).unlink(), "No such file"),
     "a short file": (shortened, "is truncated"),
     "an altered file": (altered, "was altered: its BLAKE2 hash"),
+    "bounds that are none": (
+        lambda f: change(f, "layers.0.input_lower", -9.0),
+        "layer stem: input_lower = -9, but code 0 stands for ",
+    ),
     "a missing tensor": (lambda f: change(f, "layers.0.scale", "x"), "layer stem: tensor 'x' is missing"),
     "an array too many": (lambda f: change(f, "layers.0.tiles.0.array", 99), "layer stem: array 99 of a bundle for"),
     "a missing tile": (lambda f: change(f, "layers.0.tiles", [TILE]), "layer stem: 1 tiles, where"),

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitline.lab import Board, BoardReset, BoardTimeout, Instrument, LinkError, Recorder, Refused, Transcript, connect
-from bitline.lab.commands import COMMANDS, CONVERTER, IDENTIFY, READ, Layout
-from bitline.lab.faults import Faults
+from bitline.lab.commands import BUSY, COMMANDS, CONVERTER, IDENTIFY, OUT_OF_ORDER, READ, STATUS, WRITE, Layout, Request
+from bitline.lab.faults import Faults, Line
 from bitline.lab.frames import OVERHEAD, Frame, Parser
 from bitline.lab.link import FrameLink
 from bitline.lab.ports import TcpPort, open_port
@@ -129,7 +129,7 @@ def test_fields_that_do_not_fit_are_named() -> None:
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("fault", ["drop", "corrupt", "duplicate", "truncate", "delay"])
+@pytest.mark.parametrize("fault", ["drop", "corrupt", "duplicate", "truncate", "delay", "busy", "credit"])
 def test_each_fault_is_survived(fault: str, codes: np.ndarray) -> None:
     with served(Faults.model_validate({fault: 0.1, "seed": 3})) as (_, address):
         instrument = connect(address, **QUICK)
@@ -147,6 +147,15 @@ def test_all_faults_at_once_lose_and_double_nothing(codes: np.ndarray) -> None:
         assert instrument.conversions == 3 * codes.size + 150 * codes[0].size
         assert isinstance(instrument.link, FrameLink)
         assert instrument.link.resent > 0  # the faults did happen
+
+
+def test_a_lost_answer_is_asked_for_while_the_board_has_it() -> None:
+    """Many requests are under way: those after a lost answer must not make the board forget it."""
+    with served(Faults(drop=0.05, seed=2)) as (here, address):
+        link = connect(address, **QUICK).link
+        x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+        assert len(list(link.calls([Request(READ, x, X[:1] % 2)] * 200))) == 200
+        assert here.board.silicon.conversions == 200 * 24
 
 
 @pytest.mark.parametrize("at", range(1, 9))
@@ -174,6 +183,137 @@ def test_a_stuck_board_is_reported_in_time(protocol: str) -> None:
     with pytest.raises(BoardTimeout, match="3 tries"):
         instrument.read(0, 0, np.repeat(X, 9, axis=0))
     assert time.monotonic() - started < 3
+    here.close()
+
+
+class Sulking:
+    """A port to a board that takes nothing while ``deaf``; its clock counts what is waited for."""
+
+    address = "sulking"
+
+    def __init__(self, window: int, faults: Faults | None = None) -> None:
+        self.responder = Responder(board(), window, faults=faults)
+        self.now, self.refused, self.deaf = 0.0, 0, set[int]()
+        self._sent, self._parser, self._late = 0, Parser(1 << 16), bytearray()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
+        self._sent += 1
+        if self._sent in self.deaf:
+            self.now, self.refused = self.now + seconds, self.refused + 1
+            raise TimeoutError("nothing was taken")
+        for frame in self._parser.feed(data):
+            self._late += self.responder.answer(frame) or b""
+
+    def receive(self, seconds: float) -> bytes:
+        data, self._late = bytes(self._late), bytearray()
+        self.now += 0 if data else max(seconds, 1e-3)
+        return data
+
+    def reopen(self) -> None:
+        raise AssertionError("the connection is not lost")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("window", [1, 8, 64])
+def test_a_board_that_takes_nothing_costs_one_wait_a_try(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Sulking(window)
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=4, session=9)
+    port.deaf = set(range(2, 1000))
+    with pytest.raises(BoardTimeout, match="5 tries"):
+        list(link.calls([Request(STATUS, {})] * 100))
+    assert port.refused == 5
+    assert port.now == pytest.approx(5 * 2.0, abs=0.1)
+
+
+def test_a_board_that_takes_nothing_now_and_then_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Sulking(8)
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=4, session=9)
+    port.deaf = set(range(5, 1000, 7))
+    x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+    assert len(list(link.calls([Request(READ, x, X[:1] % 2)] * 50))) == 50
+    assert port.refused > 5
+    assert port.responder.board.silicon.conversions == 50 * 24
+
+
+class Counting(Sulking):
+    """It counts what the board has to hold: requests without an answer, and those sent before one is looked for."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(8, faults)
+        self.credit, self.burst, self.statuses, self.granted = 1, 0, list[int](), set[int]()
+        self._open, self._answers, self._line = dict[int, int](), Parser(1 << 16), Line(faults, "out")
+
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
+        (frame,) = Parser(1 << 16).feed(data)
+        self.burst += 1
+        assert self.burst <= self.credit
+        if frame.sequence not in self._open:
+            self._open[frame.sequence] = frame.kind
+            assert len(self._open) <= self.credit
+        super().send(data, seconds)
+
+    def receive(self, seconds: float) -> bytes:
+        self.burst = 0
+        data = b"".join(m for frame in self._answers.feed(super().receive(seconds)) for m in self._passes(frame))
+        for frame in Parser(1 << 16).feed(data):
+            if frame.sequence in self._open:
+                status, self.credit = frame.payload[0], int.from_bytes(frame.payload[2:4], "little")
+                self.statuses.append(status)
+                self.granted.add(self.credit)
+                if status not in (BUSY, OUT_OF_ORDER):
+                    del self._open[frame.sequence]
+        return data
+
+    def _passes(self, frame: Frame) -> list[bytes]:
+        return self._line.passes(frame.encode())
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1])
+def test_a_host_never_asks_more_than_is_granted(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Counting(Faults(busy=0.2, credit=0.5, drop=drop, seed=4))
+    monkeypatch.setattr("bitline.lab.link.time", port)
+    link = FrameLink(port, timeout=2.0, retries=40, session=9)
+    x = {"array": 0, "row": 0, "rows": 8, "first": 0, "lanes": 24, "mode": 0, "vectors": 1}
+    found = list(link.calls(Request(READ, x, X[i % 40][None] % 2) for i in range(120)))
+    wanted = Instrument(board()).read(0, 0, X % 2, "digits")[:, 0]
+    np.testing.assert_array_equal([reply.array() for reply in found], np.tile(wanted, (3, 1)))
+    assert port.responder.board.silicon.conversions == 120 * 24
+    assert port.statuses.count(BUSY) > 12
+    assert port.granted == set(range(1, 9))
+
+
+@pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
+def test_a_board_that_stops_reading_is_reported_in_time(stream: str) -> None:
+    if stream == "serial":
+        pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+    here = Served(board(), Faults(deaf=4 if stream == "scpi" else 2))
+    port, started = here.listen("scpi" if stream == "scpi" else "frames"), time.monotonic()
+    address = f"serial:{here.pty()}" if stream == "serial" else f"tcp://127.0.0.1:{port}"
+    link = connect(f"scpi+{address}" if stream == "scpi" else address, timeout=0.1, retries=2).link
+    assert isinstance(link, FrameLink | ScpiLink)
+    refused, send = [], link.port.send
+
+    def counted(data: bytes, seconds: float) -> None:
+        try:
+            send(data, seconds)
+        except TimeoutError:
+            refused.append(seconds)
+            raise
+
+    link.port.send = counted  # type: ignore[method-assign]
+    much = {"array": 0, "row": 0, "column": 0, "rows": 1, "columns": 1}
+    data = np.zeros(1 << 24 if stream == "scpi" else link.most - 64, np.uint8)
+    with pytest.raises(BoardTimeout, match="3 tries"):
+        list(link.calls([Request(WRITE, much, data)] * 16))
+    assert refused == ([0.1] if stream == "scpi" else [0.1] * 3)  # over SCPI later tries begin with a short question
+    assert time.monotonic() - started < 5
     here.close()
 
 
@@ -291,14 +431,37 @@ def test_a_hostile_scpi_board_neither(talk: str) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_board_that_describes_itself_absurdly_is_refused() -> None:
+HUGE_BOARDS = {
+    "a field": ({"lanes": 1 << 31}, "which no board can be"),
+    "cells": (dict.fromkeys(("rows", "active_rows", "columns", "lanes"), 1 << 16), "1 arrays of 65536 × 65536 cells"),
+    "lanes": ({"arrays": 1 << 16, "columns": 512, "lanes": 512}, "65536 arrays .* and 512 lanes; up to .* in all are"),
+}
+
+
+@pytest.mark.parametrize("lie", HUGE_BOARDS)
+def test_a_board_that_describes_itself_absurdly_is_refused(lie: str) -> None:
+    """Field by field, and where fields that pass ask for more together than a host can hold."""
+    values, told = HUGE_BOARDS[lie]
+
     class Liar(Board):
         def _identify(self, *given):  # type: ignore[no-untyped-def, override]
             reply = super()._identify(*given)
-            return type(reply)({**reply.values, "lanes": 1 << 31}, reply.data)
+            return type(reply)({**reply.values, **values}, reply.data)
 
-    with pytest.raises(LinkError, match="which no board can be"):
+    with pytest.raises(LinkError, match=told):
         Instrument(Liar(MACRO))
+
+
+def test_the_largest_board_is_accepted() -> None:
+    """4096 arrays of 4096 × 4096 cells, both bounds themselves."""
+
+    class Large(Board):
+        def _identify(self, *given):  # type: ignore[no-untyped-def, override]
+            reply = super()._identify(*given)
+            much = dict.fromkeys(("arrays", "rows", "columns", "lanes"), 1 << 12)
+            return type(reply)({**reply.values, **much}, reply.data)
+
+    assert Instrument(Large(MACRO)).identity.arrays == 1 << 12
 
 
 # ------------------------------------------------------------------------------------------ streams, protocols, doubles

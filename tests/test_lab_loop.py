@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bitline import lab
+from bitline import lab, presets
 from bitline.cli import app
 from bitline.lab.counts import Counts
 from bitline.lab.faults import Faults
@@ -27,7 +27,7 @@ from bitline.lab.running import wilson
 from bitline.lab.serve import Served
 from bitline.lab.significance import f_survival, holm, survival
 from bitline.lab.sweep import VECTORS
-from bitline.macro import Chip, Macro, fit_curve, fit_table
+from bitline.macro import Chip, Macro, curve_errors, fit_curve, fit_table
 from bitline.methods import ErrorAware
 from bitline.nn import calibrate, convert
 from bitline.samples import Samples
@@ -171,7 +171,8 @@ def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
     macro = Macro.model_validate({**HIDDEN, "column": {"kind": "curve", **hidden}})
     instrument = lab.Instrument(lab.Board(macro, Chip(99, 1), ARRAYS))
     samples = lab.characterize(instrument, tmp_path / "chip.parquet", conversions=300_000, low=LOW)
-    found = fit_curve(samples.select(ideal=np.arange(2, 51)), low=LOW, codes=CODES)
+    some = samples.select(ideal=np.arange(2, 51))
+    found, errors = fit_curve(some, low=LOW, codes=CODES), curve_errors(some, low=LOW, codes=CODES)
     columns = 64 * ARRAYS
     assert found.gain_sigma == pytest.approx(0.02, abs=4 * 0.02 / np.sqrt(2 * columns))
     assert found.offset_sigma == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * columns))
@@ -179,6 +180,60 @@ def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
     for u in (8.0, 24.0, 48.0):
         at = torch.tensor([u], dtype=torch.float64)
         assert found.sigma.at(at, 64.0).item() == pytest.approx(0.5 + 0.3 * u / 64, rel=0.06)
+        error = errors.sigma[np.searchsorted(errors.ideal, u)]
+        assert found.sigma.at(at, 64.0).item() == pytest.approx(0.5 + 0.3 * u / 64, abs=4 * error)
+        assert error < 0.03
+    for name, true in (("gain_sigma", 0.02), ("offset_sigma", 0.5)):
+        error = getattr(errors, name)
+        assert getattr(found, name) == pytest.approx(true, abs=4 * error)
+        assert 0.6 < error / (true / np.sqrt(2 * columns)) < 1.8  # reads and a second parameter add to it
+
+
+def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) -> None:
+    """Every read of 100 000 conversions, noise and all: the same die, asked without a wire."""
+    pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+    near = lab.characterize(lab.Instrument(board()), tmp_path / "near.parquet", conversions=100_000, low=LOW)
+    here = Served(board())
+    instrument = lab.connect(f"serial:{here.pty()}", timeout=5.0)
+    samples = lab.characterize(instrument, tmp_path / "line.parquet", conversions=100_000, low=LOW)
+    instrument.link.close()
+    here.close()
+    assert len(samples) >= 100_000
+    assert here.board.silicon.conversions == len(samples)
+    assert samples == near
+    assert len(np.unique(samples.code)) > CODES // 2
+
+
+@pytest.mark.parametrize(("name", "low"), [("generic-spice-sram-compact", 0.0), ("rram-a-128", -128.0)])
+def test_presets_read_as_their_cells_and_curve_say(name: str, low: float, tmp_path: Path) -> None:
+    """A circuit's fitted column and measured cells behind the link: codes about the closed form of mean and spread."""
+    macro = presets.load(name)
+    assert macro.cell is not None
+    assert macro.converter is not None
+    here = Served(lab.Board(macro, Chip(3, 1)))
+    instrument = lab.connect(f"tcp://127.0.0.1:{here.listen('frames')}", timeout=10.0)
+    samples = lab.characterize(instrument, tmp_path / "chip.parquet", conversions=8_000, low=low)
+    here.close()
+    assert samples.x is not None
+    assert samples.w is not None
+    (error,), x = macro.cell.errors, samples.x.astype(np.float64)
+    w = torch.from_numpy(samples.w.astype(np.float64))
+    held, spread = (value.numpy() for value in error.moments(w.abs(), macro.level_high))
+    if instrument.identity.legs == 2:  # the other cell of a pair holds 0
+        off, off_spread = (value.numpy() for value in error.moments(torch.zeros_like(w), macro.level_high))
+        held, spread = np.sign(samples.w) * (held - off), np.hypot(spread, off_spread)
+    mean, variance = (x * held).sum(1), (x**2 * spread**2).sum(1)
+    if macro.column is not None:
+        full = float(macro.rows * instrument.identity.digit_high)
+        column: Any = macro.column
+        under, at, over = (column.mean.at(torch.from_numpy(mean + more), full).numpy() for more in (-0.5, 0.0, 0.5))
+        noise = column.sigma.at(torch.from_numpy(mean), full).numpy()
+        mean, variance = at, (over - under) ** 2 * variance + noise**2
+    inside = (mean > low + 8) & (mean < low + macro.converter.codes - 9)
+    z = ((low + samples.code - mean) / np.sqrt(variance + 1 / 12))[inside]
+    assert len(z) > 2_000
+    assert abs(z.mean()) < 0.2
+    assert z.std() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+from yaml import safe_dump
 
-from bitline.lab import Board, Instrument, Refused
-from bitline.lab.commands import IDENTIFY, Request
+from bitline.cli import app
+from bitline.lab import Board, Instrument, Refused, write_rtl
+from bitline.lab.commands import IDENTIFY
 from bitline.lab.frames import Frame, Parser
 from bitline.lab.link import FrameLink
 from bitline.lab.responder import Responder
@@ -38,14 +41,14 @@ class Tap:
     address = "tap"
 
     def __init__(self) -> None:
-        self.board = Board(MACRO, Chip(8, 1))
+        self.board = Board(MACRO, Chip(8, 1), verifies=False)
         self.board.most = MOST
         self.responder = Responder(self.board, window=1)
         self.parser = Parser(MOST)
         self.sent, self.received, self._late = bytearray(), bytearray(), bytearray()
         self.frames = 0
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, seconds: float = 0.0) -> None:
         self.frames += 1
         if self.frames % 5 == 0:
             self._pass(data[:20] + bytes([data[20] ^ 4]) + data[21:])  # damaged: no answer
@@ -90,24 +93,8 @@ def transcript() -> Tap:
     return tap
 
 
-def tables(folder: Path) -> int:
-    """Write the identity and the columns' codes for each sum, as the virtual board has them; bytes of the identity."""
-    instrument = Instrument(Board(MACRO, Chip(8, 1)))
-    instrument.configure(0, 0.0, 1.0)
-    instrument.program(0, np.ones((ROWS, COLUMNS), dtype=np.uint8))
-    x = np.tri(ROWS + 1, ROWS, -1).astype(int)
-    codes = instrument.read(0, 0, x, "digits")[:, 0]  # sums, lanes
-    (folder / "table.hex").write_text("".join(f"{code:04x}\n" for code in codes.T.flatten()))
-    reply = next(iter(instrument.link.calls([Request(IDENTIFY, {})])))
-    identity = IDENTIFY.answers.pack(reply.values, reply.data)
-    words = np.frombuffer(identity + bytes(-len(identity) % 4), dtype="<u4")
-    (folder / "identity.hex").write_text("".join(f"{word:08x}\n" for word in words))
-    return len(identity)
-
-
-RTL = Path(str(files("bitline.lab") / "rtl"))
-SOURCES = [RTL / f"{name}.sv" for name in ("host_link", "sequencer", "board")]  # what an FPGA gets
-BENCH = [*SOURCES, RTL / "analog_columns.sv", RTL / "bench.sv"]
+SOURCES = [f"{name}.sv" for name in ("host_link", "sequencer", "board")]  # what an FPGA gets
+BENCH = [*SOURCES, "analog_columns.sv", "bench.sv"]
 
 
 def prepared(folder: Path, sent: bytes) -> dict[str, int]:
@@ -115,15 +102,14 @@ def prepared(folder: Path, sent: bytes) -> dict[str, int]:
     if shutil.which("iverilog") is None:
         pytest.skip("Icarus Verilog (iverilog) is not installed: the SystemVerilog was not simulated")
     (folder / "host.bin").write_bytes(sent)
-    sizes = {"ROWS": ROWS, "COLUMNS": COLUMNS, "LANES": COLUMNS, "PASSES": PASSES, "MOST": MOST}
-    return sizes | {"IDENTITY_BYTES": tables(folder)}
+    return write_rtl(MACRO, folder, Chip(8, 1), most=MOST)
 
 
 def simulate(folder: Path, sent: bytes) -> bytes:
     """What the simulated hardware sends for the host's bytes."""
     parameters = [f"-Ptestbench.{name}={n}" for name, n in prepared(folder, sent).items()]
-    build = ["iverilog", "-g2012", f"-I{RTL}", "-s", "testbench", "-o", "bench", *parameters]
-    subprocess.run([*build, *BENCH, RTL / "testbench.sv"], cwd=folder, check=True, capture_output=True)
+    build = ["iverilog", "-g2012", "-s", "testbench", "-o", "bench", *parameters]
+    subprocess.run([*build, *BENCH, "testbench.sv"], cwd=folder, check=True, capture_output=True)
     run = ["vvp", "bench", "+host=host.bin", "+board=board.hex"]
     done = subprocess.run(run, cwd=folder, check=True, timeout=120, capture_output=True, text=True)
     assert "ERROR" not in done.stdout
@@ -147,7 +133,12 @@ def test_cocotb_hears_the_same_answers(transcript: Tap, tmp_path: Path) -> None:
     parameters = prepared(tmp_path, bytes(transcript.sent))
     (tmp_path / "board.bin").write_bytes(transcript.received)
     runner, here = get_runner("icarus"), {"build_dir": tmp_path, "hdl_toplevel": "bench"}
-    build = {"sources": BENCH, "includes": [RTL], "parameters": parameters, "timescale": ("1ns", "1ps")}
+    build = {
+        "sources": [tmp_path / name for name in BENCH],
+        "includes": [tmp_path],
+        "parameters": parameters,
+        "timescale": ("1ns", "1ps"),
+    }
     runner.build(**here, **build, always=True, log_file=tmp_path / "build.log")
     environment = {"PYTHONPATH": str(Path(__file__).parent)}
     log = tmp_path / "run.log"
@@ -163,8 +154,8 @@ def test_the_hardware_can_be_synthesized(tmp_path: Path) -> None:
     one clocked port to read."""
     if shutil.which("yosys") is None:
         pytest.skip("Yosys (yosys) is not installed: the SystemVerilog was not synthesized")
-    tables(tmp_path)
-    read = f"read_verilog -sv -I{RTL} {' '.join(map(str, SOURCES))}; hierarchy -check -top board; proc"
+    write_rtl(MACRO, tmp_path, Chip(8, 1), most=MOST)
+    read = f"read_verilog -sv {' '.join(SOURCES)}; hierarchy -check -top board; proc"
     steps = f"{read}; select -assert-none t:$dlatch; opt; check -assert; memory -nomap; tee -o found dump t:$mem_v2"
     done = subprocess.run(["yosys", "-p", steps], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
@@ -187,6 +178,7 @@ def test_the_hardware_refuses_what_it_cannot_do_and_goes_on(tmp_path: Path) -> N
         lambda: instrument.program(0, np.ones((2, 2), int), 0, (1 << 32) - 2),
         lambda: instrument.read(0, 1, np.ones((2, 3), int)),
         lambda: instrument.read(0, 0, np.ones((2, ROWS), int), "codes", 20, 5),
+        lambda: instrument.recall(0, 0, 0, 2, 2),
     ):
         with pytest.raises(Refused):
             wrong()
@@ -199,3 +191,47 @@ def test_the_hardware_refuses_what_it_cannot_do_and_goes_on(tmp_path: Path) -> N
         (w.kind, w.sequence, w.payload[:4]) for w in wanted
     ]
     assert answers[-2] == wanted[-1]
+
+
+def test_the_command_writes_what_the_hardware_reads(tmp_path: Path) -> None:
+    """The identity is that of a board without recall, and the table has a code for each lane and sum."""
+    (tmp_path / "macro.yaml").write_text(safe_dump(MACRO.model_dump(mode="json", exclude_none=True)))
+    out = tmp_path / "rtl"
+    done = CliRunner().invoke(app, ["lab", "rtl", str(tmp_path / "macro.yaml"), str(out), "--seed", "8", "--chip", "1"])
+    assert done.exit_code == 0, done.output
+    parameters = json.loads(done.stdout)
+    assert parameters == json.loads((out / "parameters.json").read_text())
+    assert {name: parameters[name] for name in ("ROWS", "COLUMNS", "LANES", "PASSES", "MOST")} == {
+        "ROWS": ROWS, "COLUMNS": COLUMNS, "LANES": COLUMNS, "PASSES": PASSES, "MOST": MOST,
+    }  # fmt: skip
+    words = (out / "identity.hex").read_text().split()
+    answer = b"".join(int(word, 16).to_bytes(4, "little") for word in words)[: parameters["IDENTITY_BYTES"]]
+    values, name = IDENTIFY.answers.unpack(answer)
+    assert values["verifies"] == 0
+    assert name is not None
+    assert name.tobytes() == b"bench\nvirtual"
+    assert len((out / "table.hex").read_text().split()) == COLUMNS * (ROWS + 1)
+    assert {path.name for path in out.glob("*.sv*")} == {*BENCH, "testbench.sv", "records.svh"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"inputs": {"kind": "unsigned", "bits": 4, "digit_bits": 2}}, "takes unsigned inputs with digit_bits = 1"),
+        ({"inputs": {"kind": "twos_complement", "bits": 3}}, "takes unsigned inputs"),
+        ({"weights": {"kind": "offset", "bits": 4, "cell_bits": 2, "subtract": "digital"}}, "levels 0 … 3; .* 0 and 1"),
+        ({"weights": {"kind": "differential", "bits": 3}}, "2 columns a conversion; the hardware takes 1"),
+        ({"active_rows": 8}, "active_rows = 8 of 16; the hardware takes all rows"),
+        (
+            {"column": {"kind": "curve", "sigma": {"kind": "polynomial", "coefficients": [0.4]}}},
+            "has noise; .* sum alone",
+        ),
+        ({"cell": {"errors": [{"kind": "lognormal", "sigma": 0.1}]}}, "has cell; .* sum alone"),
+        ({"columns": 999}, "most = 4096: payloads of bench take 12052 bytes or more"),
+    ],
+)
+def test_a_macro_that_the_hardware_cannot_be_is_refused(changes: dict[str, object], told: str, tmp_path: Path) -> None:
+    macro = Macro.model_validate({**MACRO.model_dump(mode="json", exclude_none=True), **changes})
+    with pytest.raises(ValueError, match=told):
+        write_rtl(macro, tmp_path / "rtl")
+    assert not (tmp_path / "rtl").exists()

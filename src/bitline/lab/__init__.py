@@ -11,6 +11,7 @@ _FROM = {
     "sweep": ("characterize",),
     "errors": ("BoardReset", "BoardTimeout", "BundleError", "LinkError", "Refused"),
     "deploy": ("export",),
+    "hardware": ("write_rtl",),
     "instrument": ("Identity", "Instrument", "connect"),
     "agreement": ("Agreement", "reconcile"),
     "running": ("Replayed", "predict", "program", "replay"),

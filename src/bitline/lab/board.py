@@ -18,8 +18,9 @@ from bitline.macro.kinds import TableColumn
 class Board:
     """A board with a die drawn from hidden parameters. It is a link too: ``Instrument(Board(macro))`` needs no wire.
 
-    ``missed``: share of cells that a write leaves as they were, for write-verify to find. ``reset`` is what pulling
-    the plug does: cells, ranges and counters are gone, the die stays. Raises ValueError as ``Silicon`` does.
+    ``missed``: share of cells that a write leaves as they were, for write-verify to find; without ``verifies`` cells
+    are not read back. ``reset`` is what pulling the plug does: cells, ranges and counters are gone, the die stays.
+    Raises ValueError as ``Silicon`` does.
     """
 
     most = MOST
@@ -32,10 +33,12 @@ class Board:
         *,
         drifted: Mapping[int, float] | None = None,
         missed: float = 0.0,
+        verifies: bool = True,
         serial: str = "virtual",
     ) -> None:
         self.macro, self.chip, self.arrays = macro, chip or Chip(0, 0), arrays
         self.drifted, self.missed, self.serial = dict(drifted or {}), missed, serial
+        self.verifies = verifies
         self.boots = 0
         self.reset()
 
@@ -97,7 +100,7 @@ class Board:
             "input_high": inputs.high,
             "passes": len(inputs.radix),
             "codes": silicon.codes,
-            "verifies": 1,
+            "verifies": int(self.verifies),
         }
         text = f"{macro.name[:100]}\n{self.serial[:100]}".encode()
         return Reply(found, np.frombuffer(text, dtype=np.uint8))
@@ -129,6 +132,8 @@ class Board:
         return Reply({})
 
     def _recall(self, n: dict[str, int], values: Values, data: np.ndarray) -> Reply:
+        if not self.verifies:
+            raise Refused(BAD_COMMAND, "cells are not read back")
         rows, columns = self._place(n)
         levels = self.silicon.held[n["array"]].levels[rows, columns]
         return Reply({"rows": n["rows"], "columns": n["columns"]}, levels.reshape(-1).copy())

@@ -77,6 +77,12 @@ class Layer(Part):
     shape: Annotated[DenseShape | ConvShape, Field(discriminator="kind")]
     input_scale: float = Field(gt=0, description="x ≈ input_scale · (code − input_zero)")
     input_zero: int
+    input_lower: float | None = Field(
+        default=None, description="input of the lowest code, to which lower ones are clipped; absent in older bundles"
+    )
+    input_upper: float | None = Field(
+        default=None, description="input of the highest code, to which higher ones are clipped; absent in older bundles"
+    )
     low: float = Field(description="value of converter code 0, counts")
     step: float = Field(gt=0, description="counts a converter code")
     scale: Name = Field(description="tensor () or (G·N,): what counts are multiplied by")
@@ -168,6 +174,7 @@ class Bundle:
                     raise BundleError(f"step {number} ({node.op}): tensor {name!r} is missing")
 
     def _check_layer(self, layer: Layer) -> None:
+        self._check_bounds(layer)
         layout, outputs, high = self.layout(layer), layer.groups * layer.outputs, self.macro.level_high
         wanted = [(g, t, b) for g in range(layer.groups) for t in range(layout.tiles) for b in range(layout.blocks)]
         if sorted((tile.group, tile.tile, tile.block) for tile in layer.tiles) != wanted:
@@ -184,6 +191,14 @@ class Bundle:
         self.tensor(layer.stored, outputs)
         if layer.bias is not None:
             self.tensor(layer.bias, outputs)
+
+    def _check_bounds(self, layer: Layer) -> None:
+        inputs, step = self.macro.inputs, layer.input_scale
+        assert inputs is not None
+        for name, code in (("input_lower", inputs.low), ("input_upper", inputs.high)):
+            bound, wanted = getattr(layer, name), step * (code - layer.input_zero)
+            if bound is not None and abs(bound - wanted) > 1e-6 * step:
+                raise ValueError(f"{name} = {bound:g}, but code {code} stands for {wanted:g}")
 
 
 def save(bundle: Bundle, folder: Path) -> None:

@@ -65,7 +65,8 @@ def emulate(
         list[str] | None,
         typer.Option(
             "--fault",
-            help="name=value: drop, corrupt, duplicate, truncate, delay (shares), disconnect, reset, stall (requests)",
+            help="name=value: drop, corrupt, duplicate, truncate, delay, busy, credit (shares), disconnect, reset, "
+            "stall, deaf (requests)",
         ),
     ] = None,
     ready: Annotated[Path | None, typer.Option("--ready", help="file to write the addresses to")] = None,
@@ -113,6 +114,28 @@ def _drifted(text: str, columns: int) -> tuple[int, float]:
         return int(array) * columns + int(column), float(counts)
     except ValueError:
         raise ValueError(f"--drift {text!r}: expected array.column=counts, such as 0.17=1.5") from None
+
+
+@lab.command()
+def rtl(
+    macro: Annotated[str, typer.Argument(help="a macro (YAML file or preset) that the hardware can be")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    seed: Annotated[int, typer.Option("--seed", help="of the die that the model of the columns is")] = 0,
+    chip: Annotated[int, typer.Option("--chip", help="number of the die")] = 0,
+    low: Annotated[float, typer.Option("--low", help="value of the converters' first code, counts")] = 0.0,
+    step: Annotated[float, typer.Option("--step", help="counts a code")] = 1.0,
+    most: Annotated[int, typer.Option("--most", help="bytes of the largest payload")] = 4096,
+) -> None:
+    """The digital side of a macro's board in SystemVerilog, with the tables it reads; prints its parameters as JSON.
+
+    Example: `bitline lab rtl macro.yaml out/rtl`
+    """
+    import json
+
+    from bitline.lab.hardware import write_rtl
+    from bitline.macro import Chip
+
+    typer.echo(json.dumps(write_rtl(_macro(macro), out, Chip(seed, chip), low=low, step=step, most=most)))
 
 
 @lab.command()

@@ -100,14 +100,18 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
     tensors[f"layer/{name}/stored"] = column.wanted.detach().double().sum(1)
     if layer.bias is not None:
         tensors[f"layer/{name}/bias"] = layer.bias.detach().float()
+    assert macro.inputs is not None
+    scale, zero = float(affine.scale), int(affine.zero)
     return Layer(
         name=name,
         inputs=inputs,
         outputs=outputs,
         groups=groups,
         shape=_shape(layer),
-        input_scale=float(affine.scale),
-        input_zero=int(affine.zero),
+        input_scale=scale,
+        input_zero=zero,
+        input_lower=scale * (macro.inputs.low - zero),
+        input_upper=scale * (macro.inputs.high - zero),
         low=low,
         step=step,
         scale=f"layer/{name}/scale",

@@ -18,11 +18,14 @@ class Faults(BaseModel):
     duplicate: float = Field(default=0.0, ge=0, le=1)
     truncate: float = Field(default=0.0, ge=0, le=1, description="the end is missing")
     delay: float = Field(default=0.0, ge=0, le=1, description="it comes after the next one")
+    busy: float = Field(default=0.0, ge=0, le=1, description="of frames: the board is busy, the request is not done")
+    credit: float = Field(default=0.0, ge=0, le=1, description="of frames: the answer grants from one to all requests")
     disconnect: int | None = Field(
         default=None, ge=1, description="the connection breaks inside the answer to this one"
     )
     reset: int | None = Field(default=None, ge=1, description="the board starts anew before this one")
     stall: int | None = Field(default=None, ge=1, description="from this one on nothing is answered")
+    deaf: int | None = Field(default=None, ge=1, description="after this one nothing is read")
     seed: int = 0
 
 

@@ -31,6 +31,7 @@ from bitline.lab.scpi import ScpiLink
 T = TypeVar("T", int, float)
 AT_ONCE = 1 << 15  # conversions of one read
 MOST_ARRAYS, MOST_EXTENT = 1 << 16, 1 << 16
+MOST_CELLS, MOST_LANES = 1 << 24, 1 << 24  # cells of an array, lanes of all arrays: what a host can hold
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class Instrument:
         good &= 2 <= found.codes <= 1 << 16 and found.lanes * found.stride + found.reserved <= found.columns
         if not good:
             raise LinkError(f"the board describes itself as {found}, which no board can be")
+        if found.rows * found.columns > MOST_CELLS or found.arrays * found.lanes > MOST_LANES:
+            raise LinkError(
+                f"the board describes itself as {found.arrays} arrays of {found.rows} × {found.columns} cells and "
+                f"{found.lanes} lanes; up to {MOST_CELLS} cells an array and {MOST_LANES} lanes in all are accepted"
+            )
         return found
 
     def program(

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -44,27 +43,32 @@ class Link(Protocol):
 
 @dataclass
 class _Sent:
-    """A request in flight."""
+    """A request without an answer; ``out``: sent since its last time-out, ``before``: sent at all."""
 
     command: Command
     frame: bytes
+    out: bool = False
+    before: bool = False
 
 
 class FrameLink:
     """A board behind the binary protocol.
 
-    ``timeout`` seconds without an answer and all that is unanswered is sent again, ``retries`` times in a row; then
-    BoardTimeout. What the board refuses raises Refused, a board that lost its session BoardReset, and a breach of the
-    protocol LinkError. Neither a reply's size nor their number can make the host wait longer or take more memory.
+    ``timeout`` seconds without an answer, or without the board taking a byte of what it is sent, and all that is
+    unanswered is sent again, ``retries`` times in a row; then BoardTimeout. What the board refuses raises Refused, a
+    board that lost its session BoardReset, and a breach of the protocol LinkError. Neither a reply's size nor their
+    number can make the host wait longer or take more memory.
     """
 
     def __init__(self, port: Port, timeout: float = 2.0, retries: int = 4, session: int | None = None) -> None:
         self.port, self.timeout, self.retries = port, timeout, retries
         self.session = session if session is not None else secrets.randbits(31) | 1
         self.most, self.window, self.boots = MOST, 1, -1
+        self._remembered = 1  # answers that the board has kept
         self.resent = 0  # requests sent more than once, for who wants to know how good the link is
         self._parser = Parser(MOST)
         self._sequence = 0
+        self._stuck = False  # the board takes nothing more: what was sent last is not with it
         self._open()
 
     def __enter__(self) -> FrameLink:
@@ -90,12 +94,13 @@ class FrameLink:
         commands: dict[int, Command] = {}
         following, more = self._sequence, True
         while True:
-            while more and len(pending) < self.window:
+            while more and self._room(pending) and not (pending and self._stuck):
                 request = next(source, None)
                 if request is None:
                     more = False
                     break
-                self._send(self._add(request, pending, commands))
+                self._add(request, pending, commands)
+                self._send(pending)
             if not pending and not answered:
                 return
             if following not in answered:
@@ -110,28 +115,55 @@ class FrameLink:
                         self._await(pending, answered)
                     raise
 
-    def _add(self, request: Request, pending: OrderedDict[int, _Sent], commands: dict[int, Command]) -> bytes:
+    def _room(self, pending: OrderedDict[int, _Sent]) -> bool:
+        """Whether one more may be asked: the board has room, and does not forget its answer to the oldest."""
+        oldest = next(iter(pending), self._sequence)
+        return len(pending) < self.window and self._sequence - oldest < self._remembered
+
+    def _add(self, request: Request, pending: OrderedDict[int, _Sent], commands: dict[int, Command]) -> None:
         payload = request.command.asks.pack(request.values, request.data)
         if len(payload) > self.most:
             raise ValueError(f"{request.command.name}: {len(payload)} bytes, the board takes {self.most} at once")
         frame = Frame(request.command.kind, self.session, self._sequence, payload).encode()
         pending[self._sequence], commands[self._sequence] = _Sent(request.command, frame), request.command
         self._sequence += 1
-        return frame
 
-    def _send(self, frame: bytes) -> None:
-        with suppress(ConnectionError):  # found again, and mended, when the answer is waited for
-            self.port.send(frame)
+    def _send(self, pending: OrderedDict[int, _Sent]) -> None:
+        """Send what is not out, in order, while the board has room; up to what is not taken for ``timeout`` seconds."""
+        self._stuck = False
+        room = self.window - sum(sent.out for sent in pending.values())
+        due = [sent for sent in pending.values() if not sent.out][: max(0, room)]
+        try:
+            for sent in due:
+                self.port.send(sent.frame, self.timeout)
+                self.resent += sent.before
+                sent.out = sent.before = True
+        except TimeoutError:
+            self._stuck = True
+        except ConnectionError:
+            pass  # found again, and mended, when the answer is waited for
+
+    def _send_again(self, pending: OrderedDict[int, _Sent]) -> None:
+        """Send from the first on, whatever was sent before."""
+        for sent in pending.values():
+            sent.out = False
+        self._send(pending)
+
+    def _deadline(self) -> float:
+        """When to send again; where the board took nothing for ``timeout`` seconds that time is over."""
+        return time.monotonic() + (0.0 if self._stuck else self.timeout)
 
     def _await(self, pending: OrderedDict[int, _Sent], answered: dict[int, Frame]) -> None:
         """Wait until one more request is answered, sending again what is not."""
         tries, ordered = 0, False
-        deadline = time.monotonic() + self.timeout
+        if not self._stuck:
+            self._send(pending)
+        deadline = self._deadline()
         while True:
             left = deadline - time.monotonic()
             again = left <= 0
             try:
-                frames = self._parser.feed(self.port.receive(left)) if not again else []
+                frames = self._parser.feed(self.port.receive(max(left, 0.0)))
             except ConnectionError:
                 self._reconnect(pending)
                 frames, again = [], True
@@ -156,10 +188,8 @@ class FrameLink:
                         f"{self.port.address}: no answer to {next(iter(pending.values())).command.name} after "
                         f"{tries} tries of {self.timeout:g} s"
                     )
-                self.resent += len(pending)
-                for sent in pending.values():
-                    self._send(sent.frame)
-                deadline = time.monotonic() + self.timeout
+                self._send_again(pending)
+                deadline = self._deadline()
 
     def _status(self, frame: Frame, pending: OrderedDict[int, _Sent]) -> int | None:
         """Status of a reply that is waited for; None for any other frame."""
@@ -205,9 +235,10 @@ class FrameLink:
         """Begin or take up the session."""
         request = Request(OPEN, {"most": MOST})
         frame = Frame(OPEN.kind, self.session, 0, OPEN.asks.pack(request.values, None)).encode()
+        pending = OrderedDict({0: _Sent(OPEN, frame)})
         for attempt in count(1):
-            self._send(frame)
-            deadline = time.monotonic() + self.timeout
+            self._send_again(pending)
+            deadline = self._deadline()
             while (left := deadline - time.monotonic()) > 0:
                 try:
                     frames = self._parser.feed(self.port.receive(left))
@@ -215,7 +246,7 @@ class FrameLink:
                     self._parser.clear()
                     break
                 for found in frames:
-                    if self._status(found, OrderedDict({0: _Sent(OPEN, frame)})) is not None:
+                    if self._status(found, pending) is not None:
                         return self._opened(self._reply(found, OPEN), resume)
             if attempt > self.retries:
                 raise BoardTimeout(f"{self.port.address}: nothing answers in version {VERSION} of the protocol")
@@ -230,7 +261,7 @@ class FrameLink:
         if resume and not reply.values["known"]:
             raise BoardReset(f"{self.port.address}: the board started anew; program and configure it again")
         self.boots = int(reply.values["boots"])
-        self.window = max(1, min(int(reply.values["window"]), WINDOW))
+        self.window = self._remembered = max(1, min(int(reply.values["window"]), WINDOW))
         self.most = max(1024, min(int(reply.values["most"]), MOST))
         if not resume:
             self._sequence = int(reply.values["expected"])

@@ -6,13 +6,15 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit
 
 CHUNK = 1 << 16
 WRITTEN = 1 << 12  # bytes written at once
+EARLY = 1 << 24  # bytes that may arrive while others are sent
+PATIENCE = 5.0  # seconds
 
 
 @runtime_checkable
@@ -21,8 +23,8 @@ class Port(Protocol):
 
     address: str
 
-    def send(self, data: bytes) -> None:
-        """Send all of it."""
+    def send(self, data: bytes, seconds: float = PATIENCE) -> None:
+        """Send all of it; raises TimeoutError where the board takes nothing for so long."""
 
     def receive(self, seconds: float) -> bytes:
         """What has arrived, after at most so long; nothing if nothing came."""
@@ -34,44 +36,65 @@ class Port(Protocol):
         """Let go."""
 
 
-def _both(stream: Any, data: bytes, write: Callable[[memoryview], int], seconds: float) -> Iterator[None]:
-    """Write all of ``data`` to a stream that does not block; yields each time there is something to read first.
+def _both(
+    stream: Any,
+    data: bytes,
+    write: Callable[[memoryview], int],
+    read: Callable[[], bytes],
+    early: bytearray,
+    seconds: float,
+) -> bool:
+    """Write ``data`` to a stream that does not block; False where nothing of it was taken for ``seconds``.
 
-    A board that waits for its answers to be taken takes no more questions: who only writes would wait forever.
+    What arrives meanwhile goes to ``early``: a board that waits for its answers to be taken takes no more questions,
+    and who only writes would wait forever.
     """
     view, end = memoryview(data), time.monotonic() + seconds
     while view:
-        readable, writable, _ = select.select([stream], [stream], [], max(0.0, end - time.monotonic()))
+        room = [stream] if len(early) < EARLY else []
+        readable, writable, _ = select.select(room, [stream], [], max(0.0, end - time.monotonic()))
         if readable:
-            yield
+            early += read()
         if writable:
             with suppress(BlockingIOError):
                 view = view[write(view[:WRITTEN]) :]
                 end = time.monotonic() + seconds
         elif time.monotonic() >= end:
-            raise TimeoutError(f"nothing was taken for {seconds:g} s")
+            return False
+    return True
+
+
+def _emptied(early: bytearray) -> bytes:
+    data = bytes(early)
+    early.clear()
+    return data
+
+
+def _stuck(address: str, seconds: float) -> TimeoutError:
+    return TimeoutError(f"{address}: the board has taken nothing for {seconds:g} s")
 
 
 class TcpPort:
-    """A TCP connection; ``seconds`` is how long connecting, or sending without progress, may take."""
+    """A TCP connection; ``seconds`` is how long connecting may take."""
 
-    def __init__(self, host: str, port: int, seconds: float = 5.0) -> None:
+    def __init__(self, host: str, port: int, seconds: float = PATIENCE) -> None:
         self.address, self._where, self._seconds = f"tcp://{host}:{port}", (host, port), seconds
         self._socket: socket.socket | None = None
-        self._early: list[bytes] = []
+        self._early = bytearray()
         self.reopen()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, seconds: float = PATIENCE) -> None:
         held = self._held()
         try:
-            for _ in _both(held, data, held.send, self._seconds):
-                self._early.append(self._taken(held))
+            sent = _both(held, data, held.send, lambda: self._taken(held), self._early, seconds)
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
+        if not sent:
+            raise _stuck(self.address, seconds)
 
     def receive(self, seconds: float) -> bytes:
         if self._early:
-            return self._early.pop(0)
+            return _emptied(self._early)
         held = self._held()
         try:
             if not select.select([held], [], [], max(seconds, 1e-3))[0]:
@@ -106,32 +129,40 @@ class TcpPort:
 
 
 class SerialPort:
-    """A serial line by pySerial; ``seconds`` is how long sending without progress may take."""
+    """A serial line by pySerial."""
 
-    def __init__(self, device: str, baud: int = 115200, seconds: float = 5.0) -> None:
+    def __init__(self, device: str, baud: int = 115200) -> None:
         try:
             import serial
         except ImportError as error:
             raise ImportError("a board on a serial line needs pySerial: pip install 'bitline[lab]'") from error
-        self.address, self._seconds = f"serial:{device}", seconds
-        self._open = lambda: serial.Serial(device, baud, timeout=0, write_timeout=seconds)
-        self._early: list[bytes] = []
+        self.address = f"serial:{device}"
+        self._open = lambda: serial.Serial(device, baud, timeout=0, write_timeout=PATIENCE)
+        self._early = bytearray()
         self._line: Any = self._open()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, seconds: float = PATIENCE) -> None:
         line = self._line
         try:
             if not hasattr(line, "fileno"):  # Windows: the driver's own buffers
                 line.write(data)
                 return
-            for _ in _both(line, data, lambda part: os.write(line.fileno(), part), self._seconds):
-                self._early.append(line.read(max(1, line.in_waiting)))
+            sent = _both(
+                line,
+                data,
+                lambda part: os.write(line.fileno(), part),
+                lambda: bytes(line.read(max(1, line.in_waiting))),
+                self._early,
+                seconds,
+            )
         except OSError as error:
             raise ConnectionError(f"{self.address}: {error}") from None
+        if not sent:
+            raise _stuck(self.address, seconds)
 
     def receive(self, seconds: float) -> bytes:
         if self._early:
-            return self._early.pop(0)
+            return _emptied(self._early)
         try:
             self._line.timeout = max(seconds, 1e-3)
             first: bytes = self._line.read(1)
@@ -147,6 +178,8 @@ class SerialPort:
 
     def close(self) -> None:
         self._early.clear()
+        with suppress(Exception):  # termios.error too, where the device is gone
+            self._line.reset_output_buffer()  # else closing waits for a board that does not read
         with suppress(OSError):
             self._line.close()
 
@@ -154,12 +187,12 @@ class SerialPort:
 class VisaPort:
     """An instrument by PyVISA: TCP sockets, VXI-11, serial, USB, GPIB."""
 
-    def __init__(self, resource: str, seconds: float = 5.0) -> None:
+    def __init__(self, resource: str) -> None:
         try:
             import pyvisa
         except ImportError as error:
             raise ImportError("VISA instruments need PyVISA: pip install 'bitline[lab]'") from error
-        self._pyvisa, self.address, self._seconds = pyvisa, f"visa:{resource}", seconds
+        self._pyvisa, self.address = pyvisa, f"visa:{resource}"
         try:
             self._manager = pyvisa.ResourceManager()
         except (OSError, ValueError):  # no VISA library of a vendor
@@ -167,9 +200,9 @@ class VisaPort:
         self._resource: Any = None
         self.reopen()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, seconds: float = PATIENCE) -> None:
         try:
-            self._resource.timeout = self._seconds * 1e3
+            self._resource.timeout = max(seconds, PATIENCE) * 1e3  # of the whole
             self._resource.write_raw(data)
         except self._pyvisa.errors.Error as error:
             raise ConnectionError(f"{self.address}: {error}") from None

@@ -6,6 +6,7 @@ one whose number is not the next is refused as out of order, so that a lost fram
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from bitline.lab.commands import (
     BAD_COMMAND,
     BAD_FIELD,
     BAD_VERSION,
+    BUSY,
     BY_KIND,
     FAULT,
     NO_SESSION,
@@ -23,6 +25,7 @@ from bitline.lab.commands import (
     Values,
 )
 from bitline.lab.errors import Refused
+from bitline.lab.faults import Faults
 from bitline.lab.frames import REPLY, VERSION, Frame
 
 WINDOW = 8
@@ -38,10 +41,17 @@ class Session:
 
 
 class Responder:
-    """Answers frames for a board; ``window`` is how many requests may be on the way at once."""
+    """Answers frames for a board; ``window`` is how many requests may be on the way at once.
 
-    def __init__(self, board: Board, window: int = WINDOW, version: int = VERSION) -> None:
+    Of ``faults`` it has those that are the board's own: it is busy now and then, and grants fewer requests.
+    """
+
+    def __init__(
+        self, board: Board, window: int = WINDOW, version: int = VERSION, faults: Faults | None = None
+    ) -> None:
         self.board, self.window, self.version = board, window, version
+        self.faults = faults or Faults()
+        self._random = random.Random(f"{self.faults.seed} board")
         self.sessions: OrderedDict[int, Session] = OrderedDict()
 
     def reset(self) -> None:
@@ -64,6 +74,8 @@ class Responder:
             return session.answers[frame.sequence]
         if frame.sequence != session.expected:
             return self._reply(frame, OUT_OF_ORDER, str(session.expected).encode())
+        if self._random.random() < self.faults.busy:
+            return self._reply(frame, BUSY, b"")
         status, body = self._done(frame)
         reply = self._reply(frame, status, body)
         session.expected = (session.expected + 1) & 0xFFFFFFFF
@@ -100,5 +112,7 @@ class Responder:
         return self._reply(frame, OK, OPEN.answers.pack(values, None))
 
     def _reply(self, frame: Frame, status: int, body: bytes) -> bytes:
-        head = status.to_bytes(2, "little") + self.window.to_bytes(2, "little")
+        fewer = self._random.random() < self.faults.credit
+        credit = self._random.randint(1, self.window) if fewer else self.window
+        head = status.to_bytes(2, "little") + credit.to_bytes(2, "little")
         return Frame(frame.kind | REPLY, frame.session, frame.sequence, head + body, self.version).encode()

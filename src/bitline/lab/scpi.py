@@ -135,7 +135,7 @@ class ScpiLink:
                 return self._asked(request)
             except BoardReset:
                 raise
-            except (LinkError, ConnectionError) as error:
+            except (LinkError, ConnectionError, TimeoutError) as error:
                 missed = error
         raise BoardTimeout(
             f"{self.port.address}: no good answer to {request.command.name} in {self.retries + 1} tries: {missed}"
@@ -159,7 +159,7 @@ class ScpiLink:
     def _asked(self, request: Request) -> Reply:
         command = request.command
         arguments = write(command.asks, request.values, request.data)
-        self.port.send(command.scpi.encode() + (b" " + arguments if arguments else b"") + b"\n" + ERROR)
+        self.port.send(command.scpi.encode() + (b" " + arguments if arguments else b"") + b"\n" + ERROR, self.timeout)
         deadline = time.monotonic() + self.timeout
         line = self._line(deadline)
         refused = _error(line)

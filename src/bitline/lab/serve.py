@@ -71,9 +71,10 @@ class Served:
 
     def __init__(self, board: Board, faults: Faults | None = None, window: int = 8) -> None:
         self.board, self.faults = board, faults or Faults()
-        self.responder = Responder(board, window)
+        self.responder = Responder(board, window, faults=self.faults)
         self._lock = threading.Lock()
         self._asked = 0
+        self._closed = threading.Event()
         self._sockets: list[socket.socket] = []
 
     def listen(self, protocol: str, host: str = "127.0.0.1", port: int = 0) -> int:
@@ -91,6 +92,7 @@ class Served:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed.set()
         for server in self._sockets:
             with suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)  # else the thread that accepts keeps it open
@@ -118,15 +120,22 @@ class Served:
     def _frames(self, stream: Stream) -> None:
         parser, inward, outward = Parser(self.board.most), Line(self.faults, "in"), Line(self.faults, "out")
         damaged = Parser(self.board.most)  # behind the faults of the line
-        while data := stream.receive():
+        while data := self._heard(stream):
             for frame in parser.feed(data):
                 for message in inward.passes(frame.encode()):
                     for request in damaged.feed(message):
                         self._respond(stream, outward, lambda request=request: self.responder.answer(request))  # type: ignore[misc]
 
+    def _heard(self, stream: Stream) -> bytes:
+        """What has arrived; a board that is deaf holds the stream and reads nothing."""
+        if self.faults.deaf is not None and self._asked >= self.faults.deaf:
+            self._closed.wait()
+            return b""
+        return stream.receive()
+
     def _lines(self, stream: Stream) -> None:
         lines, queue = scpi.Lines(self.board.most), list[str]()
-        while data := stream.receive():
+        while data := self._heard(stream):
             lines.feed(data)
             while (line := lines.take()) is not None:
                 self._respond(stream, None, lambda line=line: self._scpi(line, queue))  # type: ignore[misc]

@@ -21,7 +21,7 @@ from bitline.macro.describe import describe
 from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_table
 from bitline.macro.enough import Learning, distance, learning_curve, reads_for
 from bitline.macro.errors import Rates, error_model, error_rates
-from bitline.macro.fit import fit_curve
+from bitline.macro.fit import CurveErrors, curve_errors, fit_curve
 from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Sampled, Slope, SlopeExact, Ste, SteIdeal
@@ -49,6 +49,7 @@ __all__ = [
     "Conv",
     "Converters",
     "Coverage",
+    "CurveErrors",
     "Dense",
     "Expected",
     "Goodness",
@@ -81,6 +82,7 @@ __all__ = [
     "converters_without",
     "coverage",
     "curve_alone",
+    "curve_errors",
     "describe",
     "distance",
     "error_model",

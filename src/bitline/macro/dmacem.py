@@ -5,6 +5,7 @@ analytic rival say, and were there reads enough (Lin et al., JETCAS 2022, as far
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,13 +70,14 @@ def coverage(
     least: int = 8,
     reach: int = 4,
     bank: int | None = None,
+    over: Sequence[str] = (),
 ) -> Coverage:
     """Which rows of a table were read, which would be borrowed, which are missing, and where it is not monotone.
 
     Arguments as for ``fit_table``. A fall of the mean code counts where it is more than four standard errors of the
     two means, each read ``least`` times or more.
     """
-    found = count_codes(samples, per, low=low, step=step, codes=codes, bank=bank)
+    found = count_codes(samples, per, low=low, step=step, codes=codes, bank=bank, over=over)
     reads = np.maximum(found.reads, 1)
     value = np.arange(found.counts.shape[2])
     mean = found.counts @ value / reads
@@ -112,7 +114,7 @@ def split_table(
     Raises ValueError where columns are not told apart or were read once only (``components``), or rows lack reads.
     """
     columns = fit_table(samples, "column", low=low, step=step, codes=codes, **how)
-    found = count_codes(samples, "column", low=low, step=step, codes=codes)
+    found = count_codes(samples, "column", low=low, step=step, codes=codes, over=how.get("over", ()))
     reads, value = found.reads, np.arange(found.counts.shape[2])
     seen = np.maximum(reads, 1)
     all_reads = np.maximum(reads.sum(0), 1)
@@ -126,7 +128,7 @@ def split_table(
     ideal, code = np.nonzero(pooled)
     number = pooled[ideal, code].astype(np.int64)
     again = Samples(ideal=np.repeat(ideal, number), code=np.repeat(code, number))
-    kept = {name: value for name, value in how.items() if name not in ("assign",)}
+    kept = {name: value for name, value in how.items() if name not in ("assign", "over")}
     fresh = fit_table(again, codes=len(value), **kept).model_copy(update={"low": low, "step": step})
     return Split(columns, fresh, shift, components(samples))
 
@@ -139,6 +141,7 @@ def fit_gaussian(
     codes: int | None = None,
     spread: Literal["one", "converters"] = "converters",
     match: Literal["variance", "rms"] = "variance",
+    over: Sequence[str] = (),
 ) -> TableColumn:
     """A-MAC-EM, the analytic rival: a zero-mean Gaussian about the ideal code, rounded and clipped, as a pooled table.
 
@@ -147,9 +150,9 @@ def fit_gaussian(
     least squares of the variances; or ``one`` for all codes. ``match``: what the samples' variance is taken about, the
     mean code of each ideal code, or the ideal code itself (``rms``, bias counted). The variance is that of whole codes:
     rounding is taken into account. Ideal codes whose reads reach the first or last code do not count while others are
-    there: their variance is cut.
+    there: their variance is cut. ``over``: as for ``fit_table``.
     """
-    found = count_codes(samples, low=low, step=step, codes=codes)
+    found = count_codes(samples, low=low, step=step, codes=codes, over=over)
     counts, reads = found.counts[0], found.reads[0]
     value, seen = np.arange(counts.shape[1]), np.maximum(found.reads[0], 1)
     about = counts @ value / seen if match == "variance" else np.arange(len(counts), dtype=np.float64)

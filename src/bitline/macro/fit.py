@@ -6,21 +6,33 @@ An ideal sum s has the ideal code floor((s - low)/step + 1/2), clipped; a code s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Integer
 
-from bitline.macro.components import Components, components, dense
+from bitline.macro.components import Components, columns_of, components, dense
 from bitline.macro.curves import Points
 from bitline.macro.kinds import CurveColumn
-from bitline.macro.tables import code_count, sound_scale
+from bitline.macro.tables import code_count, one_condition, sound_scale
 from bitline.samples import Samples
 
+GROUPS = 20  # of columns, left out one after the other for standard errors
 QUIET = 0.4  # steps of read noise below which a converter's steps hide mean and noise
 CLIPPED = 1e-3  # share of reads at the end codes that a mean and a deviation bear
 
 
 def fit_curve(
-    samples: Samples, *, low: float = 0.0, step: float = 1.0, codes: int | None = None, found: Components | None = None
+    samples: Samples,
+    *,
+    low: float = 0.0,
+    step: float = 1.0,
+    codes: int | None = None,
+    found: Components | None = None,
+    over: Sequence[str] = (),
 ) -> CurveColumn:
     """Mean curve, fresh noise against the sum, and frozen gain and offset spread of the columns.
 
@@ -31,12 +43,14 @@ def fit_curve(
     is taken out as step²/12 of variance (Sheppard), which is right to 3 % of a variance from 0.5 steps of noise on,
     and where columns differ by a step or more from 0.4 steps on. A part that is zero is absent.
 
-    ``codes``: number of codes of the converter, to find clipped reads at its upper end. Raises ValueError where a
-    sum is negative (curves are per leg: measure legs singly), reads are clipped, noise is hidden by the converter's
-    steps, or fewer than two sums were read. Gain and offset are told apart by sums far apart: an eighth and all of
-    full scale, say. Readings of more than one leg count the noise and offset of both.
+    ``codes``: number of codes of the converter, to find clipped reads at its upper end. ``over``: conditions that are
+    pooled, as for ``fit_table``. Raises ValueError where another condition has several values, a sum is negative
+    (curves are per leg: measure legs singly), reads are clipped, noise is hidden by the converter's steps, or fewer
+    than two sums were read. Gain and offset are told apart by sums far apart: an eighth and all of full scale, say.
+    Readings of more than one leg count the noise and offset of both. ``curve_errors`` gives standard errors.
     """
     sound_scale(low, step)
+    one_condition(samples, over)
     last = code_count(samples, codes) - 1 if codes is not None else None
     found = found or components(samples)
     s = found.ideal.astype(np.float64)
@@ -70,6 +84,51 @@ def fit_curve(
         gain_sigma=gain or None,
         offset_sigma=offset or None,
     )
+
+
+@dataclass(frozen=True)
+class CurveErrors:
+    """Standard errors of a fitted curve: of the frozen deviations, and at each of S ideal sums of mean and noise."""
+
+    gain_sigma: float
+    offset_sigma: float  # counts
+    ideal: Integer[np.ndarray, " S"]  # counts
+    mean: Float[np.ndarray, " S"]  # counts
+    sigma: Float[np.ndarray, " S"]  # counts
+
+
+def curve_errors(samples: Samples, *, groups: int = GROUPS, **how: Any) -> CurveErrors:
+    """Standard errors of what ``fit_curve(samples, **how)`` finds, by a jackknife over groups of columns.
+
+    With J ``groups`` of neighbouring columns, θ_j fitted without group j, and θ̄ the mean of all θ_j,
+
+        se² = (J - 1)/J · Σ_j (θ_j - θ̄)²
+
+    (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 11). Columns are the independent units: a
+    column's gain and offset are in its reads at every sum, so that errors of different sums are no independent ones. A
+    part that is absent counts as 0; near 0 the error is too small. It has a relative error of its own of about
+    1/√(2 (J - 1)). ``found`` cannot be given. Raises ValueError for fewer than 2 groups or fewer columns than groups,
+    and as ``fit_curve`` does where a sum cannot be fitted without a group.
+    """
+    column, labels = columns_of(samples)
+    if not 2 <= groups <= len(labels):
+        raise ValueError(f"groups = {groups}: 2 to {len(labels)}, the number of columns, can be left out in turn")
+    units = {name: unit for name, unit in samples.units.items() if name not in ("x", "w")}
+    samples = replace(samples, x=None, w=None, units=units)  # large, and of no use here
+    ideal = dense(samples.ideal)[0]
+    at = torch.from_numpy(ideal.astype(np.float64))
+    group = column * groups // len(labels)
+    fitted = []
+    for left in range(groups):
+        one = fit_curve(samples.take(group != left), **how)
+        curves = [
+            np.zeros(len(ideal)) if curve is None else curve.at(at, 1.0).numpy() for curve in (one.mean, one.sigma)
+        ]
+        fitted.append(np.concatenate([[one.gain_sigma or 0.0, one.offset_sigma or 0.0], *curves]))
+    theta = np.stack(fitted)
+    error = np.sqrt((groups - 1) / groups * ((theta - theta.mean(0)) ** 2).sum(0))
+    mean, sigma = error[2:].reshape(2, -1)
+    return CurveErrors(float(error[0]), float(error[1]), ideal, mean, sigma)
 
 
 def _gain_and_offset(

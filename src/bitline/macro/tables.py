@@ -6,6 +6,7 @@ An ideal sum s has the ideal code floor((s - low)/step + 1/2), clipped; a code s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,7 @@ from bitline.macro.kinds import TableColumn
 from bitline.samples import Samples
 
 MOST_ENTRIES = 1 << 28  # of a table, 2 GiB of float64
+MOST_TOLD = 4  # values of a condition in a message
 Per = Literal["pooled", "bank", "column"]
 
 
@@ -57,11 +59,13 @@ def count_codes(
     step: float = 1.0,
     codes: int | None = None,
     bank: int | None = None,
+    over: Sequence[str] = (),
 ) -> Counts:
     """Reads by ideal code and code; the arguments are those of ``fit_table``, which says what they mean."""
     sound_scale(low, step)
     if not len(samples):
         raise ValueError("the samples are empty: nothing to fit")
+    one_condition(samples, over)
     if (per == "bank") != (bank is not None) or (bank is not None and bank < 2):
         raise ValueError(f"bank = {bank}, per = {per!r}: say how many columns (2 or more) a bank has, and only there")
     codes = code_count(samples, codes)
@@ -94,6 +98,7 @@ def fit_table(
     band: int = 1,
     assign: Literal["drawn", "physical"] = "drawn",
     bank: int | None = None,
+    over: Sequence[str] = (),
 ) -> TableColumn:
     """P(code | ideal code) by counting, D-MAC-EM; the treatment of rare codes is a reconstruction, the paper's is not
     public.
@@ -105,17 +110,19 @@ def fit_table(
     ``smoothing`` is added to the counts of codes at most ``band`` from the ideal one. Ideal codes read fewer than
     ``least`` times borrow the row of the nearest code that was, shifted by their distance, up to ``reach`` codes
     away. ``assign: physical`` is the measured die itself: one chip; a macro that converts in a column (bank) that was
-    not read is refused when it is programmed.
+    not read is refused when it is programmed. ``over``: conditions of the samples (temperature, supply, …) that the
+    table pools; it is of one value of every other.
 
-    Raises ValueError naming the first code, or the column and code, that was not read and has no neighbour in reach;
-    ``coverage`` names them all. ``falls`` tells where the mean code of the result is not monotone. Valid for the sums'
-    distribution of neighbours that was measured: a table knows the sum only, not which rows made it.
+    Raises ValueError naming the conditions of several values, or the first code, or column and code, that was not read
+    and has no neighbour in reach; ``coverage`` names them all. ``falls`` tells where the mean code of the result is not
+    monotone. Valid for the sums' distribution of neighbours that was measured: a table knows the sum only, not which
+    rows made it.
     """
     if least < 1 or reach < 0 or band < 0 or not (math.isfinite(smoothing) and smoothing >= 0):
         raise ValueError(
             f"least = {least} must be at least 1; reach = {reach}, band = {band}, smoothing = {smoothing:g} at least 0"
         )
-    found = count_codes(samples, per, low=low, step=step, codes=codes, bank=bank)
+    found = count_codes(samples, per, low=low, step=step, codes=codes, bank=bank, over=over)
     places = _places(found.labels) if per != "pooled" and assign == "physical" else None
     counts = _borrowed(found, least, reach)
     if smoothing:
@@ -140,6 +147,34 @@ def falls(column: TableColumn, tolerance: float = 0.0) -> Integer[np.ndarray, "k
     Empty for a monotone table. A measured table falls by chance too where it was read seldom.
     """
     return np.argwhere(np.diff(column.mean, axis=1) < -tolerance)
+
+
+def one_condition(samples: Samples, over: Sequence[str] = ()) -> None:
+    """Raise ValueError for reads at several values of a condition that is not one of ``over``.
+
+    What a circuit's `.meas` gave is an outcome, no condition; its name is in the provenance.
+    """
+    if unknown := sorted(set(over) - set(samples.conditions)):
+        raise ValueError(
+            f"over names {unknown[0]!r}, which is no condition of the samples; conditions: "
+            f"{', '.join(samples.conditions) or 'none'}"
+        )
+    sources = (samples.provenance, *samples.provenance.get("parts", ()))
+    circuits = [source["circuit"] for source in sources if isinstance(source.get("circuit"), dict)]
+    outcomes = {circuit.get("measure", {}).get("name") for circuit in circuits}
+    told = []
+    for name, values in samples.conditions.items():
+        if name in over or name in outcomes or not len(values) or values.min() == values.max():
+            continue
+        there = np.unique(values)
+        some = ", ".join(f"{value:g}" for value in there[:MOST_TOLD]) + (", …" if len(there) > MOST_TOLD else "")
+        told.append((name, float(there[0]), f"{name} = {some} {samples.units.get(name, '')}".rstrip()))
+    if told:
+        each = ", ".join(f"{name}={value!r}" for name, value, _ in told)
+        raise ValueError(
+            f"the samples are of several conditions, {'; '.join(text for _, _, text in told)}: fit those of one, "
+            f"samples.select({each}), or pool them with over={tuple(name for name, _, _ in told)}"
+        )
 
 
 def sound_scale(low: float, step: float) -> None:
