@@ -118,6 +118,9 @@ def test_mismatch_of_cells_and_columns_is_told_apart():
     k = (x * w * (1 + 0.05 * a - 0.02 * b + 0.004 * a**2)).sum(1)
     value = fitted.curve(k) * (1 + 0.2 * b.mean(1)) + 2.0 * a.mean(1) + fitted.patterns(x, w)
     found = fit_mismatch(fitted, x, w, value, {"a": a, "b": b}).mismatch
+    off = fitted.model_copy(update={"pattern": ()})
+    known = fit_mismatch(off, x, w, value, {"a": a, "b": b}, nominal=fitted.predict(x, w)).mismatch
+    assert known.sensitivity == found.sensitivity  # what the model misses of a die without mismatch is no mismatch
     assert found.sensitivity["a"] == pytest.approx((0.05, 0.004), rel=0.05)
     assert found.sensitivity["b"][0] == pytest.approx(-0.02, rel=0.05)
     assert found.cell_sigma == pytest.approx(np.hypot(0.05, 0.02), rel=0.02)
@@ -318,6 +321,30 @@ def test_behavioural_model_without_mismatch(still, model):
     assert goodness.largest <= 0.5
     assert goodness.rms < goodness.rms_alone / 5
     assert goodness.largest < goodness.largest_alone / 5
+
+
+def test_a_grid_of_every_sum_takes_five_times_the_points(still):
+    """At equal error on all other points; what a grid knows of the sum alone, it has no model for."""
+    x, w, value, step = still["x"], still["w"], values_of(still), SHAPE.step
+    order = np.random.default_rng(0).permutation(len(still))
+
+    def grid(each: int) -> tuple[int, float]:
+        """Points, and rms error, of a table of every sum from ``each`` points of it."""
+        rows = [order[still.ideal[order] == k][:each] for k in range(192)]
+        others = np.setdiff1d(np.arange(len(still)), np.concatenate(rows))
+        mean = np.array([value[some].mean() for some in rows])
+        return sum(map(len, rows)), float(np.std(value[others] - mean[still.ideal[others]]) / step)
+
+    for each in (1, 4):
+        points, error = grid(each)
+        found = adapt(SHAPE, x, w, lambda rows: value[rows], Tolerance(error, 10 * error))
+        others = np.setdiff1d(np.arange(len(still)), np.concatenate([found.fitted, found.checked]))
+        assert judge(found.behaviour, x[others], w[others], value[others])[0].rms <= error
+        assert points >= 5 * (len(found.fitted) + len(found.checked))
+    assert grid(28)[1] > 0.3
+    fine = adapt(SHAPE, x, w, lambda rows: value[rows], Tolerance(0.02, 0.1))
+    assert fine.met
+    assert len(fine.fitted) <= 16
 
 
 @pytest.mark.usefixtures("without_shape_checks")

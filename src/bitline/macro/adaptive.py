@@ -8,10 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
-from bitline.macro.behaviour import Basis, Behaviour, Shape, Values, Vectors, candidates, choose, fit_behaviour
+from bitline.macro.behaviour import (
+    HIGHEST,
+    Basis,
+    Behaviour,
+    Shape,
+    Values,
+    Vectors,
+    candidates,
+    choose,
+    fit_behaviour,
+)
 
 STRATA = 16  # of sums, for points that check
 RIDGE = 1e-4
+START, BATCH = 8, 4  # points
+LOWEST = 4  # degree of the curve that points are chosen for, at least
+PATIENCE = 32  # points that have to take a tenth off the error
 
 Simulate = Callable[[Integer[np.ndarray, " m"]], Float[np.ndarray, " m"]]
 
@@ -89,8 +102,8 @@ def adapt(
     simulate: Simulate,
     tolerance: Tolerance | None = None,
     *,
-    start: int = 16,
-    batch: int = 8,
+    start: int = START,
+    batch: int = BATCH,
     check: int = 24,
     most: int = 256,
     seed: int = 0,
@@ -98,9 +111,10 @@ def adapt(
     """Fit a behavioural model to as few points of a pool (x, w) as meet the tolerance on ``check`` held out.
 
     ``simulate`` gives the values, in counts, of rows of the pool, by number. Points to fit to are those whose value is
-    least sure: the variance of a prediction by all candidate terms, and the disagreement of a committee (the models
-    passed on the way to the chosen one). Those held out are drawn evenly over the sums. Stops where the tolerance is
-    met, after ``most`` points, or where four batches did not take a tenth off the error; ``Adapted.met`` says which.
+    least sure: the variance of a prediction by all candidate terms beside a curve a degree above the model's own
+    (D-optimal, one after the other), and the disagreement of a committee (the models passed on the way to the chosen
+    one). Those held out are drawn evenly over the sums. Stops where the tolerance is met, after ``most`` points, or
+    where 32 points did not take a tenth off the error; ``Adapted.met`` says which.
     Raises ValueError where the pool is too small.
     """
     tolerance = tolerance or Tolerance()
@@ -109,24 +123,24 @@ def adapt(
     held = _even(shape, x, w, check, np.random.default_rng(seed))
     rest = np.setdiff1d(np.arange(len(x)), held)
     truth = simulate(held)
-    full = Basis(shape, 4, candidates(shape))
-    scaled = full.design(x, w)
-    scaled = scaled / np.maximum(np.abs(scaled).max(axis=0), 1e-12)
-    chosen = _surest(scaled, rest, np.empty(0, dtype=np.int64), start, None)
+    chosen = _surest(_scaled(shape, LOWEST, x, w), rest, np.empty(0, dtype=np.int64), start, None)
     value = simulate(chosen)
     trace: list[tuple[int, Goodness]] = []
     while True:
         behaviour = fit_behaviour(shape, x[chosen], w[chosen], value)
         goodness, residual, alone = judge(behaviour, x[held], w[held], truth)
         trace.append((len(chosen), goodness))
-        stuck = len(trace) > 4 and goodness.rms > 0.9 * trace[-5][1].rms
+        earlier = [g.rms for n, g in trace if n <= len(chosen) - PATIENCE]
+        stuck = bool(earlier) and goodness.rms > 0.9 * earlier[-1]
         left = np.setdiff1d(rest, chosen)
         met = goodness.meets(tolerance)
         if met or stuck or len(chosen) + batch > most or len(left) < batch:
             break
-        committee = [_predicted(b, x, w, chosen, value) for b in choose(shape, x[chosen], w[chosen], value)[1][-4:]]
+        basis, passed = choose(shape, x[chosen], w[chosen], value)
+        committee = [_predicted(b, x, w, chosen, value) for b in passed[-4:]]
         apart = np.var(np.stack(committee), axis=0) if len(committee) > 1 else None
-        more = _surest(scaled, left, chosen, batch, apart)
+        degree = min(max(LOWEST, basis.degree + 1), HIGHEST)
+        more = _surest(_scaled(shape, degree, x, w), left, chosen, batch, apart)
         chosen, value = np.concatenate([chosen, more]), np.concatenate([value, simulate(more)])
     sums = np.einsum("nr,nr->n", x[held], w[held], dtype=np.int64)
     return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met)
@@ -151,6 +165,12 @@ def alone_in_sum(shape: Shape, x: Vectors, w: Vectors, value: Values) -> Values:
     """Values of the best curve in the sum and nothing else, of degree 6 at most."""
     design = Basis(shape, min(6, len(x) // 3), ()).design(x, w)
     return design @ np.linalg.lstsq(design, value, rcond=1e-12)[0]
+
+
+def _scaled(shape: Shape, degree: int, x: Vectors, w: Vectors) -> Float[np.ndarray, "n terms"]:
+    """All candidate terms beside a curve of some degree, each 1 at most."""
+    design = Basis(shape, degree, candidates(shape)).design(x, w)
+    return design / np.maximum(np.abs(design).max(axis=0), 1e-12)
 
 
 def _predicted(basis: Basis, x: Vectors, w: Vectors, chosen: np.ndarray, value: np.ndarray) -> Values:

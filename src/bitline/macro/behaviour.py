@@ -297,18 +297,24 @@ def left_out(basis: Basis, x: Vectors, w: Vectors, value: Values) -> float:
 
 
 def fit_mismatch(
-    behaviour: Behaviour, x: Vectors, w: Vectors, value: Values, deviations: Mapping[str, Float[np.ndarray, "n R"]]
+    behaviour: Behaviour,
+    x: Vectors,
+    w: Vectors,
+    value: Values,
+    deviations: Mapping[str, Float[np.ndarray, "n R"]],
+    nominal: Values | None = None,
 ) -> Behaviour:
     """The model with what differs between dies, from points of many dies whose device deviations are known.
 
-    ``deviations``: of each device in each row, in units of their σ. A cell's value changes by the factor
+    ``deviations``: of each device in each row, in units of their σ; ``nominal``: the points' values without mismatch,
+    absent: the model's, whose own error then counts as unexplained. A cell's value changes by the factor
     1 + Σ s z + q z²; gain and offset of a column by the mean of its rows' z. All but s are taken where they are four
     standard errors from zero. Raises ValueError with fewer points than eight a coefficient.
     """
     terms = 4 * len(deviations)
     if len(x) < 8 * terms:
         raise ValueError(f"{len(x)} points of {len(deviations)} devices: mismatch needs {8 * terms} or more")
-    nominal = behaviour.predict(x, w)
+    nominal = behaviour.predict(x, w) if nominal is None else nominal
     error = value - nominal
     product_of = (x.astype(np.int64) * w).astype(float)
     slope = behaviour.slope(np.einsum("nr->n", product_of).astype(np.int64))

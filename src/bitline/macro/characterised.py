@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, characterize, scale, standard
-from bitline.macro.adaptive import Adapted, Tolerance, adapt
+from bitline.macro.adaptive import START, Adapted, Tolerance, adapt
 from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
 from bitline.samples import Samples
+
+BEFORE_DICE = 16  # points to start with: a cell's deviation goes by the curve's slope, which fewer leave open
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def model_circuit(
         tables[len(tables)] = found
         return values_of(found)
 
-    adapted = adapt(shape, x, w, simulate, tolerance, most=most, seed=seed)
+    adapted = adapt(shape, x, w, simulate, tolerance, start=BEFORE_DICE if dice else START, most=most, seed=seed)
     samples = Samples.concat(list(tables.values()))
     if not dice:
         return Characterised(adapted, samples, None)
@@ -162,7 +164,8 @@ def model_circuit(
     many = characterize(
         circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
     )
-    behaviour = with_dice(adapted.behaviour, many)
+    still = np.resize(values_of(tables[0]), dice)  # those held out come first
+    behaviour = fit_mismatch(adapted.behaviour, *vectors_of(many), values_of(many), deviations_of(many), still)
     return Characterised(replace(adapted, behaviour=behaviour), samples, many)
 
 
