@@ -117,7 +117,8 @@ def _needed(samples: Samples) -> str:
     shape, x, w, value = shape_in(samples), samples["x"], samples["w"], values_of(samples)
     found = _errors(samples)
     lines = [
-        f"| rms, LSB | {' | '.join(DESIGNS)} | each sum × | and held out × | even sums × | at random × | stops at (rms) |",
+        f"| rms, LSB | {' | '.join(DESIGNS)} | each sum × | and held out × | even sums × | at random × "
+        "| stops at (rms) |",
         "|" + "---|" * (len(DESIGNS) + 6),
     ]
     for error in ERRORS:

@@ -19,6 +19,7 @@ from bitline.macro.behaviour import (
     choose,
     fit_behaviour,
 )
+from bitline.macro.inner import fit_inner
 
 STRATA = 16  # of sums, for points that check
 RIDGE = 1e-4
@@ -66,6 +67,7 @@ class Adapted:
     trace: tuple[tuple[int, Goodness], ...]
     tolerance: Tolerance
     stuck: bool = False  # whether more points had stopped helping
+    inner: bool = False  # whether pattern counts were tried inside the curve too
 
     @property
     def goodness(self) -> Goodness:
@@ -79,19 +81,21 @@ class Adapted:
 
     @property
     def sentence(self) -> str:
-        """What was reached, in words; says so where it was not."""
+        """What was reached, in words, and of dies, where they were measured; says so where it was not."""
         g, t = self.goodness, self.tolerance
         found = f"{g.rms:.3g} LSB rms and {g.largest:.3g} LSB at most on {g.points} points held out"
         alone = f"a curve of the sum alone: {g.rms_alone:.3g} and {g.largest_alone:.3g}"
         cost = f"{len(self.fitted)} points fitted to"
+        dies = f"; {spread.sentence}" if (spread := self.behaviour.mismatch) is not None else ""
         if self.met:
-            return f"{found} ({alone}), {cost}"
+            return f"{found} ({alone}), {cost}{dies}"
         why = "more points did not help: what is left is no curve plus sums over rows"
         if not self.stuck:
             why = "no more points were allowed"
+        more = "" if self.inner else "; pattern counts inside the curve were not tried (inner)"
         return (
             f"the model does NOT meet the tolerance of {t.rms:g} LSB rms, {t.largest:g} at most: {found} ({alone}), "
-            f"{cost}; {why}"
+            f"{cost}; {why}{more}{dies}"
         )
 
 
@@ -107,10 +111,12 @@ def adapt(
     check: int = 24,
     most: int = 256,
     seed: int = 0,
+    inner: bool = False,
 ) -> Adapted:
     """Fit a behavioural model to as few points of a pool (x, w) as meet the tolerance on ``check`` held out.
 
-    ``simulate`` gives the values, in counts, of rows of the pool, by number. Points to fit to are those whose value is
+    ``simulate`` gives the values, in counts, of rows of the pool, by number. ``inner``: models that may have pattern
+    counts inside the curve (``fit_inner``). Points to fit to are those whose value is
     least sure: the variance of a prediction by all candidate terms beside a curve a degree above the model's own
     (D-optimal, one after the other), and the disagreement of a committee (the models passed on the way to the chosen
     one). Those held out are drawn evenly over the sums. Stops where the tolerance is met, after ``most`` points, or
@@ -122,12 +128,12 @@ def adapt(
         raise ValueError(f"a pool of {len(x)} points is too small for {start} to start with and {check} held out")
     held = _even(shape, x, w, check, np.random.default_rng(seed))
     rest = np.setdiff1d(np.arange(len(x)), held)
-    truth = simulate(held)
+    truth, fit = simulate(held), fit_inner if inner else fit_behaviour
     chosen = _surest(_scaled(shape, LOWEST, x, w), rest, np.empty(0, dtype=np.int64), start, None)
     value = simulate(chosen)
     trace: list[tuple[int, Goodness]] = []
     while True:
-        behaviour = fit_behaviour(shape, x[chosen], w[chosen], value)
+        behaviour = fit(shape, x[chosen], w[chosen], value)
         goodness, residual, alone = judge(behaviour, x[held], w[held], truth)
         trace.append((len(chosen), goodness))
         earlier = [g.rms for n, g in trace if n <= len(chosen) - PATIENCE]
@@ -143,7 +149,7 @@ def adapt(
         more = _surest(_scaled(shape, degree, x, w), left, chosen, batch, apart)
         chosen, value = np.concatenate([chosen, more]), np.concatenate([value, simulate(more)])
     sums = np.einsum("nr,nr->n", x[held], w[held], dtype=np.int64)
-    return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met)
+    return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met, inner)
 
 
 def judge(behaviour: Behaviour, x: Vectors, w: Vectors, value: Values) -> tuple[Goodness, Values, Values]:

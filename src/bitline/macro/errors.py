@@ -55,17 +55,20 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
 
 @dataclass(frozen=True)
 class Patterns:
-    """What the behavioural model knows of inputs and levels: their sum, Σ (x w)², and pattern counts."""
+    """What the behavioural model knows of inputs and levels: their sum, Σ (x w)², and pattern counts, those that add
+    to the value and those that add to the sum."""
 
     sums: Values
     squares: Values
     counts: Values
+    inner: Values
 
     @staticmethod
     def of(behaviour: Behaviour, x: Vectors, w: Vectors) -> Patterns:
         """Those of (x, w)."""
         product = (x.astype(np.int64) * w).astype(float)
-        return Patterns(product.sum(axis=1), (product**2).sum(axis=1), behaviour.patterns(x, w))
+        outer, inner = behaviour.patterns(x, w), behaviour.patterns(x, w, inner=True)
+        return Patterns(product.sum(axis=1), (product**2).sum(axis=1), outer, inner)
 
     def of_sum(self, k: int) -> Patterns:
         """Those with the sum k; where they are fewer than 64, the nearest ones beside them, moved to it.
@@ -81,7 +84,8 @@ class Patterns:
             order = order[(away[order] > 0) & ((away[order] <= REACH * k) | (len(own) == 0))]
             near = np.concatenate([own, order[: max(0, FEWEST - len(own))]])
         moved = (k / np.maximum(self.sums[near], 1)) ** 2 if k else 0.0
-        return Patterns(np.full(len(near), float(k)), self.squares[near] * moved, self.counts[near])
+        sums = np.full(len(near), float(k))
+        return Patterns(sums, self.squares[near] * moved, self.counts[near], self.inner[near])
 
 
 def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n cells"]:
@@ -91,13 +95,14 @@ def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]
     from torch.special import ndtr
 
     spread, k = behaviour.mismatch, patterns.sums[:, None]
-    sums = _inverse(behaviour, edges - patterns.counts[:, None])
+    sums = _inverse(behaviour, edges - patterns.counts[:, None]) - patterns.inner[:, None]
     if spread is None:
         below = (k < sums).astype(float)
     else:
         centre = k * (1 + spread.cell_mean)
         variance = patterns.squares[:, None] * spread.cell_sigma**2
-        variance = variance + (centre * (spread.gain_sigma or 0.0)) ** 2 + (spread.offset_sigma or 0.0) ** 2
+        gained = (centre + patterns.inner[:, None]) * (spread.gain_sigma or 0.0)
+        variance = variance + gained**2 + (spread.offset_sigma or 0.0) ** 2
         below = ndtr(as_tensor((sums - centre) / np.sqrt(np.maximum(variance, 1e-18)))).numpy()
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
