@@ -16,6 +16,7 @@ NAMES = {
     "gpu": "Fused plan on a GPU",
     "peers": "Peers",
     "spice": "Behavioural model against ngspice",
+    "spice:points": "Points that a behavioural model needs",
     "digits": "Handwritten digits, the longer setting",
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",

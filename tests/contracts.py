@@ -396,7 +396,8 @@ COLUMNS = [
     column("pattern counts",
            CurveColumn(mean=Compressive(compression=0.1), pattern=(
                Feature(digits=(0.0, 1.0, 1.0, 1.0), levels=(-0.2, 0.3, 0.1, 0.2)),
-               Feature(digits=(0.0, 1.0, 2.0, 3.0), levels=(0.0, 0.1, 0.1, 0.1), rows=(0.0, 0.3) * (ACTIVE // 2)))),
+               Feature(digits=(0.0, 1.0, 2.0, 3.0), levels=(0.0, 0.1, 0.1, 0.1), rows=(0.0, 0.3) * (ACTIVE // 2)),
+               Feature(digits=(0.0, 1.0, 1.0, 1.0), levels=(0.0, 0.5, 0.2, 0.4), inner=True))),
            CurveColumn(pattern=(Feature(digits=(0.0, 1.0, 2.0, 3.0), levels=(0.0, 0.0, 0.0, 0.0)),))),
     column("pooled table", TableColumn(probability=table(91, 2.0)), TableColumn(probability=table(91, 0)), fresh=True),
     column("coarse table", TableColumn(probability=table(24, 0.7), low=2.0, step=4.0),

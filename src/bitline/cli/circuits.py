@@ -22,6 +22,9 @@ def characterize(
         typer.Option("--model", help="macro to write: fit a behavioural model to as few points as it needs"),
     ] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="rms error held out, LSB; with --model")] = 0.2,
+    inner: Annotated[
+        bool, typer.Option("--inner", help="pattern counts inside the curve too: lines that bend far; with --model")
+    ] = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="SVG of the residuals; with --model")] = None,
     corner: Annotated[str | None, typer.Option("--corner", help="tt, ff, ss, or what the card has")] = None,
     temperature: Annotated[str | None, typer.Option("--temperature", help='such as "125 degC"')] = None,
@@ -44,6 +47,8 @@ def characterize(
 
     if picture is not None and model is None:
         raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
+    if inner and model is None:
+        raise ValueError("--inner is a form of the behavioural model: give --model too")
     asked = {"corner": corner, "temperature": temperature, "supply": supply}
     changes = {key: value for key, value in asked.items() if value is not None}
     at = Circuit.load(circuit).at(**changes)
@@ -52,7 +57,8 @@ def characterize(
     given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
     given += "".join(f" --{key} {value!r}" for key, value in changes.items())
     command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
-    found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
+    command += " --inner" if inner else ""
+    found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None, inner)
     if found is not None and model is not None:
         _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
         if not found.met:
@@ -60,7 +66,15 @@ def characterize(
 
 
 def _simulated(
-    circuit: Any, simulator: Any, out: Path, pool: Path | int, dice: int, seed: int, command: str, rms: float | None
+    circuit: Any,
+    simulator: Any,
+    out: Path,
+    pool: Path | int,
+    dice: int,
+    seed: int,
+    command: str,
+    rms: float | None,
+    inner: bool,
 ) -> Any:
     """Simulate, with a progress bar, and save the samples; what a model was fitted with, where ``rms`` is to be met."""
     from rich.progress import Progress
@@ -86,7 +100,7 @@ def _simulated(
             if rms is None:
                 found, (samples, many) = None, sample_circuit(circuit, x, w, simulator, **how)
             else:
-                found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), **how)
+                found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), inner=inner, **how)
                 samples, many = found.samples, found.dice
         except SimulationError as error:
             if error.samples is not None:

@@ -26,6 +26,7 @@ from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Sampled, Slope, SlopeExact, Ste, SteIdeal
 from bitline.macro.ideals import causes, converters_without, ideal, nominal, without
+from bitline.macro.inner import fit_inner
 from bitline.macro.legs import Expected, expected_errors
 from bitline.macro.macro import Macro
 from bitline.macro.placement import Layout, Site
@@ -92,6 +93,7 @@ __all__ = [
     "fit_behaviour",
     "fit_curve",
     "fit_gaussian",
+    "fit_inner",
     "fit_mismatch",
     "fit_table",
     "ideal",

@@ -8,10 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
-from bitline.macro.behaviour import Basis, Behaviour, Shape, Values, Vectors, candidates, choose, fit_behaviour
+from bitline.macro.behaviour import (
+    HIGHEST,
+    Basis,
+    Behaviour,
+    Shape,
+    Values,
+    Vectors,
+    candidates,
+    choose,
+    fit_behaviour,
+)
+from bitline.macro.inner import fit_inner
 
 STRATA = 16  # of sums, for points that check
 RIDGE = 1e-4
+START, BATCH = 8, 4  # points
+LOWEST = 4  # degree of the curve that points are chosen for, at least
+PATIENCE = 32  # points that have to take a tenth off the error
 
 Simulate = Callable[[Integer[np.ndarray, " m"]], Float[np.ndarray, " m"]]
 
@@ -53,6 +67,7 @@ class Adapted:
     trace: tuple[tuple[int, Goodness], ...]
     tolerance: Tolerance
     stuck: bool = False  # whether more points had stopped helping
+    inner: bool = False  # whether pattern counts were tried inside the curve too
 
     @property
     def goodness(self) -> Goodness:
@@ -66,19 +81,21 @@ class Adapted:
 
     @property
     def sentence(self) -> str:
-        """What was reached, in words; says so where it was not."""
+        """What was reached, in words, and of dies, where they were measured; says so where it was not."""
         g, t = self.goodness, self.tolerance
         found = f"{g.rms:.3g} LSB rms and {g.largest:.3g} LSB at most on {g.points} points held out"
         alone = f"a curve of the sum alone: {g.rms_alone:.3g} and {g.largest_alone:.3g}"
         cost = f"{len(self.fitted)} points fitted to"
+        dies = f"; {spread.sentence}" if (spread := self.behaviour.mismatch) is not None else ""
         if self.met:
-            return f"{found} ({alone}), {cost}"
+            return f"{found} ({alone}), {cost}{dies}"
         why = "more points did not help: what is left is no curve plus sums over rows"
         if not self.stuck:
             why = "no more points were allowed"
+        more = "" if self.inner else "; pattern counts inside the curve were not tried (inner)"
         return (
             f"the model does NOT meet the tolerance of {t.rms:g} LSB rms, {t.largest:g} at most: {found} ({alone}), "
-            f"{cost}; {why}"
+            f"{cost}; {why}{more}{dies}"
         )
 
 
@@ -89,18 +106,21 @@ def adapt(
     simulate: Simulate,
     tolerance: Tolerance | None = None,
     *,
-    start: int = 16,
-    batch: int = 8,
+    start: int = START,
+    batch: int = BATCH,
     check: int = 24,
     most: int = 256,
     seed: int = 0,
+    inner: bool = False,
 ) -> Adapted:
     """Fit a behavioural model to as few points of a pool (x, w) as meet the tolerance on ``check`` held out.
 
-    ``simulate`` gives the values, in counts, of rows of the pool, by number. Points to fit to are those whose value is
-    least sure: the variance of a prediction by all candidate terms, and the disagreement of a committee (the models
-    passed on the way to the chosen one). Those held out are drawn evenly over the sums. Stops where the tolerance is
-    met, after ``most`` points, or where four batches did not take a tenth off the error; ``Adapted.met`` says which.
+    ``simulate`` gives the values, in counts, of rows of the pool, by number. ``inner``: models that may have pattern
+    counts inside the curve (``fit_inner``). Points to fit to are those whose value is
+    least sure: the variance of a prediction by all candidate terms beside a curve a degree above the model's own
+    (D-optimal, one after the other), and the disagreement of a committee (the models passed on the way to the chosen
+    one). Those held out are drawn evenly over the sums. Stops where the tolerance is met, after ``most`` points, or
+    where 32 points did not take a tenth off the error; ``Adapted.met`` says which.
     Raises ValueError where the pool is too small.
     """
     tolerance = tolerance or Tolerance()
@@ -108,28 +128,28 @@ def adapt(
         raise ValueError(f"a pool of {len(x)} points is too small for {start} to start with and {check} held out")
     held = _even(shape, x, w, check, np.random.default_rng(seed))
     rest = np.setdiff1d(np.arange(len(x)), held)
-    truth = simulate(held)
-    full = Basis(shape, 4, candidates(shape))
-    scaled = full.design(x, w)
-    scaled = scaled / np.maximum(np.abs(scaled).max(axis=0), 1e-12)
-    chosen = _surest(scaled, rest, np.empty(0, dtype=np.int64), start, None)
+    truth, fit = simulate(held), fit_inner if inner else fit_behaviour
+    chosen = _surest(_scaled(shape, LOWEST, x, w), rest, np.empty(0, dtype=np.int64), start, None)
     value = simulate(chosen)
     trace: list[tuple[int, Goodness]] = []
     while True:
-        behaviour = fit_behaviour(shape, x[chosen], w[chosen], value)
+        behaviour = fit(shape, x[chosen], w[chosen], value)
         goodness, residual, alone = judge(behaviour, x[held], w[held], truth)
         trace.append((len(chosen), goodness))
-        stuck = len(trace) > 4 and goodness.rms > 0.9 * trace[-5][1].rms
+        earlier = [g.rms for n, g in trace if n <= len(chosen) - PATIENCE]
+        stuck = bool(earlier) and goodness.rms > 0.9 * earlier[-1]
         left = np.setdiff1d(rest, chosen)
         met = goodness.meets(tolerance)
         if met or stuck or len(chosen) + batch > most or len(left) < batch:
             break
-        committee = [_predicted(b, x, w, chosen, value) for b in choose(shape, x[chosen], w[chosen], value)[1][-4:]]
+        basis, passed = choose(shape, x[chosen], w[chosen], value)
+        committee = [_predicted(b, x, w, chosen, value) for b in passed[-4:]]
         apart = np.var(np.stack(committee), axis=0) if len(committee) > 1 else None
-        more = _surest(scaled, left, chosen, batch, apart)
+        degree = min(max(LOWEST, basis.degree + 1), HIGHEST)
+        more = _surest(_scaled(shape, degree, x, w), left, chosen, batch, apart)
         chosen, value = np.concatenate([chosen, more]), np.concatenate([value, simulate(more)])
     sums = np.einsum("nr,nr->n", x[held], w[held], dtype=np.int64)
-    return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met)
+    return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met, inner)
 
 
 def judge(behaviour: Behaviour, x: Vectors, w: Vectors, value: Values) -> tuple[Goodness, Values, Values]:
@@ -151,6 +171,12 @@ def alone_in_sum(shape: Shape, x: Vectors, w: Vectors, value: Values) -> Values:
     """Values of the best curve in the sum and nothing else, of degree 6 at most."""
     design = Basis(shape, min(6, len(x) // 3), ()).design(x, w)
     return design @ np.linalg.lstsq(design, value, rcond=1e-12)[0]
+
+
+def _scaled(shape: Shape, degree: int, x: Vectors, w: Vectors) -> Float[np.ndarray, "n terms"]:
+    """All candidate terms beside a curve of some degree, each 1 at most."""
+    design = Basis(shape, degree, candidates(shape)).design(x, w)
+    return design / np.maximum(np.abs(design).max(axis=0), 1e-12)
 
 
 def _predicted(basis: Basis, x: Vectors, w: Vectors, chosen: np.ndarray, value: np.ndarray) -> Values:

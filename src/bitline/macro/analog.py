@@ -102,17 +102,19 @@ class Analog:
         return (value * factor.float()).add_(shift.float()), factor.float()
 
     def place(
-        self, u: Tensor, t: int, extra: Tensor | None, pattern: Tensor | None = None
+        self, u: Tensor, t: int, extra: Tensor | None, pattern: Tensor | None = None, inner: Tensor | None = None
     ) -> tuple[Tensor, Tensor | float | None]:
         """(place (G, M, C, N), standard deviation of its noise) of sums ``u`` (G, M, C, L, N) in row group ``t``.
 
         ``extra``: variance of the cells' own noise, counts², broadcast over places, where they are noisy. ``pattern``:
-        what pattern counts add to each sum, as ``u``.
+        what pattern counts add to each leg's value, as ``u``, and ``inner`` to its sum, where the curve takes it.
         """
         column = self.column
         legs, variance = u, None
         if not self.linear:
             plain = legs = u.float()
+            if inner is not None:
+                legs = legs + inner.float()
             if column.spread is not None:
                 legs = legs * column.spread.gain[:, t, None]
                 legs += column.spread.offset[:, t, None]

@@ -8,7 +8,7 @@ gets; what differs from die to die is a deviation of each cell, and of the colum
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -28,6 +28,7 @@ from bitline.macro.readout import Readout
 HIGHEST = 8  # degree of the mean curve
 GAIN = 0.98  # a term stays where it takes two per cent or more off the error
 SIGNIFICANT = 4.0  # standard errors
+FOLLOWED = (0.05, 0.1)  # variance between dies unexplained, and σ off, up to which a model is said to follow them
 STRATA = 16  # of sums, for what patterns scatter by
 NODES = 65  # of the tabulated curve, at most
 
@@ -73,10 +74,23 @@ class Mismatch(BaseModel):
         description="relative change of a cell a σ of each device, and a σ²"
     )
     unexplained: float = Field(description="share of the variance between dies that the model leaves over")
+    ratio: float = Field(description="σ between dies of the model over that of the points it was fitted to")
+
+    @property
+    def sentence(self) -> str:
+        """How well dies are described, in words; says so where they are not."""
+        found = (
+            f"mismatch: σ between dies {self.ratio:.3g} times the circuit's, {100 * self.unexplained:.2g} % of its "
+            "variance unexplained"
+        )
+        if self.unexplained <= FOLLOWED[0] and abs(self.ratio - 1) <= FOLLOWED[1]:
+            return found
+        return f"{found}; the model does NOT follow the dies: a factor of each cell is not all that differs"
 
 
 class Behaviour(BaseModel):
-    """A fitted column: value = mean(sum) + Σ pattern counts, in counts; ``mismatch`` where dies were measured."""
+    """A fitted column: value = mean(sum + Σ inner pattern counts) + Σ the others, in counts; ``mismatch`` where dies
+    were measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shape: Shape
@@ -84,11 +98,12 @@ class Behaviour(BaseModel):
     pattern: tuple[Feature, ...] = ()
     mismatch: Mismatch | None = None
 
-    def patterns(self, x: Vectors, w: Vectors) -> Values:
-        """What the pattern counts add, counts."""
+    def patterns(self, x: Vectors, w: Vectors, inner: bool = False) -> Values:
+        """What the pattern counts add to the curve's value, or the inner ones to the sum that it takes; counts."""
         total = np.zeros(len(x))
         for feature in self.pattern:
-            total += _count(feature, x, w)
+            if bool(feature.inner) == inner:
+                total += count(feature, x, w)
         return total
 
     def predict(
@@ -105,13 +120,13 @@ class Behaviour(BaseModel):
                 for name, (s, q) in self.mismatch.sensitivity.items()
             }
             product = product * (1 + sum(change.values()))
-        return self.curve(product.sum(axis=1)) + self.patterns(x, w)
+        return self.curve(product.sum(axis=1) + self.patterns(x, w, inner=True)) + self.patterns(x, w)
 
     def curve(self, sums: Float[np.ndarray, "*n"] | Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """The mean curve, counts."""
         return self.mean.at(torch.as_tensor(sums, dtype=torch.float64), 1.0).numpy()
 
-    def slope(self, sums: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    def slope(self, sums: Float[np.ndarray, "*n"] | Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """Its derivative, over one count to each side."""
         return (self.curve(sums + 1.0) - self.curve(sums - 1.0)) / 2
 
@@ -188,7 +203,7 @@ class Basis:
         """Columns of the least-squares problem."""
         sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
         curve = np.polynomial.chebyshev.chebvander(2 * sums / self.shape.counts - 1, self.degree)
-        return np.column_stack([curve, *(_count(feature, x, w) for feature in self.features)])
+        return np.column_stack([curve, *(count(feature, x, w) for feature in self.features)])
 
 
 def candidates(shape: Shape) -> tuple[Feature, ...]:
@@ -228,17 +243,29 @@ def fit_behaviour(shape: Shape, x: Vectors, w: Vectors, value: Values) -> Behavi
     basis, _ = choose(shape, x, w, value)
     design = basis.design(x, w)
     coefficients = np.linalg.lstsq(design, value, rcond=1e-12)[0]
-    sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
-    low, high = int(sums.min()), int(sums.max())
+    mean = tabulated(shape, np.einsum("nr,nr->n", x, w, dtype=np.int64), coefficients[: basis.degree + 1])
+    pattern = scaled(basis.features, coefficients[basis.degree + 1 :])
+    return Behaviour(shape=shape, mean=mean, pattern=pattern)
+
+
+def tabulated(
+    shape: Shape, sums: Float[np.ndarray, " n"] | Integer[np.ndarray, " n"], coefficients: Float[np.ndarray, " terms"]
+) -> Points:
+    """A curve as points between the least and the largest of some sums; raises ValueError where they are one."""
+    low, high = math.floor(sums.min()), math.ceil(sums.max())
     at = np.unique(np.round(np.linspace(low, high, min(NODES, high - low + 1))))
-    curve = np.polynomial.chebyshev.chebval(2 * at / shape.counts - 1, coefficients[: basis.degree + 1])
-    pattern = tuple(
-        feature.model_copy(update={"levels": tuple(float(c * level) for level in feature.levels)})
-        for feature, c in zip(basis.features, coefficients[basis.degree + 1 :], strict=True)
-    )
     if len(at) < 2:
         raise ValueError(f"all points have the sum {low}: a curve needs two sums or more")
-    return Behaviour(shape=shape, mean=Points(u=tuple(map(float, at)), value=tuple(map(float, curve))), pattern=pattern)
+    curve = np.polynomial.chebyshev.chebval(2 * at / shape.counts - 1, coefficients)
+    return Points(u=tuple(map(float, at)), value=tuple(map(float, curve)))
+
+
+def scaled(features: Sequence[Feature], coefficients: Iterable[float]) -> tuple[Feature, ...]:
+    """Pattern counts with their coefficients in them."""
+    return tuple(
+        feature.model_copy(update={"levels": tuple(float(c * level) for level in feature.levels)})
+        for feature, c in zip(features, coefficients, strict=True)
+    )
 
 
 def curve_alone(behaviour: Behaviour, x: Vectors, w: Vectors) -> CurveColumn:
@@ -246,6 +273,8 @@ def curve_alone(behaviour: Behaviour, x: Vectors, w: Vectors) -> CurveColumn:
     mean, and what they scatter by becomes fresh noise against the sum, though in truth a pattern gives the same again.
     """
     sums, rest = np.einsum("nr,nr->n", x, w, dtype=np.int64), behaviour.patterns(x, w)
+    if any(feature.inner for feature in behaviour.pattern):
+        rest += behaviour.curve(sums + behaviour.patterns(x, w, inner=True)) - behaviour.curve(sums)
     edges = np.unique(np.quantile(sums, np.linspace(0, 1, STRATA + 1)).astype(np.int64))
     place = np.clip(np.searchsorted(edges, sums, side="right") - 1, 0, len(edges) - 2)
     at, mean, scatter = [], [], []
@@ -287,7 +316,11 @@ def choose(shape: Shape, x: Vectors, w: Vectors, value: Values) -> tuple[Basis, 
 
 def left_out(basis: Basis, x: Vectors, w: Vectors, value: Values) -> float:
     """Root mean square of what least squares misses each point by when it is left out, counts."""
-    design = basis.design(x, w)
+    return missed(basis.design(x, w), value)
+
+
+def missed(design: Float[np.ndarray, "n terms"], value: Values) -> float:
+    """As ``left_out``, of any least-squares problem; infinite where its terms depend on each other."""
     q, r = np.linalg.qr(design)
     if np.abs(np.diag(r)).min() < 1e-9 * np.abs(np.diag(r)).max():
         return math.inf
@@ -297,21 +330,27 @@ def left_out(basis: Basis, x: Vectors, w: Vectors, value: Values) -> float:
 
 
 def fit_mismatch(
-    behaviour: Behaviour, x: Vectors, w: Vectors, value: Values, deviations: Mapping[str, Float[np.ndarray, "n R"]]
+    behaviour: Behaviour,
+    x: Vectors,
+    w: Vectors,
+    value: Values,
+    deviations: Mapping[str, Float[np.ndarray, "n R"]],
+    nominal: Values | None = None,
 ) -> Behaviour:
     """The model with what differs between dies, from points of many dies whose device deviations are known.
 
-    ``deviations``: of each device in each row, in units of their σ. A cell's value changes by the factor
+    ``deviations``: of each device in each row, in units of their σ; ``nominal``: the points' values without mismatch,
+    absent: the model's, whose own error then counts as unexplained. A cell's value changes by the factor
     1 + Σ s z + q z²; gain and offset of a column by the mean of its rows' z. All but s are taken where they are four
     standard errors from zero. Raises ValueError with fewer points than eight a coefficient.
     """
     terms = 4 * len(deviations)
     if len(x) < 8 * terms:
         raise ValueError(f"{len(x)} points of {len(deviations)} devices: mismatch needs {8 * terms} or more")
-    nominal = behaviour.predict(x, w)
+    nominal = behaviour.predict(x, w) if nominal is None else nominal
     error = value - nominal
     product_of = (x.astype(np.int64) * w).astype(float)
-    slope = behaviour.slope(np.einsum("nr->n", product_of).astype(np.int64))
+    slope = behaviour.slope(product_of.sum(axis=1) + behaviour.patterns(x, w, inner=True))
     names, columns = [], []
     for name, z in deviations.items():
         names += [(name, kind) for kind in ("cell", "square", "gain", "offset")]
@@ -339,21 +378,24 @@ def fit_mismatch(
         math.sqrt(sum(float(found.get((name, kind), 0.0)) ** 2 for name in deviations) / behaviour.shape.rows)
         for kind in ("gain", "offset")
     )
+    cell = math.sqrt(sum(s**2 for s in linear.values()) + 2 * sum(q**2 for q in square.values()))
+    variance = (slope * cell) ** 2 * (product_of**2).sum(axis=1) + (nominal * gain) ** 2 + offset**2
     return behaviour.model_copy(
         update={
             "mismatch": Mismatch(
                 cell_mean=sum(square.values()),
-                cell_sigma=math.sqrt(sum(s**2 for s in linear.values()) + 2 * sum(q**2 for q in square.values())),
+                cell_sigma=cell,
                 gain_sigma=gain or None,
                 offset_sigma=offset or None,
                 sensitivity={name: (linear[name], square[name]) for name in deviations},
                 unexplained=float(left.var() / error.var()) if error.var() else 0.0,
+                ratio=float(np.sqrt(variance.mean()) / error.std()) if error.var() else 1.0,
             )
         }
     )
 
 
-def _count(feature: Feature, x: Vectors, w: Vectors) -> Values:
+def count(feature: Feature, x: Vectors, w: Vectors) -> Values:
     """u_f of each point."""
     digits, levels = np.asarray(feature.digits), np.asarray(feature.levels)
     each = digits[x] * levels[w]

@@ -11,9 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, characterize, scale, standard
-from bitline.macro.adaptive import Adapted, Tolerance, adapt
+from bitline.macro.adaptive import START, Adapted, Tolerance, adapt
 from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
+from bitline.macro.inner import fit_inner
 from bitline.samples import Samples
+
+BEFORE_DICE = 16  # points to start with: a cell's deviation goes by the curve's slope, which fewer leave open
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,11 @@ def vectors_of(samples: Samples) -> tuple[Vectors, Vectors]:
     return samples["x"], samples["w"]
 
 
-def behaviour_of(samples: Samples, dice: Samples | None = None) -> Behaviour:
-    """The model of SPICE samples without mismatch, and of the dice in ``dice`` with it. See ``fit_behaviour``."""
-    behaviour = fit_behaviour(shape_in(samples), *vectors_of(samples), values_of(samples))
+def behaviour_of(samples: Samples, dice: Samples | None = None, *, inner: bool = False) -> Behaviour:
+    """The model of SPICE samples without mismatch, and of the dice in ``dice`` with it. See ``fit_behaviour``, and
+    ``fit_inner`` for ``inner``."""
+    fit = fit_inner if inner else fit_behaviour
+    behaviour = fit(shape_in(samples), *vectors_of(samples), values_of(samples))
     return behaviour if dice is None else with_dice(behaviour, dice)
 
 
@@ -138,6 +143,7 @@ def model_circuit(
     dice: int = 0,
     most: int = 256,
     seed: int = 0,
+    inner: bool = False,
     command: str = "",
     done: Callable[[int, Outcome], None] | None = None,
 ) -> Characterised:
@@ -154,7 +160,8 @@ def model_circuit(
         tables[len(tables)] = found
         return values_of(found)
 
-    adapted = adapt(shape, x, w, simulate, tolerance, most=most, seed=seed)
+    start = BEFORE_DICE if dice else START
+    adapted = adapt(shape, x, w, simulate, tolerance, start=start, most=most, seed=seed, inner=inner)
     samples = Samples.concat(list(tables.values()))
     if not dice:
         return Characterised(adapted, samples, None)
@@ -162,7 +169,8 @@ def model_circuit(
     many = characterize(
         circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
     )
-    behaviour = with_dice(adapted.behaviour, many)
+    still = np.resize(values_of(tables[0]), dice)  # those held out come first
+    behaviour = fit_mismatch(adapted.behaviour, *vectors_of(many), values_of(many), deviations_of(many), still)
     return Characterised(replace(adapted, behaviour=behaviour), samples, many)
 
 

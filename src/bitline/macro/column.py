@@ -2,7 +2,7 @@
 
     x̂   = drive(digit)
     u    = Σ_r x̂_r · g_r                              per leg ℓ
-    a_ℓ  = mean(gain · u + offset) + sqrt(spread(u)² + Σ_r v_r · x̂_r²) · ε
+    a_ℓ  = mean(gain · (u + inner) + offset) + pattern + sqrt(spread(u)² + Σ_r v_r · x̂_r²) · ε
     value = Σ_ℓ sign_ℓ · a_ℓ
     code = converter(value)    or    code ~ P(· | ideal sum, physical column)
     y    = factor · Σ_{t, p, c} radix_p · radix_c · (low + step · code) + digital corrections
@@ -91,6 +91,7 @@ class Column:
     code: Code | None
     law: Law | None
     pattern: Tensor | None = None  # (R, levels, digits) counts a row adds, multiples of 2^-24, float64
+    inner: Tensor | None = None  # alike: what it adds to the sum that the curve takes; only beside `pattern`
     seconds: float | None = None  # age, where `age` made this column
     n: int = 0  # how often the arrays had been written before
     held: Tensor | None = None  # levels held, shaped as `cells`, where wires stand between them and what is read

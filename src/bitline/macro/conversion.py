@@ -120,7 +120,11 @@ class Reader:
         """(where each conversion falls on the converter's scale, noise included, mean read slope where wanted and not
         1), each (G, P·m, C, N)."""
         u = found.sums(t)
-        slope = self._slope(u, t) if self.keep.slope and self.column.mean is not None else None
+        pattern, inner = (
+            self._pattern(found.digits(t), t, table) if isinstance(found, Gathered) else None
+            for table in (self.column.pattern, self.column.inner)
+        )
+        slope = self._slope(u, t, inner) if self.keep.slope and self.column.mean is not None else None
         if self.tables is not None:
             places, sigmas, low = self.tables
             sums = places.shape[-1]
@@ -132,9 +136,8 @@ class Reader:
                 sigma = sigmas[t].flatten().index_select(0, index.flatten()).view_as(index)
         else:
             extra = self._cell_noise(found.driven(t), t) if isinstance(found, Gathered) else None
-            pattern = self._pattern(found.digits(t), t) if isinstance(found, Gathered) else None
             u = u.mul_(self.column.unit) if self.column.unit != 1 else u
-            place, sigma = self.analog.place(u, t, extra, pattern)
+            place, sigma = self.analog.place(u, t, extra, pattern, inner)
         if sigma is not None:
             noise = self._by_conversion(draws.read_normals(self._counters(keys, t)))
             place = place + noise * sigma
@@ -150,9 +153,8 @@ class Reader:
         power = driven.square().sum(-1).float() * (column.cell_variance * len(column.macro.leg_signs))
         return power[:, :, None, None]
 
-    def _pattern(self, x: Tensor, t: int) -> Tensor | None:
-        """What pattern counts add to each sum (G, M, C, L, N) float64, for digits ``x`` (G, M, rows on)."""
-        table = self.column.pattern
+    def _pattern(self, x: Tensor, t: int, table: Tensor | None) -> Tensor | None:
+        """What pattern counts of ``table`` add (G, M, C, L, N) float64, for digits ``x`` (G, M, rows on)."""
         if table is None:
             return None
         assert self.ideal is not None
@@ -164,11 +166,12 @@ class Reader:
             total += torch.bmm(table[row, level, digit], (held == level).double())
         return total.view(len(x), -1, layout.conversions, layout.legs, layout.outputs)
 
-    def _slope(self, u: Tensor, t: int) -> Tensor:
-        """Mean slope of the legs' curve at sums ``u`` (G, M, C, L, N): (G, M, C, N)."""
+    def _slope(self, u: Tensor, t: int, inner: Tensor | None) -> Tensor:
+        """Mean slope of the legs' curve at sums ``u`` (G, M, C, L, N) and inner pattern counts: (G, M, C, N)."""
         mean, spread = self.column.mean, self.column.spread
         assert mean is not None
         legs = (u * self.column.unit).float()
+        legs = legs if inner is None else legs + inner.float()
         if spread is not None:
             legs = (legs * spread.gain[:, t, None]).add_(spread.offset[:, t, None])
         slopes = mean.slope.index_select(0, mean.place(legs)[0]).view_as(legs)

@@ -17,16 +17,20 @@ from bitline.samples import Samples
 
 LARGEST = 2048  # codes of a table
 FEWEST = 64  # patterns behind a row of the table
+OWN = 16  # of them the sum's own, at least, however few of them there are
+REACH = 1 / 3  # of a sum: how far off those may be that it borrows
+CERTAIN = 1 - 1e-9  # probability of the last code from which further sums give no other
 
 
 def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
-    """P(code | sum) for each sum from 0 to the largest the converter spans, over patterns like those of (x, w).
+    """P(code | sum) for each sum from 0 to the largest the converter spans, over patterns like those of (x, w); and on
+    to the largest sum of these, or to one that is sure to read the last code.
 
     Given a pattern and its sum k, the effective sum over dies is normal, of mean k (1 + μ) and variance σ² Σ (x w)²
     and the column's own gain and offset; codes follow by the curve's inverse, without sampling. A sum seen in fewer
-    than 64 patterns takes those nearest to it, moved to it. The table's grid is the largest that both sums and codes
-    fall on: with 3 counts to 2 codes, half a count. Raises ValueError where the curve falls, or the grid has too many
-    entries; ``TableColumn`` rows for places between sums are those of the sum below.
+    than 64 patterns takes those nearest to it, moved to it: see ``Patterns.of_sum``. The table's grid is the largest
+    that both sums and codes fall on: with 3 counts to 2 codes, half a count. Raises ValueError where the curve falls,
+    or the grid has too many entries; ``TableColumn`` rows for places between sums are those of the sum below.
     """
     shape = behaviour.shape
     ratio = Fraction(shape.counts, 2**shape.bits)
@@ -38,38 +42,50 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
             f"{ratio} counts a code need a table of {size} × {size} entries: choose scale.counts and scale.bits whose "
             "ratio is simpler"
         )
+    pool, rows = Patterns.of(behaviour, x, w), []
+    last = min(int(pool.sums.max()), (LARGEST - 1) // ratio.denominator)
+    while len(rows) * ratio.denominator < size or (len(rows) <= last and rows[-1][-1] < CERTAIN):
+        rows.append(law(behaviour, pool.of_sum(len(rows)), shape.readout.edges).mean(axis=0))
+    size = max(size, (len(rows) - 1) * ratio.denominator + 1)
     probability = np.zeros((size, size))
     place = np.arange(codes) * ratio.numerator  # of each code on the grid
-    pool = Patterns.of(behaviour, x, w)
-    for i in range(size):
-        if i % ratio.denominator:
-            probability[i] = probability[i - 1]
-            continue
-        probability[i, place] = law(behaviour, pool.of_sum(i // ratio.denominator), shape.readout.edges).mean(axis=0)
+    probability[:, place] = np.stack(rows)[np.arange(size) // ratio.denominator]
     return TableColumn(probability=probability, low=0.0, step=float(step))
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """What the behavioural model knows of inputs and levels: their sum, Σ (x w)², and pattern counts."""
+    """What the behavioural model knows of inputs and levels: their sum, Σ (x w)², and pattern counts, those that add
+    to the value and those that add to the sum."""
 
     sums: Values
     squares: Values
     counts: Values
+    inner: Values
 
     @staticmethod
     def of(behaviour: Behaviour, x: Vectors, w: Vectors) -> Patterns:
         """Those of (x, w)."""
         product = (x.astype(np.int64) * w).astype(float)
-        return Patterns(product.sum(axis=1), (product**2).sum(axis=1), behaviour.patterns(x, w))
+        outer, inner = behaviour.patterns(x, w), behaviour.patterns(x, w, inner=True)
+        return Patterns(product.sum(axis=1), (product**2).sum(axis=1), outer, inner)
 
     def of_sum(self, k: int) -> Patterns:
-        """Those with the sum k; where they are few, the nearest ones, moved to it."""
-        near = np.flatnonzero(self.sums == k)
+        """Those with the sum k; where they are fewer than 64, the nearest ones beside them, moved to it.
+
+        No pattern is moved by more than a third of the sum, unless there is no other: what makes two counts has little
+        in common with what makes three. The sum's own count for a quarter of 64 where there are fewer of them.
+        """
+        away = np.abs(self.sums - k)
+        near = np.flatnonzero(away == 0)
         if len(near) < FEWEST:
-            near = np.argsort(np.abs(self.sums - k), kind="stable")[:FEWEST]
+            own = np.repeat(near, -(-OWN // len(near))) if len(near) else near
+            order = np.argsort(away, kind="stable")
+            order = order[(away[order] > 0) & ((away[order] <= REACH * k) | (len(own) == 0))]
+            near = np.concatenate([own, order[: max(0, FEWEST - len(own))]])
         moved = (k / np.maximum(self.sums[near], 1)) ** 2 if k else 0.0
-        return Patterns(np.full(len(near), float(k)), self.squares[near] * moved, self.counts[near])
+        sums = np.full(len(near), float(k))
+        return Patterns(sums, self.squares[near] * moved, self.counts[near], self.inner[near])
 
 
 def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n cells"]:
@@ -79,13 +95,14 @@ def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]
     from torch.special import ndtr
 
     spread, k = behaviour.mismatch, patterns.sums[:, None]
-    sums = _inverse(behaviour, edges - patterns.counts[:, None])
+    sums = _inverse(behaviour, edges - patterns.counts[:, None]) - patterns.inner[:, None]
     if spread is None:
         below = (k < sums).astype(float)
     else:
         centre = k * (1 + spread.cell_mean)
         variance = patterns.squares[:, None] * spread.cell_sigma**2
-        variance = variance + (centre * (spread.gain_sigma or 0.0)) ** 2 + (spread.offset_sigma or 0.0) ** 2
+        gained = (centre + patterns.inner[:, None]) * (spread.gain_sigma or 0.0)
+        variance = variance + gained**2 + (spread.offset_sigma or 0.0) ** 2
         below = ndtr(as_tensor((sums - centre) / np.sqrt(np.maximum(variance, 1e-18)))).numpy()
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
 
@@ -132,7 +149,7 @@ def error_rates(samples: Samples, behaviour: Behaviour, table: TableColumn, bins
     right = shape.readout.code(sums).astype(np.int64)
     model = 1 - law(behaviour, Patterns.of(behaviour, samples["x"], samples["w"]), shape.readout.edges)[every, right]
     place, coded = (np.round(v / table.step).astype(np.int64) for v in (sums, right * shape.step))
-    pooled = 1 - table.probability[0, np.minimum(place, table.codes - 1), coded]
+    pooled = 1 - table.probability[0, np.minimum(place, table.probability.shape[1] - 1), coded]
     wrong = samples.code != right
     group = np.minimum(sums * bins // (shape.counts + 1), bins - 1)
     return tuple(

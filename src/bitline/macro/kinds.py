@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from bitline.configuration import Value
 from bitline.macro.curves import AnyCurve
@@ -15,11 +16,18 @@ from bitline.macro.probability import Probability, RowReads, aliases
 
 class Feature(Value):
     """A pattern count, u_f = Σ_r digits[x_r] · levels[w_r] · rows[r]: how what rows hold and do moves a column beyond
-    its sum. In counts, its coefficient included; nothing where a row neither is on nor holds anything."""
+    its sum. In counts, its coefficient included; nothing where a row neither is on nor holds anything. It adds to the
+    mean curve's value; ``inner``: to the sum that the curve takes, so that it bends with it."""
 
     digits: tuple[float, ...] = Field(min_length=2, description="factor of each input digit, 0, 1, …")
     levels: tuple[float, ...] = Field(min_length=2, description="factor of each cell level, 0, 1, …; counts")
     rows: tuple[float, ...] | None = Field(default=None, description="factor of each row; absent: 1")
+    inner: Literal[True] | None = Field(default=None, description="adds to the sum before the curve; absent: after it")
+
+    @model_serializer(mode="wrap")
+    def _plain(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without ``inner`` where it is absent: younger than saved networks."""
+        return {key: value for key, value in serialize(self).items() if key != "inner" or value}
 
     @model_validator(mode="after")
     def _silent(self) -> Feature:
@@ -32,7 +40,8 @@ class Feature(Value):
 
 
 class CurveColumn(Value):
-    """Value = mean(gain · u + offset) + Σ_f u_f + sigma(u) · noise, gain and offset frozen per physical column.
+    """Value = mean(gain · u + offset) + Σ_f u_f + sigma(u) · noise, gain and offset frozen per physical column; inner
+    pattern counts add to u.
 
     An S0 behavioural column (Chang, Liu, Kuster, SMACD 2022, as far as published) in the library's canonical form; the
     features u_f go by the levels that cells were meant to hold, and only the reference plan reads them.

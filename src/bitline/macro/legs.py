@@ -65,7 +65,7 @@ def _fine(behaviour: Behaviour, legs: list[Patterns], step: float) -> Float[np.n
     """Edges of cells that hold all values of the legs."""
     sigma = behaviour.mismatch.cell_sigma if behaviour.mismatch else 0.0
     ends = [
-        behaviour.curve(each.sums + side * FAR * sigma * np.sqrt(each.squares)) + each.counts
+        behaviour.curve(each.sums + each.inner + side * FAR * sigma * np.sqrt(each.squares)) + each.counts
         for each in legs
         for side in (-1, 1)
     ]

@@ -221,17 +221,20 @@ def _assembled(
         drive_error=drive_error,
         code=_code(macro.converter, layout, chip, site, device) if macro.converter else None,
         law=_law(macro.column, layout, chip, site, device) if isinstance(macro.column, TableColumn) else None,
-        pattern=_pattern(curve, macro, device),
+        pattern=_pattern(curve, macro, None, device),
+        inner=_pattern(curve, macro, True, device) if any(f.inner for f in curve.pattern or ()) else None,
         factor=factor,
     )
 
 
-def _pattern(curve: CurveColumn, macro: Macro, device: torch.device) -> Tensor | None:
+def _pattern(curve: CurveColumn, macro: Macro, inner: bool | None, device: torch.device) -> Tensor | None:
     """What each row adds for what it holds and gets, (R, levels, digits) counts, in fixed point: sums are exact."""
     if curve.pattern is None:
         return None
     total = torch.zeros(macro.on, macro.level_high + 1, macro.digit_high + 1, dtype=torch.float64)
     for feature in curve.pattern:
+        if feature.inner is not inner:
+            continue
         rows = feature.rows if feature.rows is not None else (1.0,) * macro.on
         row, level, digit = (torch.tensor(f, dtype=torch.float64) for f in (rows, feature.levels, feature.digits))
         total += row[:, None, None] * level[:, None] * digit
