@@ -251,6 +251,19 @@ def test_a_simulator_that_never_works_is_not_asked_a_thousand_times(tmp_path):
     assert outcomes[-1].failure == "not tried: all points before it had failed"
 
 
+def test_points_that_worked_before_keep_failures_from_ending_a_resumed_run(tmp_path):
+    circuit, (x, w) = own(tmp_path), points(300, seed=3)
+    order = np.argsort(sums_of(x, w) > 3, kind="stable")  # those that fail come first
+    x, w = x[order], w[order]
+    failing = int((sums_of(x, w) <= 3).sum())
+    assert failing > 40
+    simulator = Simulator(fake(tmp_path, 'if [ "$sum" -le 3 ]; then exit 1; fi'), workers=1, cache=tmp_path / "cache")
+    measured(circuit, x[failing:][::2], w[failing:][::2], simulator)
+    outcomes = measured(circuit, x, w, simulator)
+    assert all(o.failure.startswith("ngspice measured no out") for o in outcomes[:failing])
+    assert all(o.value is not None for o in outcomes[failing:])
+
+
 def test_results_do_not_depend_on_company(tmp_path):
     circuit, (x, w) = own(tmp_path), points(9)
     simulator = Simulator(fake(tmp_path))

@@ -101,8 +101,8 @@ class Simulator:
     ) -> list[Outcome]:
         """The measured value of each deck, in order. ``done`` is told of each as it ends, from this thread.
 
-        A deck that was run before is taken from the cache. Failures are outcomes too; after 20 of them and no success
-        the rest is not tried. Raises FileNotFoundError where ngspice is not installed.
+        A deck that was run before is taken from the cache. Failures are outcomes too; after 20 of them and no success,
+        now or before, the rest is not tried. Raises FileNotFoundError where ngspice is not installed.
         """
         digest = "".join(_digest(card) for card in cards)
         keys = [_key(self.version, digest, measure, deck) for deck in decks]
@@ -124,7 +124,7 @@ class Simulator:
             else:
                 finish(i, Outcome(known, cached=True))
         if todo:
-            self._run(todo, decks, measure, [str(card.resolve()) for card in cards], finish)
+            self._run(todo, decks, measure, [str(card.resolve()) for card in cards], finish, worked=len(outcomes))
         untried = Outcome(None, "not tried: all points before it had failed")
         return [outcomes.get(i, untried) for i in range(len(decks))]
 
@@ -135,10 +135,11 @@ class Simulator:
         measure: str,
         cards: Sequence[str],
         finish: Callable[[int, Outcome], None],
+        worked: int,
     ) -> None:
         waiting = iter(todo)
         running: dict[Future[Outcome], int] = {}
-        worked, failed = 0, 0
+        failed = 0
         workers = self.workers or len(os.sched_getaffinity(0))
         with _folder() as folder, ThreadPoolExecutor(workers) as pool:
 
