@@ -275,8 +275,9 @@ def _write_parquet(samples: Samples, path: Path) -> None:
 
 def _read_parquet(path: Path) -> _Parts:
     with _pyarrow():
+        import pyarrow as pa
         import pyarrow.parquet as pq
-    with path.open("rb") as file:
+    with pa.OSFile(str(path)) as file:  # no Python file: a reading thread that holds one at exit aborts the process
         table = pq.read_table(file)
     metadata = table.schema.metadata or {}
     units, provenance = (json.loads(metadata.get(key, b"{}")) for key in (b"bitline.units", b"bitline.provenance"))
