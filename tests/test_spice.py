@@ -197,6 +197,13 @@ def test_points_come_back_in_order(tmp_path):
     assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
 
 
+def test_a_system_that_does_not_say_which_cores_a_process_may_use(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    circuit, (x, w) = own(tmp_path), points(3)
+    outcomes = measured(circuit, x, w, Simulator(fake(tmp_path)))
+    assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
+
+
 def test_absent(tmp_path):
     circuit, (x, w) = own(tmp_path), points(3)
     with pytest.raises(FileNotFoundError, match="no-such-ngspice is not installed: apt-get install ngspice"):

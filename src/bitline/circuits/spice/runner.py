@@ -140,7 +140,7 @@ class Simulator:
         waiting = iter(todo)
         running: dict[Future[Outcome], int] = {}
         failed = 0
-        workers = self.workers or len(os.sched_getaffinity(0))
+        workers = self.workers or _cores()
         with _folder() as folder, ThreadPoolExecutor(workers) as pool:
 
             def start() -> None:
@@ -184,6 +184,14 @@ class Simulator:
         finally:
             file.unlink(missing_ok=True)
         return _read(said, measure, process.returncode)
+
+
+def _cores() -> int:
+    """Cores that this process may use; all there are where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
 
 
 def _read(said: str, measure: str, status: int) -> Outcome:
