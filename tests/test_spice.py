@@ -204,6 +204,14 @@ def test_a_system_that_does_not_say_which_cores_a_process_may_use(tmp_path, monk
     assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
 
 
+def test_a_simulator_by_a_path_from_where_one_is(tmp_path, monkeypatch):
+    circuit, (x, w) = own(tmp_path), points(3)
+    fake(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    outcomes = measured(circuit, x, w, Simulator("./ngspice"))
+    assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
+
+
 def test_absent(tmp_path):
     circuit, (x, w) = own(tmp_path), points(3)
     with pytest.raises(FileNotFoundError, match="no-such-ngspice is not installed: apt-get install ngspice"):

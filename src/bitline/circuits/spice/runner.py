@@ -76,19 +76,24 @@ class Simulator:
     cache: Path | None = None
 
     @cached_property
-    def version(self) -> str:
-        """Such as "ngspice-42"; raises FileNotFoundError where the program is not installed."""
+    def program(self) -> str:
+        """The program's whole path, which holds in any folder; raises FileNotFoundError where it is not installed."""
         path = shutil.which(self.executable)
         if path is None:
             raise FileNotFoundError(
                 f"{self.executable} is not installed: apt-get install ngspice, brew install ngspice, or give its path"
             )
+        return str(Path(path).absolute())
+
+    @cached_property
+    def version(self) -> str:
+        """Such as "ngspice-42"; raises FileNotFoundError where the program is not installed."""
         try:
             said = subprocess.run(
-                [path, "--version"], capture_output=True, text=True, timeout=self.timeout, check=False
+                [self.program, "--version"], capture_output=True, text=True, timeout=self.timeout, check=False
             ).stdout
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ValueError(f"{path} does not answer to --version: {error}") from None
+            raise ValueError(f"{self.program} does not answer to --version: {error}") from None
         found = re.search(r"ngspice-[\w.+-]+", said)
         return found[0] if found else "unknown version"
 
@@ -166,7 +171,7 @@ class Simulator:
         file.write_text(deck, encoding="utf-8")
         environment = os.environ | {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [self.executable, "-b", str(file)],
+            [self.program, "-b", str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
