@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bitline.cli.options import Changes, Ngspice, Written, loaded
-from bitline.cli.telling import errors, say, write
+from bitline.cli.telling import errors, say, terminable, write
 
 
 def characterize(
@@ -52,7 +52,8 @@ def characterize(
     given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
     given += "".join(f" --{key} {value!r}" for key, value in changes.items())
     command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
-    found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
+    with terminable():
+        found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)
     if found is not None and model is not None:
         _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
         if not found.met:

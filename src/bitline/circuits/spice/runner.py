@@ -16,12 +16,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from bitline.circuits.spice.circuit import CARD
+from bitline.circuits.spice.processes import Processes
 
 COMPLAINT = re.compile(
     r"error|timestep too small|singular|no convergence|failed|aborted|unknown|undefined|fatal|not found|can't|cannot",
@@ -146,14 +147,14 @@ class Simulator:
         running: dict[Future[Outcome], int] = {}
         failed = 0
         workers = self.workers or _cores()
-        with _folder() as folder, ThreadPoolExecutor(workers) as pool:
+        with _folder() as folder, _together(workers) as (pool, processes):
 
             def start() -> None:
                 for i in waiting:
                     deck = decks[i]
                     for number, card in enumerate(cards):
                         deck = deck.replace(CARD.format(number), card)
-                    running[pool.submit(self.one, deck, measure, folder / f"{i}.cir")] = i
+                    running[pool.submit(self.one, deck, measure, folder / f"{i}.cir", processes)] = i
                     if len(running) > workers:
                         break
 
@@ -166,29 +167,16 @@ class Simulator:
                 if worked or failed < GIVE_UP:
                     start()
 
-    def one(self, deck: str, measure: str, file: Path) -> Outcome:
+    def one(self, deck: str, measure: str, file: Path, processes: Processes) -> Outcome:
         """Simulate one deck, written to ``file`` meanwhile."""
         file.write_text(deck, encoding="utf-8")
-        environment = os.environ | {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [self.program, "-b", str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            cwd=file.parent,
-            start_new_session=True,
-        )
         try:
-            said = process.communicate(timeout=self.timeout)[0].decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return Outcome(None, f"no answer within {self.timeout:g} s; the process was ended")
+            ended = processes.run([self.program, "-b", str(file)], file.parent, self.timeout)
         finally:
             file.unlink(missing_ok=True)
-        return _read(said, measure, process.returncode)
+        if ended is None:
+            return Outcome(None, f"no answer within {self.timeout:g} s; the process was ended")
+        return _read(ended[0], measure, ended[1])
 
 
 def _cores() -> int:
@@ -237,3 +225,16 @@ def _digest(card: Path, seen: frozenset[Path] = frozenset()) -> str:
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bitline-spice-") as name:
         yield Path(name)
+
+
+@contextmanager
+def _together(workers: int) -> Iterator[tuple[ThreadPoolExecutor, Processes]]:
+    """Threads, and the processes they run: an exception ends both."""
+    with ThreadPoolExecutor(workers) as pool:
+        processes = Processes()
+        try:
+            yield pool, processes
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
+            raise
