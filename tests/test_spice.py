@@ -319,6 +319,54 @@ def test_a_card_s_content_counts_and_its_place_does_not(tmp_path):
     assert runs(tmp_path) == 2
 
 
+INCLUDES = {
+    "relative": '.include "parts/cell.inc"',
+    "absolute": ".inc {folder}/parts/cell.inc",
+    "section": ".lib 'parts/cell.inc' tt ; typical",
+}
+
+
+@pytest.mark.parametrize("line", INCLUDES.values(), ids=INCLUDES)
+def test_what_a_netlist_includes_counts_by_its_content(tmp_path, line):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "cell.inc").write_text('.include "inner.inc"\n')
+    (tmp_path / "parts" / "inner.inc").write_text("* one\n")
+    circuit, (x, w) = own(tmp_path, NETLIST + line.format(folder=tmp_path) + "\n"), points(1)
+    program = fake(tmp_path, f'grep -q \'"{tmp_path}/parts/cell.inc"\' "$2" || exit 1')
+    simulator = Simulator(program, cache=tmp_path / "cache")
+    told = characterize(circuit, x, w, simulator).provenance
+    assert told["card_hashes"] == []
+    before = runs(tmp_path)
+    assert characterize(circuit, x, w, simulator).provenance == told
+    assert runs(tmp_path) == before
+    (tmp_path / "parts" / "inner.inc").write_text("* two\n")
+    again = characterize(circuit, x, w, simulator).provenance
+    assert runs(tmp_path) == 2 * before
+    (name,) = told["included"]
+    assert name.endswith("parts/cell.inc")
+    assert again["included"][name] != told["included"][name]
+
+
+def test_a_file_that_is_included_and_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=rf"own\.cir includes 'a b\.inc', and there is no file at {tmp_path}/a b\.inc"):
+        own(tmp_path, NETLIST + '.include "a b.inc"\n')
+
+
+@needs_ngspice
+def test_ngspice_finds_what_a_netlist_includes(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "cell.inc").write_text('.include "inner.inc"\n')
+    (tmp_path / "parts" / "inner.inc").write_text(".param extra=0.5\n")
+    text = (
+        NETLIST.replace("v(n0) AT=0", "v(n0) AT=1n")
+        .replace(".op", ".tran 1n 2n")
+        .replace("R n0", "Vs n4 0 {extra}\nR n0")
+    )
+    circuit, (x, w) = own(tmp_path, '* title\n.include "parts/cell.inc"\n' + text), points(3)
+    found = [outcome.value for outcome in measured(circuit, x, w, Simulator())]
+    assert found == pytest.approx(0.01 * sums_of(x, w) + 0.5)
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path

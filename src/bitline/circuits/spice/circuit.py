@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,23 +12,16 @@ import numpy as np
 import torch
 import yaml
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bitline import draws
+from bitline.circuits.spice.card import CARD, GENERIC, HERE, Card, Part, path_of
 from bitline.circuits.spice.template import QUANTITIES, Template, parameters
 from bitline.configuration import Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
-HERE = Path(str(files("bitline.circuits.spice")))
 FIXED = ("models", "nmos", "pmos", "corner", "temperature", "supply", "rows", "input_high", "level_high")
-CARD = "\x00card {}\x00"  # stands for a card's path, so that a deck's text is the same wherever the card lies
 UNITS = {"voltage": "V", "charge": "C", "current": "A"}
-
-
-class Part(BaseModel):
-    """A frozen part of a circuit's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _volt_metres(value: Any) -> float:
@@ -49,33 +41,6 @@ def _volt_metres(value: Any) -> float:
 
 
 VoltMetres = Annotated[float, BeforeValidator(_volt_metres)]
-
-
-class Card(Part):
-    """Model cards: files that are included, and what the models in them are called.
-
-    ``{corner}`` in a path is the corner's name in ``corners``. A card without ``corners`` has `.lib` sections named as
-    the corners are.
-    """
-
-    files: tuple[str, ...] = Field(min_length=1, description="paths, relative ones to the circuit's own file")
-    corners: dict[str, str] | None = Field(default=None, description="what each corner is called in the paths")
-    nmos: str = Field(description="name of the n-channel model")
-    pmos: str = Field(description="name of the p-channel model")
-
-    def paths(self, corner: str, beside: Path) -> list[Path]:
-        """The files at a corner; raises ValueError for a corner that is not there, FileNotFoundError for a file."""
-        if self.corners is not None and corner not in self.corners:
-            raise ValueError(f"corner {corner!r}: the card has {', '.join(self.corners)}")
-        name = corner if self.corners is None else self.corners[corner]
-        found = [beside / file.replace("{corner}", name) for file in self.files]
-        for path in found:
-            if not path.is_file():
-                raise FileNotFoundError(f"no model card at {path} (corner {corner}): give `card.files` that exist")
-        return found
-
-
-GENERIC = Card(files=(str(HERE / "cards" / "generic45.lib"),), nmos="generic_n", pmos="generic_p")
 
 
 class Transistor(Part):
@@ -166,7 +131,16 @@ class Circuit(Written):
 
     @cached_property
     def template(self) -> Template:
-        """The netlist with everything filled in that is the same at each point; cards by a stand-in."""
+        """The netlist with everything filled in that is the same at each point; files by a stand-in."""
+        return self._filled[0]
+
+    @property
+    def included(self) -> dict[str, Path]:
+        """The files that the netlist includes, beside its cards, by the name it gives them."""
+        return self._filled[1]
+
+    @cached_property
+    def _filled(self) -> tuple[Template, dict[str, Path]]:
         path = HERE / "netlists" / f"{self.netlist}.cir"
         if not path.is_file():
             path = self.beside / self.netlist
@@ -194,7 +168,19 @@ class Circuit(Written):
                 f"{path.name} measures nothing called {self.measure.name!r}: it needs a `.meas` line of it"
             )
         own = parameters(template, self.parameters, (*FIXED, "x", "w", *sorted(devices)))
-        return template.bind(own | absent | self._constants())
+        return self._with_files(template.bind(own | absent | self._constants()), path.parent)
+
+    def _with_files(self, template: Template, folder: Path) -> tuple[Template, dict[str, Path]]:
+        """The template, with a stand-in for each file that it includes from a folder; and these files."""
+        found = {name: path_of(name, folder) for name in template.included()}
+        for name, path in found.items():
+            if not path.is_file():
+                raise ValueError(
+                    f"{template.source} includes {name!r}, and there is no file at {path}: relative paths start from "
+                    "the netlist's folder"
+                )
+        first = len(self.card.files) if self.card else 0
+        return template.reading({name: CARD.format(first + i) for i, name in enumerate(found)}), found
 
     def _constants(self) -> dict[str, str]:
         fixed = {
@@ -212,8 +198,9 @@ class Circuit(Written):
         return fixed
 
     def cards(self) -> list[Path]:
-        """The card files at this corner; raises as ``Card.paths``."""
-        return self.card.paths(self.corner, self.beside) if self.card is not None else []
+        """The card files at this corner, then those that the netlist includes; raises as ``Card.paths``."""
+        cards = self.card.paths(self.corner, self.beside) if self.card is not None else []
+        return [*cards, *self.included.values()]
 
     def drawn(self, seed: int, chip: int, column: int = 0) -> dict[str, Float[np.ndarray, " R"]]:
         """The mismatch of each device in each row of a column of a die: volts, or ratios. Keyed, not streamed."""

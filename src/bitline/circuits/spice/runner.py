@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bitline.circuits.spice.circuit import CARD
+from bitline.circuits.spice.card import CARD, digest
 from bitline.circuits.spice.processes import Processes
 
 COMPLAINT = re.compile(
@@ -29,7 +29,6 @@ COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 LINES = 4  # of the simulator's own words in a message
-INCLUDED = re.compile(r"^\s*\.(?:include|inc|lib)\s+[\"']?([^\s\"']+)[\"']?", re.IGNORECASE | re.MULTILINE)
 GIVE_UP = 20  # points that fail, none before them having worked
 
 
@@ -110,8 +109,8 @@ class Simulator:
         A deck that was run before is taken from the cache. Failures are outcomes too; after 20 of them and no success,
         now or before, the rest is not tried. Raises FileNotFoundError where ngspice is not installed.
         """
-        digest = "".join(_digest(card) for card in cards)
-        keys = [_key(self.version, digest, measure, deck) for deck in decks]
+        content = "".join(digest(card) for card in cards)
+        keys = [_key(self.version, content, measure, deck) for deck in decks]
         outcomes: dict[int, Outcome] = {}
         kept = Cache(self.cache) if self.cache is not None else None
 
@@ -208,17 +207,6 @@ def _read(said: str, measure: str, status: int) -> Outcome:
 
 def _key(version: str, cards: str, measure: str, deck: str) -> str:
     return hashlib.blake2b("\x1f".join((version, cards, measure, deck)).encode(), digest_size=16).hexdigest()
-
-
-def _digest(card: Path, seen: frozenset[Path] = frozenset()) -> str:
-    """Hash of a card and of the files it includes."""
-    text = card.read_text(encoding="utf-8", errors="replace")
-    total = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in INCLUDED.findall(text):
-        inner = (card.parent / name).resolve()
-        if inner.is_file() and inner not in seen:
-            total.update(_digest(inner, seen | {card.resolve()}).encode())
-    return total.hexdigest()
 
 
 @contextmanager
