@@ -128,6 +128,35 @@ def test_a_circuit_that_cannot_be_names_key_and_remedy(tmp_path, changes, messag
         own(tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "temperature",
+            "85 degC",
+            r"temperature 358\.15 K would .* own\.cir has no placeholder \{\{temperature\}\}; write",
+        ),
+        ("supply", "0.9 V", r"supply 0\.9 V would change nothing: own\.cir has no placeholder \{\{supply\}\}; write"),
+        ("corner", "ff", r"corner 'ff' would change nothing: own\.cir has no placeholder \{\{corner\}\}; write"),
+    ],
+)
+def test_a_condition_that_the_netlist_has_no_place_for_is_refused(tmp_path, key, value, message):
+    circuit = own(tmp_path, NETLIST + f"* {{{{{key}}}}}\n")  # a comment takes nothing
+    with pytest.raises(ValueError, match=message):
+        circuit.at(**{key: value})
+    with pytest.raises(ValueError, match=message):
+        own(tmp_path, **{key: value})
+    own(tmp_path, NETLIST + f".csparam there={{{{{key}}}}}\n").at(**{key: value})
+    assert circuit.at(temperature="27 degC", supply="1 V", corner="tt") == circuit
+
+
+def test_samples_hold_the_conditions_that_the_netlist_takes(tmp_path):
+    circuit, (x, w) = own(tmp_path, NETLIST + ".temp {{temperature}}\n"), points(3)
+    samples = characterize(circuit.at(temperature="85 degC"), x, w, Simulator(fake(tmp_path)))
+    assert samples.units.keys() == {"ideal", "code", "out", "temperature"}
+    assert samples["temperature"] == pytest.approx(358.15)
+
+
 def test_a_card_that_is_not_there_is_named(tmp_path):
     circuit = own(tmp_path, "{{models}}\n" + NETLIST, card={"files": ["{corner}/n.lib"], "corners": {"tt": "nom"},
                                                             "nmos": "n", "pmos": "p"})  # fmt: skip

@@ -95,7 +95,7 @@ def characterize(
     ``ideal``, the converter's ``code`` (see ``scale``) and the measured value as the condition named as the circuit's
     `.meas`, with its unit. Corner, temperature and supply are in the provenance, with all it takes to repeat the run:
     the circuit, hashes of its netlist, its cards and the files it includes, ngspice's version and ``command``.
-    Temperature (K) and supply (V) are conditions too.
+    Temperature (K) and supply (V) are conditions too, where the netlist has a place for them.
 
     Raises SimulationError, after all points have ended, if some failed; its ``samples`` are the others.
     """
@@ -108,6 +108,7 @@ def characterize(
     outcomes = measured(circuit, x, w, simulator, mismatch=dice, done=done)
     good = np.array([outcome.value is not None for outcome in outcomes], dtype=bool)
     value = np.array([outcome.value for outcome in outcomes if outcome.value is not None])
+    varied = {key: unit for key, unit in (("temperature", "K"), ("supply", "V")) if key in circuit.template.used}
     samples = None
     if good.any():
         samples = Samples(
@@ -117,18 +118,9 @@ def characterize(
             column=None if chips is None else columns[good],
             x=x[good],
             w=w[good],
-            conditions={
-                circuit.measure.name: value,
-                "temperature": np.full(len(value), circuit.temperature),
-                "supply": np.full(len(value), circuit.supply),
-            },
-            units={
-                "ideal": "counts",
-                "code": "LSB",
-                circuit.measure.name: circuit.measure.unit,
-                "temperature": "K",
-                "supply": "V",
-            },
+            conditions={circuit.measure.name: value}
+            | {name: np.full(len(value), getattr(circuit, name)) for name in varied},
+            units={"ideal": "counts", "code": "LSB", circuit.measure.name: circuit.measure.unit} | varied,
             provenance=provenance(circuit, simulator, axis, seed, command),
         )
     failures = {i: str(o.failure) for i, o in enumerate(outcomes) if o.value is None}

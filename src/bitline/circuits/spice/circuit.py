@@ -21,6 +21,11 @@ from bitline.configuration import Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
 FIXED = ("models", "nmos", "pmos", "corner", "temperature", "supply", "rows", "input_high", "level_high")
+CONDITIONS = {  # what stands at its default where a netlist has no place for it, and how a netlist takes it
+    "temperature": ("K", "write `.temp {{temperature}}`"),
+    "supply": ("V", "write {{supply}} where its sources say volts"),
+    "corner": ("", "write {{corner}}, or let `card` load the models in place of {{models}}"),
+}
 UNITS = {"voltage": "V", "charge": "C", "current": "A"}
 
 
@@ -154,6 +159,7 @@ class Circuit(Written):
             if name not in names:
                 hint = "; a netlist that brings its own cards needs `card: null`" if name == "models" else ""
                 raise ValueError(f"{path.name} has no placeholder {{{{{name}}}}}, which the circuit needs{hint}")
+        self._check_conditions(template)
         seen = {(place.name, place.row) for place in template.places}
         for name in ("x", "w"):
             missing = [r for r in range(self.rows) if (name, r) not in seen]
@@ -169,6 +175,16 @@ class Circuit(Written):
             )
         own = parameters(template, self.parameters, (*FIXED, "x", "w", *sorted(devices)))
         return self._with_files(template.bind(own | absent | self._constants()), path.parent)
+
+    def _check_conditions(self, template: Template) -> None:
+        for key, (unit, remedy) in CONDITIONS.items():
+            value = getattr(self, key)
+            there = key in template.used or (key == "corner" and self.card is not None)
+            if not there and value != type(self).model_fields[key].default:
+                told = f"{value:g} {unit}" if unit else repr(value)
+                raise ValueError(
+                    f"{key} {told} would change nothing: {template.source} has no placeholder {{{{{key}}}}}; {remedy}"
+                )
 
     def _with_files(self, template: Template, folder: Path) -> tuple[Template, dict[str, Path]]:
         """The template, with a stand-in for each file that it includes from a folder; and these files."""

@@ -87,6 +87,12 @@ class Template:
         """All places, in order."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Place))
 
+    @property
+    def used(self) -> set[str]:
+        """Names of the places outside comments, those that are filled in too."""
+        lines = (line for line in self.text.splitlines() if not line.lstrip().startswith("*"))
+        return {found[1] for line in lines for found in PLACE.finditer(line)}
+
     def bind(self, constants: Mapping[str, str]) -> Template:
         """With these places filled in, and text joined."""
         pieces: list[str | Place] = []
