@@ -166,6 +166,26 @@ def test_a_card_that_is_not_there_is_named(tmp_path):
         circuit.at(corner="ff").cards()
 
 
+def test_a_corner_that_the_card_lacks_is_told_with_those_it_has(tmp_path):
+    with pytest.raises(ValueError, match=r"corner 'fast': the `\.lib` sections of .*generic45\.lib are tt, ff, ss"):
+        scale(Circuit.load("sram-8t-pwm").at(corner="fast"), Simulator(fake(tmp_path)))
+    (tmp_path / "n.lib").write_text(".lib 'inner.lib' Slow $ reads\n.include inner.lib\n")
+    (tmp_path / "inner.lib").write_text(".LIB slow ; begins\n.endl\n.lib 'quick'\n.endl\n")
+    circuit = own(tmp_path, "{{models}}\n" + NETLIST, card={"files": ["n.lib"], "nmos": "n", "pmos": "p"})
+    assert circuit.at(corner="SLOW").cards() == [tmp_path / "n.lib"]
+    with pytest.raises(ValueError, match=r"corner 'tt': the `\.lib` sections of .*n\.lib are slow, quick"):
+        circuit.cards()
+    (tmp_path / "n.lib").write_text(".model n nmos\n")
+    with pytest.raises(ValueError, match=r"n\.lib are none: give `card\.corners`"):
+        circuit.cards()
+
+
+def test_corners_that_are_the_same_files_are_refused(tmp_path):
+    card = {"files": ["n.lib"], "corners": {"tt": "nom", "ff": "fast"}, "nmos": "n", "pmos": "p"}
+    with pytest.raises(ValueError, match=r"corners ff, tt would be the same: no path in `files` has \{corner\}"):
+        own(tmp_path, "{{models}}\n" + NETLIST, card=card)
+
+
 def test_pelgrom():
     circuit = Circuit.load("sram-8t-pwm")
     device = circuit.mismatch["access"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 HERE = Path(str(files("bitline.circuits.spice")))
 CARD = "\x00card {}\x00"  # stands for a file's path, so that a deck's text is the same wherever the file lies
@@ -38,6 +38,15 @@ class Card(Part):
     nmos: str = Field(description="name of the n-channel model")
     pmos: str = Field(description="name of the p-channel model")
 
+    @model_validator(mode="after")
+    def _tells_corners_apart(self) -> Card:
+        if self.corners is not None and len(self.corners) > 1 and not any("{corner}" in file for file in self.files):
+            raise ValueError(
+                f"corners {', '.join(self.corners)} would be the same: no path in `files` has {{corner}}; for `.lib` "
+                "sections leave `corners` out"
+            )
+        return self
+
     def paths(self, corner: str, beside: Path) -> list[Path]:
         """The files at a corner; raises ValueError for a corner that is not there, FileNotFoundError for a file."""
         if self.corners is not None and corner not in self.corners:
@@ -47,6 +56,9 @@ class Card(Part):
         for path in found:
             if not path.is_file():
                 raise FileNotFoundError(f"no model card at {path} (corner {corner}): give `card.files` that exist")
+            if self.corners is None and corner.lower() not in (name.lower() for name in sections(path)):
+                there = ", ".join(sections(path)) or "none: give `card.corners`"
+                raise ValueError(f"corner {corner!r}: the `.lib` sections of {path} are {there}")
         return found
 
 
@@ -54,11 +66,29 @@ GENERIC = Card(files=(str(HERE / "cards" / "generic45.lib"),), nmos="generic_n",
 
 
 def includes(text: str) -> Iterator[re.Match[str]]:
-    """The lines by which a netlist or a card reads another file: its ``name``, the ``word`` before and the ``rest``.
-    `.lib NAME` alone begins a section."""
-    for found in _INCLUDE.finditer(text):
-        if found["kind"].lower() == "inc" or _COMMENT.split(found["rest"])[0].strip():
-            yield found
+    """The lines by which a netlist or a card reads another file: its ``name``, the ``word`` before and the ``rest``."""
+    return (found for found in _INCLUDE.finditer(text) if not _begins(found))
+
+
+def sections(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
+    """Names of the `.lib` sections of a card, and of what it includes."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    found = [line["name"] for line in _INCLUDE.finditer(text) if _begins(line)]
+    for inner in _inner(text, file):
+        if inner not in seen:
+            found += sections(inner, seen | {file.resolve()})
+    return list(dict.fromkeys(found))
+
+
+def _begins(line: re.Match[str]) -> bool:
+    """Whether a line is `.lib NAME`, which begins a section, and not `.lib FILE NAME`, which reads one."""
+    return line["kind"].lower() == "lib" and not _COMMENT.split(line["rest"])[0].strip()
+
+
+def _inner(text: str, file: Path) -> list[Path]:
+    """The files that a file of this text includes and that are there."""
+    found = (path_of(line["name"], file.parent).resolve() for line in includes(text))
+    return [path for path in found if path.is_file()]
 
 
 def path_of(name: str, folder: Path) -> Path:
@@ -70,8 +100,7 @@ def digest(file: Path, size: int = 16, seen: frozenset[Path] = frozenset()) -> s
     """Hash of a file, and of all that it includes."""
     content = file.read_bytes()
     total = hashlib.blake2b(content, digest_size=size)
-    for found in includes(content.decode(errors="replace")):
-        inner = path_of(found["name"], file.parent).resolve()
-        if inner.is_file() and inner not in seen:
+    for inner in _inner(content.decode(errors="replace"), file):
+        if inner not in seen:
             total.update(digest(inner, size, seen | {file.resolve()}).encode())
     return total.hexdigest()
