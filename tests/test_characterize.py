@@ -8,8 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from test_spice import described, fake
+from bitline.circuits import spice
+from bitline.circuits.spice import Circuit, Simulator, characterize
+from bitline.cli import app
+from bitline.samples import Samples
+from test_spice import described, fake, needs_ngspice
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def running(log: Path) -> list[str]:
@@ -43,3 +52,29 @@ def test_a_run_that_is_stopped_leaves_nothing_behind(tmp_path, number):
     assert "interrupted; run the same command again to go on" in told
     assert running(log) == []
     assert list(temporary.glob("bitline-spice-*")) == []
+
+
+@needs_ngspice
+def test_a_shipped_circuit_takes_a_card_of_one_s_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(spice.__file__).parent / "cards" / "generic45.lib").read_text()
+    for name, section in (("nom", "tt"), ("slow", "ss")):
+        Path(name).mkdir()
+        Path(name, "n.inc").write_text(
+            text.split(f".lib {section}\n")[1].split(".endl")[0].replace("generic_n", "mine")
+        )
+    card = ["--card", "{corner}/n.inc", "--card-corners", "tt=nom,ss=slow"]
+    circuit = ["rram-1t1r", "--points", "1", "--out", "s.csv"]
+    found = []
+    for corner in ("tt", "ss"):
+        done = call("characterize", *circuit, *card, "--corner", corner)
+        assert done.exit_code == 0, done.output
+        found.append(Samples.load("s.csv"))
+        at = Circuit.load("rram-1t1r").at(corner=corner)
+        expected = characterize(at, found[-1]["x"], found[-1]["w"], Simulator())
+        assert found[-1]["iread"] == pytest.approx(expected["iread"], rel=1e-9)
+    assert found[0]["iread"] != found[1]["iread"]
+    assert "--card '{corner}/n.inc' --card-corners 'tt=nom,ss=slow'" in found[0].provenance["command"]
+    alone = call("characterize", *circuit, "--nmos", "mine")
+    assert alone.exit_code == 2
+    assert "--nmos mine is said of a card: give --card too" in alone.output

@@ -186,6 +186,27 @@ def test_corners_that_are_the_same_files_are_refused(tmp_path):
         own(tmp_path, "{{models}}\n" + NETLIST, card=card)
 
 
+def test_a_card_from_words(tmp_path):
+    (tmp_path / "n.pm").write_text(".model one nmos level=54\n")
+    (tmp_path / "p.pm").write_text(".MODEL two PMOS level=54\n.model three d\n")
+    card = Card.of([str(tmp_path / "n.pm"), str(tmp_path / "p.pm")])
+    assert (card.nmos, card.pmos, card.corners) == ("one", "two", {"tt": "tt"})
+    (tmp_path / "s.lib").write_text(".lib slow\n.include n.pm\n.endl\n")
+    assert Card.of([str(tmp_path / "s.lib")], pmos="p").corners is None
+    with pytest.raises(ValueError, match=r"pmos: the models of this type in .*s\.lib are none: name one"):
+        Card.of([str(tmp_path / "s.lib")])
+    found = Card.of([str(tmp_path / "{corner}.pm")], "tt=n, ff=p", pmos="p")
+    assert found.paths("ff", Path()) == [tmp_path / "p.pm"]
+    with pytest.raises(
+        ValueError, match=r"\{corner\}\.pm names no corner: say what each is called there, such as tt=nom"
+    ):
+        Card.of(["{corner}.pm"])
+    with pytest.raises(ValueError, match=r"corners 'tt,ff=p': expected what each is called, such as tt=nom"):
+        Card.of(["{corner}.pm"], "tt,ff=p")
+    with pytest.raises(FileNotFoundError, match=r"no model card at .*none\.pm"):
+        Card.of([str(tmp_path / "none.pm")])
+
+
 def test_pelgrom():
     circuit = Circuit.load("sram-8t-pwm")
     device = circuit.mismatch["access"]

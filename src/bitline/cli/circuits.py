@@ -26,6 +26,14 @@ def characterize(
     corner: Annotated[str | None, typer.Option("--corner", help="tt, ff, ss, or what the card has")] = None,
     temperature: Annotated[str | None, typer.Option("--temperature", help='such as "125 degC"')] = None,
     supply: Annotated[str | None, typer.Option("--supply", help='such as "0.9 V"')] = None,
+    card: Annotated[
+        list[str] | None, typer.Option("--card", help="file of model cards; several; {corner} in a path is its name")
+    ] = None,
+    card_corners: Annotated[
+        str | None, typer.Option("--card-corners", help="what corners are called in paths: tt=nom,ff=ff,ss=ss")
+    ] = None,
+    nmos: Annotated[str | None, typer.Option("--nmos", help="model in the card; absent: the only one")] = None,
+    pmos: Annotated[str | None, typer.Option("--pmos", help="model in the card; absent: the only one")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="simulations at once; absent: one a core")
@@ -40,17 +48,22 @@ def characterize(
 
     Example: `bitline characterize sram-8t-pwm --out samples.parquet --model macro.yaml --dice 128`
     """
-    from bitline.circuits.spice import Circuit, Simulator
+    from bitline.circuits.spice import Card, Circuit, Simulator
 
     if picture is not None and model is None:
         raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
     asked = {"corner": corner, "temperature": temperature, "supply": supply}
     changes = {key: value for key, value in asked.items() if value is not None}
-    at = Circuit.load(circuit).at(**changes)
+    of_card = {"card-corners": card_corners, "nmos": nmos, "pmos": pmos}
+    laid = [("card", file) for file in card or ()] + [(key, value) for key, value in of_card.items() if value]
+    if laid and not card:
+        raise ValueError(f"--{laid[0][0]} {laid[0][1]} is said of a card: give --card too")
+    models = {"card": Card.of(card, card_corners, nmos, pmos)} if card else {}
+    at = Circuit.load(circuit).at(**changes, **models)
     kept = cache or out.with_suffix(".spice")
     simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
     given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
-    given += "".join(f" --{key} {value!r}" for key, value in changes.items())
+    given += "".join(f" --{key} {value!r}" for key, value in (*changes.items(), *laid))
     command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
     with terminable():
         found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +17,7 @@ _INCLUDE = re.compile(
     r"(?P<quote>[\"']?)(?P<name>(?<=[\"'])[^\"'\n\x00]+|[^\s\"'\x00]+)(?P=quote)(?P<rest>[^\n]*)$",
     re.IGNORECASE | re.MULTILINE,
 )
+_MODEL = re.compile(r"^[ \t]*\.model[ \t]+(\S+)[ \t]+(nmos|pmos)\b", re.IGNORECASE | re.MULTILINE)
 _COMMENT = re.compile(r"[;$]|//")
 
 
@@ -37,6 +38,24 @@ class Card(Part):
     corners: dict[str, str] | None = Field(default=None, description="what each corner is called in the paths")
     nmos: str = Field(description="name of the n-channel model")
     pmos: str = Field(description="name of the p-channel model")
+
+    @staticmethod
+    def of(files: Sequence[str], corners: str | None = None, nmos: str | None = None, pmos: str | None = None) -> Card:
+        """A card in these files, relative paths from the working folder; ``corners`` in words: ``tt=nom,ff=ff``.
+
+        Absent: corners are the `.lib` sections, or where a card has none there is tt alone; a model is the only one of
+        its type. Raises ValueError where that does not say which.
+        """
+        called = _called(corners) if corners is not None else None
+        if called is None and (several := [file for file in files if "{corner}" in file]):
+            raise ValueError(f"{several[0]} names no corner: say what each is called there, such as tt=nom,ff=ff,ss=ss")
+        first = next(iter(called)) if called else "tt"
+        card = Card(files=tuple(str(Path(file).absolute()) for file in files), corners=called, nmos="", pmos="")
+        paths = card.model_copy(update={"corners": called or {first: first}}).paths(first, Path())
+        if called is None and not any(sections(path) for path in paths):
+            called = {first: first}
+        models = {"nmos": nmos or _only(paths, "nmos"), "pmos": pmos or _only(paths, "pmos")}
+        return Card(files=card.files, corners=called, **models)
 
     @model_validator(mode="after")
     def _tells_corners_apart(self) -> Card:
@@ -70,14 +89,35 @@ def includes(text: str) -> Iterator[re.Match[str]]:
     return (found for found in _INCLUDE.finditer(text) if not _begins(found))
 
 
-def sections(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
+def sections(file: Path) -> list[str]:
     """Names of the `.lib` sections of a card, and of what it includes."""
+    lines = (line for text in _texts(file) for line in _INCLUDE.finditer(text) if _begins(line))
+    return list(dict.fromkeys(line["name"] for line in lines))
+
+
+def _only(files: Sequence[Path], kind: str) -> str:
+    """The name of the only model of a kind in a card."""
+    texts = (text for file in files for text in _texts(file))
+    there = dict.fromkeys(found[1] for text in texts for found in _MODEL.finditer(text) if found[2].lower() == kind)
+    if len(there) != 1:
+        raise ValueError(f"{kind}: the models of this type in {files[0]} are {', '.join(there) or 'none'}: name one")
+    return next(iter(there))
+
+
+def _called(corners: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in corners.split(",")]
+    if not all(corner.strip() and name.strip() for corner, _, name in pairs):
+        raise ValueError(f"corners {corners!r}: expected what each is called, such as tt=nom,ff=ff,ss=ss")
+    return {corner.strip(): name.strip() for corner, _, name in pairs}
+
+
+def _texts(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
+    """The text of a file, and of all that it includes."""
     text = file.read_text(encoding="utf-8", errors="replace")
-    found = [line["name"] for line in _INCLUDE.finditer(text) if _begins(line)]
+    yield text
     for inner in _inner(text, file):
         if inner not in seen:
-            found += sections(inner, seen | {file.resolve()})
-    return list(dict.fromkeys(found))
+            yield from _texts(inner, seen | {file.resolve()})
 
 
 def _begins(line: re.Match[str]) -> bool:
