@@ -150,6 +150,25 @@ def test_a_condition_that_the_netlist_has_no_place_for_is_refused(tmp_path, key,
     assert circuit.at(temperature="27 degC", supply="1 V", corner="tt") == circuit
 
 
+@pytest.mark.parametrize(
+    ("line", "quantity", "right"),
+    [
+        ("FIND v(n0) AT=0", "current", "voltage or a charge"),
+        ("max i(V0)", "voltage", "current"),
+        ("Find I(V0) when time=1n", "charge", "current"),
+        ("integ i(V0) from=0 to=1n", "current", "charge"),
+    ],
+)
+def test_a_quantity_that_is_not_what_is_measured_is_refused(tmp_path, line, quantity, right):
+    text = NETLIST.replace("FIND v(n0) AT=0", line)
+    with pytest.raises(
+        ValueError, match=rf"measure\.quantity is {quantity}, and own\.cir measures out as .*: that is a {right}$"
+    ):
+        own(tmp_path, text, measure={"name": "out", "quantity": quantity})
+    own(tmp_path, text, measure={"name": "out", "quantity": right.split()[0]})
+    own(tmp_path, NETLIST.replace("FIND v(n0) AT=0", "param='2*a'"), measure={"name": "out", "quantity": quantity})
+
+
 def test_samples_hold_the_conditions_that_the_netlist_takes(tmp_path):
     circuit, (x, w) = own(tmp_path, NETLIST + ".temp {{temperature}}\n"), points(3)
     samples = characterize(circuit.at(temperature="85 degC"), x, w, Simulator(fake(tmp_path)))

@@ -26,6 +26,8 @@ CONDITIONS = {  # what stands at its default where a netlist has no place for it
     "supply": ("V", "write {{supply}} where its sources say volts"),
     "corner": ("", "write {{corner}}, or let `card` load the models in place of {{models}}"),
 }
+MEASURED = re.compile(r"\s+(?:find|avg|max|min|pp|rms|(?P<integral>integ\w*))\s+(?P<of>[vi])\s*\(", re.I)
+RIGHT = {"v": ("voltage", "charge"), "i": ("current",), "integral i": ("charge",)}
 UNITS = {"voltage": "V", "charge": "C", "current": "A"}
 
 
@@ -169,12 +171,24 @@ class Circuit(Written):
                 )
         devices = {name for name in names if name.startswith("mismatch.")}
         absent = dict.fromkeys(devices.difference(mismatches), "0")
-        if not re.search(rf"^\s*\.?meas\w*\s+\w+\s+{re.escape(self.measure.name)}\b", template.text, re.M | re.I):
-            raise ValueError(
-                f"{path.name} measures nothing called {self.measure.name!r}: it needs a `.meas` line of it"
-            )
+        self._check_measure(template)
         own = parameters(template, self.parameters, (*FIXED, "x", "w", *sorted(devices)))
         return self._with_files(template.bind(own | absent | self._constants()), path.parent)
+
+    def _check_measure(self, template: Template) -> None:
+        """Where a `.meas` line is of v(…) or i(…), its quantity is known; a node of an integrator may hold a charge."""
+        name, quantity = self.measure.name, self.measure.quantity
+        lines = re.findall(rf"^\s*\.?meas\w*\s+\w+\s+{re.escape(name)}\b([^\n]*)", template.text, re.M | re.I)
+        if not lines:
+            raise ValueError(f"{template.source} measures nothing called {name!r}: it needs a `.meas` line of it")
+        for line in lines:
+            found = MEASURED.match(line)
+            right = RIGHT.get(("integral " if found["integral"] else "") + found["of"].lower()) if found else None
+            if found and right and quantity not in right:
+                raise ValueError(
+                    f"measure.quantity is {quantity}, and {template.source} measures {name} as "
+                    f"`{found[0].strip()}…)`: that is a {' or a '.join(right)}"
+                )
 
     def _check_conditions(self, template: Template) -> None:
         for key, (unit, remedy) in CONDITIONS.items():
