@@ -166,6 +166,11 @@ class Samples:
         except ValueError as error:  # pyarrow's own errors are ValueErrors too
             raise ValueError(f"{path}: {error}") from error
 
+    @staticmethod
+    def check(path: str | os.PathLike[str]) -> None:
+        """Raise ValueError where samples are not kept in files of this name."""
+        _format(Path(path))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `.parquet` or `.csv`; the file appears whole or not at all."""
         path = Path(path)

@@ -49,9 +49,11 @@ def characterize(
     Example: `bitline characterize sram-8t-pwm --out samples.parquet --model macro.yaml --dice 128`
     """
     from bitline.circuits.spice import Card, Circuit, Simulator
+    from bitline.samples import Samples
 
     if picture is not None and model is None:
         raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
+    Samples.check(out)
     asked = {"corner": corner, "temperature": temperature, "supply": supply}
     changes = {key: value for key, value in asked.items() if value is not None}
     of_card = {"card-corners": card_corners, "nmos": nmos, "pmos": pmos}
@@ -81,13 +83,16 @@ def _simulated(
 
     from bitline.circuits.spice import SimulationError
     from bitline.macro import Tolerance, model_circuit, sample_circuit, spread_pool
-    from bitline.samples import Samples
 
-    if isinstance(pool, int):
-        x, w = spread_pool(circuit, pool, seed)
-    else:
-        x, w = (Samples.load(pool)[name] for name in ("x", "w"))
+    x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
     out.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(samples: Any, many: Any) -> None:
+        for table, path in ((samples, out), (many, dice_of(out))):
+            if table is not None:
+                table.save(path)
+                say(f"{path}: {table.summary()}")
+
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("ngspice", total=None if rms is not None else len(x) + dice)
         how: dict[str, Any] = {
@@ -97,21 +102,30 @@ def _simulated(
             "done": lambda *_: progress.advance(task),
         }
         try:
-            if rms is None:
-                found, (samples, many) = None, sample_circuit(circuit, x, w, simulator, **how)
-            else:
-                found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), **how)
-                samples, many = found.samples, found.dice
+            if rms is not None:
+                tolerance = Tolerance(rms, 2.5 * rms)
+                return model_circuit(circuit, x, w, simulator, tolerance, keep=keep, **how).adapted
+            keep(*sample_circuit(circuit, x, w, simulator, **how))
         except SimulationError as error:
             if error.samples is not None:
                 error.samples.save(out)
                 say(f"finished points: {out} and {simulator.cache}", errors)
             raise
-    for table, path in ((samples, out), (many, dice_of(out))):
-        if table is not None:
-            table.save(path)
-            say(f"{path}: {table.summary()}")
-    return found.adapted if found is not None else None
+    return None
+
+
+def _vectors(file: Path) -> Any:
+    """(x, w) of samples."""
+    from bitline.samples import Samples
+
+    table = Samples.load(file)
+    if table.x is None or table.w is None:
+        missing = "x" if table.x is None else "w"
+        raise ValueError(
+            f"--vectors {file}: no column {missing!r}; a pool is x and w of samples, it has: "
+            f"{', '.join(table.columns())}"
+        )
+    return table.x, table.w
 
 
 def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:

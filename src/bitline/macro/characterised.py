@@ -15,6 +15,8 @@ from bitline.macro.adaptive import Adapted, Tolerance, adapt
 from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
 from bitline.samples import Samples
 
+DICE = 32  # a device with mismatch: what ``fit_mismatch`` asks for
+
 
 @dataclass(frozen=True)
 class Characterised:
@@ -102,6 +104,15 @@ def deviations_of(dice: Samples) -> dict[str, Float[np.ndarray, "n R"]]:
     }
 
 
+def _check_dice(circuit: Circuit, dice: int, least: int) -> None:
+    """Raise ValueError where all dies would be the same, or are fewer than ``least`` a device with mismatch."""
+    devices, name = ", ".join(circuit.mismatch), circuit.name
+    if dice and not devices:
+        raise ValueError(f"{dice} dice: circuit {name} has no `mismatch` devices, so that all dies would be the same")
+    if 0 < dice < least * len(circuit.mismatch):
+        raise ValueError(f"{dice} dice: mismatch of {devices} needs {least * len(circuit.mismatch)} or more, or none")
+
+
 def sample_circuit(
     circuit: Circuit,
     x: Vectors,
@@ -115,7 +126,8 @@ def sample_circuit(
     done: Callable[[int, Outcome], None] | None = None,
 ) -> tuple[Samples, Samples | None]:
     """(samples of all points without mismatch, and of ``dice`` dies with it, on the points in turn). See
-    ``characterize``."""
+    ``characterize``. Raises ValueError where dies would be the same."""
+    _check_dice(circuit, dice, 0)
     simulator = simulator or Simulator()
     axis = axis or scale(circuit, simulator)
     samples = characterize(circuit, x, w, simulator, seed=seed, command=command, axis=axis, done=done)
@@ -140,11 +152,15 @@ def model_circuit(
     seed: int = 0,
     command: str = "",
     done: Callable[[int, Outcome], None] | None = None,
+    keep: Callable[[Samples, Samples | None], None] | None = None,
 ) -> Characterised:
     """Characterise a circuit on as few rows of the pool (x, w) as its behavioural model needs, then on ``dice`` dies.
 
-    Raises as ``characterize`` and ``adapt``. Points are remembered in the simulator's cache.
+    ``keep`` is given the samples, and those of the dice, before mismatch is fitted to them. Raises as ``characterize``
+    and ``adapt``, and ValueError, before anything is simulated, for dice too few to fit mismatch to. Points are
+    remembered in the simulator's cache.
     """
+    _check_dice(circuit, dice, DICE)
     simulator = simulator or Simulator()
     shape, axis = shape_of(circuit), scale(circuit, simulator)
     tables: dict[int, Samples] = {}
@@ -157,11 +173,15 @@ def model_circuit(
     adapted = adapt(shape, x, w, simulate, tolerance, most=most, seed=seed)
     samples = Samples.concat(list(tables.values()))
     if not dice:
+        if keep is not None:
+            keep(samples, None)
         return Characterised(adapted, samples, None)
     rows, chips = np.resize(adapted.checked, dice), np.arange(dice)
     many = characterize(
         circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
     )
+    if keep is not None:
+        keep(samples, many)
     behaviour = with_dice(adapted.behaviour, many)
     return Characterised(replace(adapted, behaviour=behaviour), samples, many)
 
