@@ -1,7 +1,9 @@
 """The samples table: what it refuses, what it selects, and that a file gives back the table that was written."""
 
+import io
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,22 @@ def test_bad_csv_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"t\.csv: .*{re.escape(words)}"):
         Samples.load(tmp_path / "t.csv")
+
+
+def test_no_other_thread_reads_a_python_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that outlives the call with it aborts a short script at exit."""
+    readers = []
+
+    class Watched(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            readers.append(threading.get_ident())
+            return super().read(size)
+
+    path = tmp_path / "s.parquet"
+    table(1000).save(path)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Watched(self, mode))
+    assert Samples.load(path) == table(1000)
+    assert set(readers) <= {threading.get_ident()}
 
 
 def test_ragged_lists_in_parquet(tmp_path: Path) -> None:

@@ -128,6 +128,54 @@ def test_a_circuit_that_cannot_be_names_key_and_remedy(tmp_path, changes, messag
         own(tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "temperature",
+            "85 degC",
+            r"temperature 358\.15 K would .* own\.cir has no placeholder \{\{temperature\}\}; write",
+        ),
+        ("supply", "0.9 V", r"supply 0\.9 V would change nothing: own\.cir has no placeholder \{\{supply\}\}; write"),
+        ("corner", "ff", r"corner 'ff' would change nothing: own\.cir has no placeholder \{\{corner\}\}; write"),
+    ],
+)
+def test_a_condition_that_the_netlist_has_no_place_for_is_refused(tmp_path, key, value, message):
+    circuit = own(tmp_path, NETLIST + f"* {{{{{key}}}}}\n")  # a comment takes nothing
+    with pytest.raises(ValueError, match=message):
+        circuit.at(**{key: value})
+    with pytest.raises(ValueError, match=message):
+        own(tmp_path, **{key: value})
+    own(tmp_path, NETLIST + f".csparam there={{{{{key}}}}}\n").at(**{key: value})
+    assert circuit.at(temperature="27 degC", supply="1 V", corner="tt") == circuit
+
+
+@pytest.mark.parametrize(
+    ("line", "quantity", "right"),
+    [
+        ("FIND v(n0) AT=0", "current", "voltage or a charge"),
+        ("max i(V0)", "voltage", "current"),
+        ("Find I(V0) when time=1n", "charge", "current"),
+        ("integ i(V0) from=0 to=1n", "current", "charge"),
+    ],
+)
+def test_a_quantity_that_is_not_what_is_measured_is_refused(tmp_path, line, quantity, right):
+    text = NETLIST.replace("FIND v(n0) AT=0", line)
+    with pytest.raises(
+        ValueError, match=rf"measure\.quantity is {quantity}, and own\.cir measures out as .*: that is a {right}$"
+    ):
+        own(tmp_path, text, measure={"name": "out", "quantity": quantity})
+    own(tmp_path, text, measure={"name": "out", "quantity": right.split()[0]})
+    own(tmp_path, NETLIST.replace("FIND v(n0) AT=0", "param='2*a'"), measure={"name": "out", "quantity": quantity})
+
+
+def test_samples_hold_the_conditions_that_the_netlist_takes(tmp_path):
+    circuit, (x, w) = own(tmp_path, NETLIST + ".temp {{temperature}}\n"), points(3)
+    samples = characterize(circuit.at(temperature="85 degC"), x, w, Simulator(fake(tmp_path)))
+    assert samples.units.keys() == {"ideal", "code", "out", "temperature"}
+    assert samples["temperature"] == pytest.approx(358.15)
+
+
 def test_a_card_that_is_not_there_is_named(tmp_path):
     circuit = own(tmp_path, "{{models}}\n" + NETLIST, card={"files": ["{corner}/n.lib"], "corners": {"tt": "nom"},
                                                             "nmos": "n", "pmos": "p"})  # fmt: skip
@@ -135,6 +183,47 @@ def test_a_card_that_is_not_there_is_named(tmp_path):
         circuit.cards()
     with pytest.raises(ValueError, match="corner 'ff': the card has tt"):
         circuit.at(corner="ff").cards()
+
+
+def test_a_corner_that_the_card_lacks_is_told_with_those_it_has(tmp_path):
+    with pytest.raises(ValueError, match=r"corner 'fast': the `\.lib` sections of .*generic45\.lib are tt, ff, ss"):
+        scale(Circuit.load("sram-8t-pwm").at(corner="fast"), Simulator(fake(tmp_path)))
+    (tmp_path / "n.lib").write_text(".lib 'inner.lib' Slow $ reads\n.include inner.lib\n")
+    (tmp_path / "inner.lib").write_text(".LIB slow ; begins\n.endl\n.lib 'quick'\n.endl\n")
+    circuit = own(tmp_path, "{{models}}\n" + NETLIST, card={"files": ["n.lib"], "nmos": "n", "pmos": "p"})
+    assert circuit.at(corner="SLOW").cards() == [tmp_path / "n.lib"]
+    with pytest.raises(ValueError, match=r"corner 'tt': the `\.lib` sections of .*n\.lib are slow, quick"):
+        circuit.cards()
+    (tmp_path / "n.lib").write_text(".model n nmos\n")
+    with pytest.raises(ValueError, match=r"n\.lib are none: give `card\.corners`"):
+        circuit.cards()
+
+
+def test_corners_that_are_the_same_files_are_refused(tmp_path):
+    card = {"files": ["n.lib"], "corners": {"tt": "nom", "ff": "fast"}, "nmos": "n", "pmos": "p"}
+    with pytest.raises(ValueError, match=r"corners ff, tt would be the same: no path in `files` has \{corner\}"):
+        own(tmp_path, "{{models}}\n" + NETLIST, card=card)
+
+
+def test_a_card_from_words(tmp_path):
+    (tmp_path / "n.pm").write_text(".model one nmos level=54\n")
+    (tmp_path / "p.pm").write_text(".MODEL two PMOS level=54\n.model three d\n")
+    card = Card.of([str(tmp_path / "n.pm"), str(tmp_path / "p.pm")])
+    assert (card.nmos, card.pmos, card.corners) == ("one", "two", {"tt": "tt"})
+    (tmp_path / "s.lib").write_text(".lib slow\n.include n.pm\n.endl\n")
+    assert Card.of([str(tmp_path / "s.lib")], pmos="p").corners is None
+    with pytest.raises(ValueError, match=r"pmos: the models of this type in .*s\.lib are none: name one"):
+        Card.of([str(tmp_path / "s.lib")])
+    found = Card.of([str(tmp_path / "{corner}.pm")], "tt=n, ff=p", pmos="p")
+    assert found.paths("ff", Path()) == [tmp_path / "p.pm"]
+    with pytest.raises(
+        ValueError, match=r"\{corner\}\.pm names no corner: say what each is called there, such as tt=nom"
+    ):
+        Card.of(["{corner}.pm"])
+    with pytest.raises(ValueError, match=r"corners 'tt,ff=p': expected what each is called, such as tt=nom"):
+        Card.of(["{corner}.pm"], "tt,ff=p")
+    with pytest.raises(FileNotFoundError, match=r"no model card at .*none\.pm"):
+        Card.of([str(tmp_path / "none.pm")])
 
 
 def test_pelgrom():
@@ -197,6 +286,21 @@ def test_points_come_back_in_order(tmp_path):
     assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
 
 
+def test_a_system_that_does_not_say_which_cores_a_process_may_use(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    circuit, (x, w) = own(tmp_path), points(3)
+    outcomes = measured(circuit, x, w, Simulator(fake(tmp_path)))
+    assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
+
+
+def test_a_simulator_by_a_path_from_where_one_is(tmp_path, monkeypatch):
+    circuit, (x, w) = own(tmp_path), points(3)
+    fake(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    outcomes = measured(circuit, x, w, Simulator("./ngspice"))
+    assert [outcome.value for outcome in outcomes] == [s + 0.5 for s in sums_of(x, w)]
+
+
 def test_absent(tmp_path):
     circuit, (x, w) = own(tmp_path), points(3)
     with pytest.raises(FileNotFoundError, match="no-such-ngspice is not installed: apt-get install ngspice"):
@@ -251,6 +355,19 @@ def test_a_simulator_that_never_works_is_not_asked_a_thousand_times(tmp_path):
     assert outcomes[-1].failure == "not tried: all points before it had failed"
 
 
+def test_points_that_worked_before_keep_failures_from_ending_a_resumed_run(tmp_path):
+    circuit, (x, w) = own(tmp_path), points(300, seed=3)
+    order = np.argsort(sums_of(x, w) > 3, kind="stable")  # those that fail come first
+    x, w = x[order], w[order]
+    failing = int((sums_of(x, w) <= 3).sum())
+    assert failing > 40
+    simulator = Simulator(fake(tmp_path, 'if [ "$sum" -le 3 ]; then exit 1; fi'), workers=1, cache=tmp_path / "cache")
+    measured(circuit, x[failing:][::2], w[failing:][::2], simulator)
+    outcomes = measured(circuit, x, w, simulator)
+    assert all(o.failure.startswith("ngspice measured no out") for o in outcomes[:failing])
+    assert all(o.value is not None for o in outcomes[failing:])
+
+
 def test_results_do_not_depend_on_company(tmp_path):
     circuit, (x, w) = own(tmp_path), points(9)
     simulator = Simulator(fake(tmp_path))
@@ -289,6 +406,54 @@ def test_a_card_s_content_counts_and_its_place_does_not(tmp_path):
     (tmp_path / "b" / "inner.inc").write_text("* two\n")
     measured(circuit.at(card=card | {"files": ["b/n.lib"]}), x, w, simulator)
     assert runs(tmp_path) == 2
+
+
+INCLUDES = {
+    "relative": '.include "parts/cell.inc"',
+    "absolute": ".inc {folder}/parts/cell.inc",
+    "section": ".lib 'parts/cell.inc' tt ; typical",
+}
+
+
+@pytest.mark.parametrize("line", INCLUDES.values(), ids=INCLUDES)
+def test_what_a_netlist_includes_counts_by_its_content(tmp_path, line):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "cell.inc").write_text('.include "inner.inc"\n')
+    (tmp_path / "parts" / "inner.inc").write_text("* one\n")
+    circuit, (x, w) = own(tmp_path, NETLIST + line.format(folder=tmp_path) + "\n"), points(1)
+    program = fake(tmp_path, f'grep -q \'"{tmp_path}/parts/cell.inc"\' "$2" || exit 1')
+    simulator = Simulator(program, cache=tmp_path / "cache")
+    told = characterize(circuit, x, w, simulator).provenance
+    assert told["card_hashes"] == []
+    before = runs(tmp_path)
+    assert characterize(circuit, x, w, simulator).provenance == told
+    assert runs(tmp_path) == before
+    (tmp_path / "parts" / "inner.inc").write_text("* two\n")
+    again = characterize(circuit, x, w, simulator).provenance
+    assert runs(tmp_path) == 2 * before
+    (name,) = told["included"]
+    assert name.endswith("parts/cell.inc")
+    assert again["included"][name] != told["included"][name]
+
+
+def test_a_file_that_is_included_and_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=rf"own\.cir includes 'a b\.inc', and there is no file at {tmp_path}/a b\.inc"):
+        own(tmp_path, NETLIST + '.include "a b.inc"\n')
+
+
+@needs_ngspice
+def test_ngspice_finds_what_a_netlist_includes(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "cell.inc").write_text('.include "inner.inc"\n')
+    (tmp_path / "parts" / "inner.inc").write_text(".param extra=0.5\n")
+    text = (
+        NETLIST.replace("v(n0) AT=0", "v(n0) AT=1n")
+        .replace(".op", ".tran 1n 2n")
+        .replace("R n0", "Vs n4 0 {extra}\nR n0")
+    )
+    circuit, (x, w) = own(tmp_path, '* title\n.include "parts/cell.inc"\n' + text), points(3)
+    found = [outcome.value for outcome in measured(circuit, x, w, Simulator())]
+    assert found == pytest.approx(0.01 * sums_of(x, w) + 0.5)
 
 
 CHILD = """

@@ -166,6 +166,11 @@ class Samples:
         except ValueError as error:  # pyarrow's own errors are ValueErrors too
             raise ValueError(f"{path}: {error}") from error
 
+    @staticmethod
+    def check(path: str | os.PathLike[str]) -> None:
+        """Raise ValueError where samples are not kept in files of this name."""
+        _format(Path(path))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `.parquet` or `.csv`; the file appears whole or not at all."""
         path = Path(path)
@@ -275,8 +280,9 @@ def _write_parquet(samples: Samples, path: Path) -> None:
 
 def _read_parquet(path: Path) -> _Parts:
     with _pyarrow():
+        import pyarrow as pa
         import pyarrow.parquet as pq
-    with path.open("rb") as file:
+    with pa.OSFile(str(path)) as file:  # no Python file: a reading thread that holds one at exit aborts the process
         table = pq.read_table(file)
     metadata = table.schema.metadata or {}
     units, provenance = (json.loads(metadata.get(key, b"{}")) for key in (b"bitline.units", b"bitline.provenance"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bitline.cli.options import Changes, Ngspice, Written, loaded
-from bitline.cli.telling import errors, say, write
+from bitline.cli.telling import errors, say, terminable, write
 
 
 def characterize(
@@ -29,6 +29,14 @@ def characterize(
     corner: Annotated[str | None, typer.Option("--corner", help="tt, ff, ss, or what the card has")] = None,
     temperature: Annotated[str | None, typer.Option("--temperature", help='such as "125 degC"')] = None,
     supply: Annotated[str | None, typer.Option("--supply", help='such as "0.9 V"')] = None,
+    card: Annotated[
+        list[str] | None, typer.Option("--card", help="file of model cards; several; {corner} in a path is its name")
+    ] = None,
+    card_corners: Annotated[
+        str | None, typer.Option("--card-corners", help="what corners are called in paths: tt=nom,ff=ff,ss=ss")
+    ] = None,
+    nmos: Annotated[str | None, typer.Option("--nmos", help="model in the card; absent: the only one")] = None,
+    pmos: Annotated[str | None, typer.Option("--pmos", help="model in the card; absent: the only one")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="simulations at once; absent: one a core")
@@ -43,22 +51,31 @@ def characterize(
 
     Example: `bitline characterize sram-8t-pwm --out samples.parquet --model macro.yaml --dice 128`
     """
-    from bitline.circuits.spice import Circuit, Simulator
+    from bitline.circuits.spice import Card, Circuit, Simulator
+    from bitline.samples import Samples
 
     if picture is not None and model is None:
         raise ValueError("--picture shows the residuals of a behavioural model: give --model too")
     if inner and model is None:
         raise ValueError("--inner is a form of the behavioural model: give --model too")
+    Samples.check(out)
     asked = {"corner": corner, "temperature": temperature, "supply": supply}
     changes = {key: value for key, value in asked.items() if value is not None}
-    at = Circuit.load(circuit).at(**changes)
+    of_card = {"card-corners": card_corners, "nmos": nmos, "pmos": pmos}
+    laid = [("card", file) for file in card or ()] + [(key, value) for key, value in of_card.items() if value]
+    if laid and not card:
+        raise ValueError(f"--{laid[0][0]} {laid[0][1]} is said of a card: give --card too")
+    models = {"card": Card.of(card, card_corners, nmos, pmos)} if card else {}
+    at = Circuit.load(circuit).at(**changes, **models)
     kept = cache or out.with_suffix(".spice")
     simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
     given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
-    given += "".join(f" --{key} {value!r}" for key, value in changes.items())
+    given += "".join(f" --{key} {value!r}" for key, value in (*changes.items(), *laid))
     command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
     command += " --inner" if inner else ""
-    found = _simulated(at, simulator, out, vectors or points, dice, seed, command, tolerance if model else None, inner)
+    with terminable():
+        wanted = tolerance if model else None
+        found = _simulated(at, simulator, out, vectors or points, dice, seed, command, wanted, inner)
     if found is not None and model is not None:
         _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
         if not found.met:
@@ -81,13 +98,16 @@ def _simulated(
 
     from bitline.circuits.spice import SimulationError
     from bitline.macro import Tolerance, model_circuit, sample_circuit, spread_pool
-    from bitline.samples import Samples
 
-    if isinstance(pool, int):
-        x, w = spread_pool(circuit, pool, seed)
-    else:
-        x, w = (Samples.load(pool)[name] for name in ("x", "w"))
+    x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
     out.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(samples: Any, many: Any) -> None:
+        for table, path in ((samples, out), (many, dice_of(out))):
+            if table is not None:
+                table.save(path)
+                say(f"{path}: {table.summary()}")
+
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("ngspice", total=None if rms is not None else len(x) + dice)
         how: dict[str, Any] = {
@@ -97,21 +117,30 @@ def _simulated(
             "done": lambda *_: progress.advance(task),
         }
         try:
-            if rms is None:
-                found, (samples, many) = None, sample_circuit(circuit, x, w, simulator, **how)
-            else:
-                found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), inner=inner, **how)
-                samples, many = found.samples, found.dice
+            if rms is not None:
+                tolerance = Tolerance(rms, 2.5 * rms)
+                return model_circuit(circuit, x, w, simulator, tolerance, inner=inner, keep=keep, **how).adapted
+            keep(*sample_circuit(circuit, x, w, simulator, **how))
         except SimulationError as error:
             if error.samples is not None:
                 error.samples.save(out)
                 say(f"finished points: {out} and {simulator.cache}", errors)
             raise
-    for table, path in ((samples, out), (many, dice_of(out))):
-        if table is not None:
-            table.save(path)
-            say(f"{path}: {table.summary()}")
-    return found.adapted if found is not None else None
+    return None
+
+
+def _vectors(file: Path) -> Any:
+    """(x, w) of samples."""
+    from bitline.samples import Samples
+
+    table = Samples.load(file)
+    if table.x is None or table.w is None:
+        missing = "x" if table.x is None else "w"
+        raise ValueError(
+            f"--vectors {file}: no column {missing!r}; a pool is x and w of samples, it has: "
+            f"{', '.join(table.columns())}"
+        )
+    return table.x, table.w
 
 
 def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from bitline.cli.circuits import dice_of
 from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, method_of, walk_of
-from bitline.cli.telling import console, errors, say
+from bitline.cli.telling import console, errors, say, terminable
 
 
 def convert(file: File, changes: Changes = None, as_json: AsJson = False, plan: Plan = None) -> None:
@@ -223,18 +223,19 @@ def verify(
         tables = [Samples.load(samples), Samples.load(dice_of(samples))]
     walk = walk_of(experiment, folder, errors if as_json else console)
     model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
-    found = verified(
-        model,
-        walk.source,
-        at,
-        *tables,
-        method=chosen.title,
-        simulator=Simulator(executable=ngspice, workers=workers, cache=folder / "spice"),
-        chips=chips,
-        images=images,
-        conversions=conversions,
-        seed=experiment.seed,
-    )
+    with terminable():
+        found = verified(
+            model,
+            walk.source,
+            at,
+            *tables,
+            method=chosen.title,
+            simulator=Simulator(executable=ngspice, workers=workers, cache=folder / "spice"),
+            chips=chips,
+            images=images,
+            conversions=conversions,
+            seed=experiment.seed,
+        )
     page, figures = (folder / f"verify-{slug(method)}.{ending}" for ending in ("html", "json"))
     found.write(figures)
     write_verification(found, page, " ".join(["bitline", *sys.argv[1:]]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIG_DFL, SIGINT, SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
 from typing import Any
 
 import typer
@@ -31,9 +33,31 @@ def told() -> Iterator[None]:
         )
         say(str(error), errors)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         errors.print("interrupted; run the same command again to go on")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (SIGTERM if isinstance(interrupt, Terminated) else SIGINT)) from None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does, its processes and folders with it; one that is handled already is
+    left alone, and so are threads other than the main one."""
+    if current_thread() is not main_thread() or getsignal(SIGTERM) is not SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    signal(SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal(SIGTERM, SIG_DFL)
 
 
 class Told(TyperGroup):

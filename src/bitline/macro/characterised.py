@@ -17,6 +17,7 @@ from bitline.macro.inner import fit_inner
 from bitline.samples import Samples
 
 BEFORE_DICE = 16  # points to start with: a cell's deviation goes by the curve's slope, which fewer leave open
+DICE = 32  # a device with mismatch: what ``fit_mismatch`` asks for
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def behaviour_of(samples: Samples, dice: Samples | None = None, *, inner: bool =
     return behaviour if dice is None else with_dice(behaviour, dice)
 
 
-def with_dice(behaviour: Behaviour, dice: Samples) -> Behaviour:
+def with_dice(behaviour: Behaviour, dice: Samples, nominal: Values | None = None) -> Behaviour:
     """The model with mismatch, fitted to samples of many dice; their deviations are drawn again from the provenance.
 
-    Raises ValueError as ``deviations_of`` and ``fit_mismatch``.
+    ``nominal``: as of ``fit_mismatch``. Raises ValueError as it and ``deviations_of``.
     """
-    return fit_mismatch(behaviour, *vectors_of(dice), values_of(dice), deviations_of(dice))
+    return fit_mismatch(behaviour, *vectors_of(dice), values_of(dice), deviations_of(dice), nominal)
 
 
 def deviations_of(dice: Samples) -> dict[str, Float[np.ndarray, "n R"]]:
@@ -107,6 +108,15 @@ def deviations_of(dice: Samples) -> dict[str, Float[np.ndarray, "n R"]]:
     }
 
 
+def _check_dice(circuit: Circuit, dice: int, least: int) -> None:
+    """Raise ValueError where all dies would be the same, or are fewer than ``least`` a device with mismatch."""
+    devices, name = ", ".join(circuit.mismatch), circuit.name
+    if dice and not devices:
+        raise ValueError(f"{dice} dice: circuit {name} has no `mismatch` devices, so that all dies would be the same")
+    if 0 < dice < least * len(circuit.mismatch):
+        raise ValueError(f"{dice} dice: mismatch of {devices} needs {least * len(circuit.mismatch)} or more, or none")
+
+
 def sample_circuit(
     circuit: Circuit,
     x: Vectors,
@@ -120,7 +130,8 @@ def sample_circuit(
     done: Callable[[int, Outcome], None] | None = None,
 ) -> tuple[Samples, Samples | None]:
     """(samples of all points without mismatch, and of ``dice`` dies with it, on the points in turn). See
-    ``characterize``."""
+    ``characterize``. Raises ValueError where dies would be the same."""
+    _check_dice(circuit, dice, 0)
     simulator = simulator or Simulator()
     axis = axis or scale(circuit, simulator)
     samples = characterize(circuit, x, w, simulator, seed=seed, command=command, axis=axis, done=done)
@@ -146,11 +157,15 @@ def model_circuit(
     inner: bool = False,
     command: str = "",
     done: Callable[[int, Outcome], None] | None = None,
+    keep: Callable[[Samples, Samples | None], None] | None = None,
 ) -> Characterised:
     """Characterise a circuit on as few rows of the pool (x, w) as its behavioural model needs, then on ``dice`` dies.
 
-    Raises as ``characterize`` and ``adapt``. Points are remembered in the simulator's cache.
+    ``keep`` is given the samples, and those of the dice, before mismatch is fitted to them. Raises as ``characterize``
+    and ``adapt``, and ValueError, before anything is simulated, for dice too few to fit mismatch to. Points are
+    remembered in the simulator's cache.
     """
+    _check_dice(circuit, dice, DICE)
     simulator = simulator or Simulator()
     shape, axis = shape_of(circuit), scale(circuit, simulator)
     tables: dict[int, Samples] = {}
@@ -164,13 +179,17 @@ def model_circuit(
     adapted = adapt(shape, x, w, simulate, tolerance, start=start, most=most, seed=seed, inner=inner)
     samples = Samples.concat(list(tables.values()))
     if not dice:
+        if keep is not None:
+            keep(samples, None)
         return Characterised(adapted, samples, None)
     rows, chips = np.resize(adapted.checked, dice), np.arange(dice)
     many = characterize(
         circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
     )
+    if keep is not None:
+        keep(samples, many)
     still = np.resize(values_of(tables[0]), dice)  # those held out come first
-    behaviour = fit_mismatch(adapted.behaviour, *vectors_of(many), values_of(many), deviations_of(many), still)
+    behaviour = with_dice(adapted.behaviour, many, still)
     return Characterised(replace(adapted, behaviour=behaviour), samples, many)
 
 

@@ -1,7 +1,8 @@
 """Column circuits in ngspice: netlists with placeholders, a runner that resumes, and samples."""
 
+from bitline.circuits.spice.card import Card
 from bitline.circuits.spice.characterize import SimulationError, Volts, characterize, measured, scale
-from bitline.circuits.spice.circuit import Card, Circuit, Measure, Relative, Scale, Transistor, names, standard
+from bitline.circuits.spice.circuit import Circuit, Measure, Relative, Scale, Transistor, names, standard
 from bitline.circuits.spice.runner import Outcome, Simulator
 
 __all__ = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
+from bitline.circuits.spice.card import digest
 from bitline.circuits.spice.circuit import Circuit
 from bitline.circuits.spice.runner import Outcome, Simulator
 from bitline.samples import Samples
@@ -93,8 +94,8 @@ def characterize(
     Without ``chips`` there is no mismatch. ``axis``: the converter's scale, if at hand. A row holds x, w, their sum
     ``ideal``, the converter's ``code`` (see ``scale``) and the measured value as the condition named as the circuit's
     `.meas`, with its unit. Corner, temperature and supply are in the provenance, with all it takes to repeat the run:
-    the circuit, a hash of its netlist and cards, ngspice's version and ``command``. Temperature (K) and supply (V) are
-    conditions too.
+    the circuit, hashes of its netlist, its cards and the files it includes, ngspice's version and ``command``.
+    Temperature (K) and supply (V) are conditions too, where the netlist has a place for them.
 
     Raises SimulationError, after all points have ended, if some failed; its ``samples`` are the others.
     """
@@ -107,6 +108,7 @@ def characterize(
     outcomes = measured(circuit, x, w, simulator, mismatch=dice, done=done)
     good = np.array([outcome.value is not None for outcome in outcomes], dtype=bool)
     value = np.array([outcome.value for outcome in outcomes if outcome.value is not None])
+    varied = {key: unit for key, unit in (("temperature", "K"), ("supply", "V")) if key in circuit.template.used}
     samples = None
     if good.any():
         samples = Samples(
@@ -116,18 +118,9 @@ def characterize(
             column=None if chips is None else columns[good],
             x=x[good],
             w=w[good],
-            conditions={
-                circuit.measure.name: value,
-                "temperature": np.full(len(value), circuit.temperature),
-                "supply": np.full(len(value), circuit.supply),
-            },
-            units={
-                "ideal": "counts",
-                "code": "LSB",
-                circuit.measure.name: circuit.measure.unit,
-                "temperature": "K",
-                "supply": "V",
-            },
+            conditions={circuit.measure.name: value}
+            | {name: np.full(len(value), getattr(circuit, name)) for name in varied},
+            units={"ideal": "counts", "code": "LSB", circuit.measure.name: circuit.measure.unit} | varied,
             provenance=provenance(circuit, simulator, axis, seed, command),
         )
     failures = {i: str(o.failure) for i, o in enumerate(outcomes) if o.value is None}
@@ -139,22 +132,21 @@ def characterize(
 
 def provenance(circuit: Circuit, simulator: Simulator, axis: Volts, seed: int, command: str) -> dict[str, object]:
     """All it takes to repeat a run, as JSON."""
-    hashes = [hashlib.blake2b(text, digest_size=8).hexdigest() for text in _texts(circuit)]
-    return {
+    hashes = [digest(card, size=8) for card in circuit.cards()]
+    first = len(hashes) - len(circuit.included)  # after the cards' own
+    included = dict(zip(circuit.included, hashes[first:], strict=True))
+    told: dict[str, object] = {
         "source": "SPICE",
         "simulator": simulator.version,
         "circuit": circuit.model_dump(mode="json", exclude={"card"}),
-        "netlist_hash": hashes[0],
-        "card_hashes": hashes[1:],
+        "netlist_hash": hashlib.blake2b(circuit.template.text.encode(), digest_size=8).hexdigest(),
+        "card_hashes": hashes[:first],
         "zero": axis.zero,
         "lsb": axis.lsb,
         "seed": seed,
         "command": command,
     }
-
-
-def _texts(circuit: Circuit) -> list[bytes]:
-    return [circuit.template.text.encode(), *(card.read_bytes() for card in circuit.cards())]
+    return told | ({"included": included} if included else {})
 
 
 def _none(circuit: Circuit) -> dict[str, np.ndarray]:

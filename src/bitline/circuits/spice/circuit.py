@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,23 +12,23 @@ import numpy as np
 import torch
 import yaml
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bitline import draws
+from bitline.circuits.spice.card import CARD, GENERIC, HERE, Card, Part, path_of
 from bitline.circuits.spice.template import QUANTITIES, Template, parameters
 from bitline.configuration import Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
-HERE = Path(str(files("bitline.circuits.spice")))
 FIXED = ("models", "nmos", "pmos", "corner", "temperature", "supply", "rows", "input_high", "level_high")
-CARD = "\x00card {}\x00"  # stands for a card's path, so that a deck's text is the same wherever the card lies
+CONDITIONS = {  # what stands at its default where a netlist has no place for it, and how a netlist takes it
+    "temperature": ("K", "write `.temp {{temperature}}`"),
+    "supply": ("V", "write {{supply}} where its sources say volts"),
+    "corner": ("", "write {{corner}}, or let `card` load the models in place of {{models}}"),
+}
+MEASURED = re.compile(r"\s+(?:find|avg|max|min|pp|rms|(?P<integral>integ\w*))\s+(?P<of>[vi])\s*\(", re.I)
+RIGHT = {"v": ("voltage", "charge"), "i": ("current",), "integral i": ("charge",)}
 UNITS = {"voltage": "V", "charge": "C", "current": "A"}
-
-
-class Part(BaseModel):
-    """A frozen part of a circuit's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _volt_metres(value: Any) -> float:
@@ -49,33 +48,6 @@ def _volt_metres(value: Any) -> float:
 
 
 VoltMetres = Annotated[float, BeforeValidator(_volt_metres)]
-
-
-class Card(Part):
-    """Model cards: files that are included, and what the models in them are called.
-
-    ``{corner}`` in a path is the corner's name in ``corners``. A card without ``corners`` has `.lib` sections named as
-    the corners are.
-    """
-
-    files: tuple[str, ...] = Field(min_length=1, description="paths, relative ones to the circuit's own file")
-    corners: dict[str, str] | None = Field(default=None, description="what each corner is called in the paths")
-    nmos: str = Field(description="name of the n-channel model")
-    pmos: str = Field(description="name of the p-channel model")
-
-    def paths(self, corner: str, beside: Path) -> list[Path]:
-        """The files at a corner; raises ValueError for a corner that is not there, FileNotFoundError for a file."""
-        if self.corners is not None and corner not in self.corners:
-            raise ValueError(f"corner {corner!r}: the card has {', '.join(self.corners)}")
-        name = corner if self.corners is None else self.corners[corner]
-        found = [beside / file.replace("{corner}", name) for file in self.files]
-        for path in found:
-            if not path.is_file():
-                raise FileNotFoundError(f"no model card at {path} (corner {corner}): give `card.files` that exist")
-        return found
-
-
-GENERIC = Card(files=(str(HERE / "cards" / "generic45.lib"),), nmos="generic_n", pmos="generic_p")
 
 
 class Transistor(Part):
@@ -166,7 +138,16 @@ class Circuit(Written):
 
     @cached_property
     def template(self) -> Template:
-        """The netlist with everything filled in that is the same at each point; cards by a stand-in."""
+        """The netlist with everything filled in that is the same at each point; files by a stand-in."""
+        return self._filled[0]
+
+    @property
+    def included(self) -> dict[str, Path]:
+        """The files that the netlist includes, beside its cards, by the name it gives them."""
+        return self._filled[1]
+
+    @cached_property
+    def _filled(self) -> tuple[Template, dict[str, Path]]:
         path = HERE / "netlists" / f"{self.netlist}.cir"
         if not path.is_file():
             path = self.beside / self.netlist
@@ -180,6 +161,7 @@ class Circuit(Written):
             if name not in names:
                 hint = "; a netlist that brings its own cards needs `card: null`" if name == "models" else ""
                 raise ValueError(f"{path.name} has no placeholder {{{{{name}}}}}, which the circuit needs{hint}")
+        self._check_conditions(template)
         seen = {(place.name, place.row) for place in template.places}
         for name in ("x", "w"):
             missing = [r for r in range(self.rows) if (name, r) not in seen]
@@ -189,12 +171,46 @@ class Circuit(Written):
                 )
         devices = {name for name in names if name.startswith("mismatch.")}
         absent = dict.fromkeys(devices.difference(mismatches), "0")
-        if not re.search(rf"^\s*\.?meas\w*\s+\w+\s+{re.escape(self.measure.name)}\b", template.text, re.M | re.I):
-            raise ValueError(
-                f"{path.name} measures nothing called {self.measure.name!r}: it needs a `.meas` line of it"
-            )
+        self._check_measure(template)
         own = parameters(template, self.parameters, (*FIXED, "x", "w", *sorted(devices)))
-        return template.bind(own | absent | self._constants())
+        return self._with_files(template.bind(own | absent | self._constants()), path.parent)
+
+    def _check_measure(self, template: Template) -> None:
+        """Where a `.meas` line is of v(…) or i(…), its quantity is known; a node of an integrator may hold a charge."""
+        name, quantity = self.measure.name, self.measure.quantity
+        lines = re.findall(rf"^\s*\.?meas\w*\s+\w+\s+{re.escape(name)}\b([^\n]*)", template.text, re.M | re.I)
+        if not lines:
+            raise ValueError(f"{template.source} measures nothing called {name!r}: it needs a `.meas` line of it")
+        for line in lines:
+            found = MEASURED.match(line)
+            right = RIGHT.get(("integral " if found["integral"] else "") + found["of"].lower()) if found else None
+            if found and right and quantity not in right:
+                raise ValueError(
+                    f"measure.quantity is {quantity}, and {template.source} measures {name} as "
+                    f"`{found[0].strip()}…)`: that is a {' or a '.join(right)}"
+                )
+
+    def _check_conditions(self, template: Template) -> None:
+        for key, (unit, remedy) in CONDITIONS.items():
+            value = getattr(self, key)
+            there = key in template.used or (key == "corner" and self.card is not None)
+            if not there and value != type(self).model_fields[key].default:
+                told = f"{value:g} {unit}" if unit else repr(value)
+                raise ValueError(
+                    f"{key} {told} would change nothing: {template.source} has no placeholder {{{{{key}}}}}; {remedy}"
+                )
+
+    def _with_files(self, template: Template, folder: Path) -> tuple[Template, dict[str, Path]]:
+        """The template, with a stand-in for each file that it includes from a folder; and these files."""
+        found = {name: path_of(name, folder) for name in template.included()}
+        for name, path in found.items():
+            if not path.is_file():
+                raise ValueError(
+                    f"{template.source} includes {name!r}, and there is no file at {path}: relative paths start from "
+                    "the netlist's folder"
+                )
+        first = len(self.card.files) if self.card else 0
+        return template.reading({name: CARD.format(first + i) for i, name in enumerate(found)}), found
 
     def _constants(self) -> dict[str, str]:
         fixed = {
@@ -212,8 +228,9 @@ class Circuit(Written):
         return fixed
 
     def cards(self) -> list[Path]:
-        """The card files at this corner; raises as ``Card.paths``."""
-        return self.card.paths(self.corner, self.beside) if self.card is not None else []
+        """The card files at this corner, then those that the netlist includes; raises as ``Card.paths``."""
+        cards = self.card.paths(self.corner, self.beside) if self.card is not None else []
+        return [*cards, *self.included.values()]
 
     def drawn(self, seed: int, chip: int, column: int = 0) -> dict[str, Float[np.ndarray, " R"]]:
         """The mismatch of each device in each row of a column of a die: volts, or ratios. Keyed, not streamed."""

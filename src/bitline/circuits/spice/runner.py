@@ -16,19 +16,19 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bitline.circuits.spice.circuit import CARD
+from bitline.circuits.spice.card import CARD, digest
+from bitline.circuits.spice.processes import Processes
 
 COMPLAINT = re.compile(
     r"error|timestep too small|singular|no convergence|failed|aborted|unknown|undefined|fatal|not found|can't|cannot",
     re.IGNORECASE,
 )
 LINES = 4  # of the simulator's own words in a message
-INCLUDED = re.compile(r"^\s*\.(?:include|inc|lib)\s+[\"']?([^\s\"']+)[\"']?", re.IGNORECASE | re.MULTILINE)
 GIVE_UP = 20  # points that fail, none before them having worked
 
 
@@ -76,19 +76,24 @@ class Simulator:
     cache: Path | None = None
 
     @cached_property
-    def version(self) -> str:
-        """Such as "ngspice-42"; raises FileNotFoundError where the program is not installed."""
+    def program(self) -> str:
+        """The program's whole path, which holds in any folder; raises FileNotFoundError where it is not installed."""
         path = shutil.which(self.executable)
         if path is None:
             raise FileNotFoundError(
                 f"{self.executable} is not installed: apt-get install ngspice, brew install ngspice, or give its path"
             )
+        return str(Path(path).absolute())
+
+    @cached_property
+    def version(self) -> str:
+        """Such as "ngspice-42"; raises FileNotFoundError where the program is not installed."""
         try:
             said = subprocess.run(
-                [path, "--version"], capture_output=True, text=True, timeout=self.timeout, check=False
+                [self.program, "--version"], capture_output=True, text=True, timeout=self.timeout, check=False
             ).stdout
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ValueError(f"{path} does not answer to --version: {error}") from None
+            raise ValueError(f"{self.program} does not answer to --version: {error}") from None
         found = re.search(r"ngspice-[\w.+-]+", said)
         return found[0] if found else "unknown version"
 
@@ -101,11 +106,11 @@ class Simulator:
     ) -> list[Outcome]:
         """The measured value of each deck, in order. ``done`` is told of each as it ends, from this thread.
 
-        A deck that was run before is taken from the cache. Failures are outcomes too; after 20 of them and no success
-        the rest is not tried. Raises FileNotFoundError where ngspice is not installed.
+        A deck that was run before is taken from the cache. Failures are outcomes too; after 20 of them and no success,
+        now or before, the rest is not tried. Raises FileNotFoundError where ngspice is not installed.
         """
-        digest = "".join(_digest(card) for card in cards)
-        keys = [_key(self.version, digest, measure, deck) for deck in decks]
+        content = "".join(digest(card) for card in cards)
+        keys = [_key(self.version, content, measure, deck) for deck in decks]
         outcomes: dict[int, Outcome] = {}
         kept = Cache(self.cache) if self.cache is not None else None
 
@@ -124,7 +129,7 @@ class Simulator:
             else:
                 finish(i, Outcome(known, cached=True))
         if todo:
-            self._run(todo, decks, measure, [str(card.resolve()) for card in cards], finish)
+            self._run(todo, decks, measure, [str(card.resolve()) for card in cards], finish, worked=len(outcomes))
         untried = Outcome(None, "not tried: all points before it had failed")
         return [outcomes.get(i, untried) for i in range(len(decks))]
 
@@ -135,19 +140,20 @@ class Simulator:
         measure: str,
         cards: Sequence[str],
         finish: Callable[[int, Outcome], None],
+        worked: int,
     ) -> None:
         waiting = iter(todo)
         running: dict[Future[Outcome], int] = {}
-        worked, failed = 0, 0
-        workers = self.workers or len(os.sched_getaffinity(0))
-        with _folder() as folder, ThreadPoolExecutor(workers) as pool:
+        failed = 0
+        workers = self.workers or _cores()
+        with _folder() as folder, _together(workers) as (pool, processes):
 
             def start() -> None:
                 for i in waiting:
                     deck = decks[i]
                     for number, card in enumerate(cards):
                         deck = deck.replace(CARD.format(number), card)
-                    running[pool.submit(self.one, deck, measure, folder / f"{i}.cir")] = i
+                    running[pool.submit(self.one, deck, measure, folder / f"{i}.cir", processes)] = i
                     if len(running) > workers:
                         break
 
@@ -160,29 +166,24 @@ class Simulator:
                 if worked or failed < GIVE_UP:
                     start()
 
-    def one(self, deck: str, measure: str, file: Path) -> Outcome:
+    def one(self, deck: str, measure: str, file: Path, processes: Processes) -> Outcome:
         """Simulate one deck, written to ``file`` meanwhile."""
         file.write_text(deck, encoding="utf-8")
-        environment = os.environ | {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [self.executable, "-b", str(file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            cwd=file.parent,
-            start_new_session=True,
-        )
         try:
-            said = process.communicate(timeout=self.timeout)[0].decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return Outcome(None, f"no answer within {self.timeout:g} s; the process was ended")
+            ended = processes.run([self.program, "-b", str(file)], file.parent, self.timeout)
         finally:
             file.unlink(missing_ok=True)
-        return _read(said, measure, process.returncode)
+        if ended is None:
+            return Outcome(None, f"no answer within {self.timeout:g} s; the process was ended")
+        return _read(ended[0], measure, ended[1])
+
+
+def _cores() -> int:
+    """Cores that this process may use; all there are where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
 
 
 def _read(said: str, measure: str, status: int) -> Outcome:
@@ -208,18 +209,20 @@ def _key(version: str, cards: str, measure: str, deck: str) -> str:
     return hashlib.blake2b("\x1f".join((version, cards, measure, deck)).encode(), digest_size=16).hexdigest()
 
 
-def _digest(card: Path, seen: frozenset[Path] = frozenset()) -> str:
-    """Hash of a card and of the files it includes."""
-    text = card.read_text(encoding="utf-8", errors="replace")
-    total = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in INCLUDED.findall(text):
-        inner = (card.parent / name).resolve()
-        if inner.is_file() and inner not in seen:
-            total.update(_digest(inner, seen | {card.resolve()}).encode())
-    return total.hexdigest()
-
-
 @contextmanager
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bitline-spice-") as name:
         yield Path(name)
+
+
+@contextmanager
+def _together(workers: int) -> Iterator[tuple[ThreadPoolExecutor, Processes]]:
+    """Threads, and the processes they run: an exception ends both."""
+    with ThreadPoolExecutor(workers) as pool:
+        processes = Processes()
+        try:
+            yield pool, processes
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
+            raise

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from bitline import units
+from bitline.circuits.spice.card import includes
 
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*(?:\[(\d+)\])?\s*(?::\s*([^\s{}]+))?\s*\}\}")
 BLOCK = re.compile(r"^\*\[rows[^\n]*\n(.*?)^\*\][^\n]*\n", re.MULTILINE | re.DOTALL)
@@ -86,6 +87,12 @@ class Template:
         """All places, in order."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Place))
 
+    @property
+    def used(self) -> set[str]:
+        """Names of the places outside comments, those that are filled in too."""
+        lines = (line for line in self.text.splitlines() if not line.lstrip().startswith("*"))
+        return {found[1] for line in lines for found in PLACE.finditer(line)}
+
     def bind(self, constants: Mapping[str, str]) -> Template:
         """With these places filled in, and text joined."""
         pieces: list[str | Place] = []
@@ -97,6 +104,22 @@ class Template:
             else:
                 pieces.append(piece)
         return Template(self.source, tuple(pieces), self.text)
+
+    def included(self) -> list[str]:
+        """Names of the files that the netlist includes, each once."""
+        texts = (piece for piece in self.pieces if isinstance(piece, str))
+        return list(dict.fromkeys(found["name"] for text in texts for found in includes(text)))
+
+    def reading(self, files: Mapping[str, str]) -> Template:
+        """With these files included in place of those of the names."""
+
+        def put(text: str) -> str:
+            for found in reversed([*includes(text)]):
+                line = f'{found["word"]}"{files[found["name"]]}"{found["rest"]}'
+                text = text[: found.start()] + line + text[found.end() :]
+            return text
+
+        return Template(self.source, tuple(put(p) if isinstance(p, str) else p for p in self.pieces), self.text)
 
     def fill(
         self, x: Integer[np.ndarray, " R"], w: Integer[np.ndarray, " R"], mismatch: Mapping[str, Number] | None = None
