@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from bitline.lab import scpi
 from bitline.lab.board import Board
 from bitline.lab.commands import CODES
@@ -76,6 +78,7 @@ class Served:
         self._asked = 0
         self._closed = threading.Event()
         self._sockets: list[socket.socket] = []
+        torch.broadcast_shapes((1,), (1,))  # imports for seconds, the first time: now, not while a host waits
 
     def listen(self, protocol: str, host: str = "127.0.0.1", port: int = 0) -> int:
         """Serve ``frames`` or ``scpi`` on a TCP port (0: any that is free); returns its number."""
