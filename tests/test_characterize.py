@@ -1,6 +1,7 @@
 """`bitline characterize`: what it refuses before it simulates, and what it leaves when it is stopped."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from bitline.circuits import spice
-from bitline.circuits.spice import Circuit, Simulator, characterize
+from bitline.circuits.spice import Circuit, SimulationError, Simulator, characterize
+from bitline.circuits.spice.characterize import named
 from bitline.cli import app
-from bitline.macro import behaviour_of, with_dice
-from bitline.macro.characterised import DICE
+from bitline.macro import behaviour_of, fit_behaviour, model_circuit, spread_pool, with_dice
+from bitline.macro.characterised import shape_of
+from bitline.macro.pool import DICE
 from bitline.samples import Samples
 from test_spice import NETLIST, described, fake, needs_ngspice, own, runs
 
@@ -78,6 +81,91 @@ def test_samples_are_kept_where_mismatch_cannot_be_fitted(tmp_path, monkeypatch)
     assert "error: no fit" in done.output
     assert len(Samples.load("s.csv")) == 40
     assert len(Samples.load("s-dice.csv")) == 32
+
+
+FAILS = 'if [ $((sum % 4)) = 1 ]; then echo "Error: singular matrix"; exit 1; fi'  # a quarter of all sums
+OFF = "if grep -q '^V0 .*[1-9][37]}' \"$2\"; then exit 1; fi"  # a fifth of all dies, and no point without mismatch
+
+
+def test_rows_that_fail_are_told_and_others_take_their_place(tmp_path):
+    circuit = own(tmp_path)
+    x, w = spread_pool(circuit, 120)
+    sums = (x.astype(int) * w).sum(axis=1)
+    found = model_circuit(circuit, x, w, Simulator(fake(tmp_path, FAILS), cache=tmp_path / "cache"))
+    fitted, checked = found.adapted.fitted, found.adapted.checked
+    used = np.concatenate([fitted, checked])
+    assert len(np.unique(used)) == len(used)
+    assert (sums[used] % 4 != 1).all()
+    assert len(checked) == 24
+    again = fit_behaviour(shape_of(circuit), x[fitted], w[fitted], sums[fitted].astype(float))
+    assert np.allclose(found.behaviour.predict(x, w), again.predict(x, w), atol=1e-9)
+    assert found.adapted.met
+    assert (found.samples.ideal % 4 != 1).all()
+    assert len(found.failed) > 3
+    for line in found.failed:
+        number, told = re.match(
+            r"point (\d+): (.*): ngspice measured no out and ended with status 1: Error: sing", line
+        ).groups()
+        assert told == f"x = {' '.join(map(str, x[int(number)]))}, w = {' '.join(map(str, w[int(number)]))}"
+        assert sums[int(number)] % 4 == 1
+
+
+def test_a_pool_that_mostly_fails_is_given_up_and_what_worked_is_kept(tmp_path):
+    circuit = own(tmp_path)
+    x, w = spread_pool(circuit, 400)
+    program = fake(tmp_path, 'case "$sum" in 0|3|12) ;; *) exit 1;; esac')
+    with pytest.raises(SimulationError, match=r"circuit own: \d+ of \d+ points failed; the \d+ finished") as caught:
+        model_circuit(circuit, x, w, Simulator(program, cache=tmp_path / "cache"))
+    assert set(caught.value.samples.ideal) <= {0, 3, 12}
+    assert 20 <= len(caught.value.failures) < 60
+
+
+def test_long_vectors_are_told_by_their_ends():
+    x = np.arange(64)
+    assert named(7, x, x[::-1], 3) == "point 7: die 3, x = 0 1 2 3 … 60 61 62 63, w = 63 62 61 60 … 3 2 1 0"
+
+
+def test_dice_that_fail_are_told_and_others_take_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["--model", "m.yaml", "--dice", 40, "--points", 60, "--ngspice", fake(tmp_path, OFF)]
+    done = call("characterize", described(tmp_path), "--out", "s.csv", *args)
+    assert done.exit_code == 0, done.output
+    still, dice = Samples.load("s.csv"), Samples.load("s-dice.csv")
+    assert len(still) == 40
+    assert still.chip is None
+    assert len(np.unique(dice.chip)) == 40
+    failed = np.setdiff1d(np.arange(dice.chip.max()), dice.chip)
+    assert len(failed) > 1
+    assert f"{len(failed)} points failed, and others took their place:" in done.output
+    assert f": die {failed[0]}, x = " in done.output
+    assert Path("m.yaml").exists()
+
+
+@pytest.mark.parametrize("fails", [FAILS, OFF, f"{FAILS}; {OFF}"], ids=["points", "dice", "both"])
+def test_samples_and_dice_are_kept_where_they_belong(tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    args = ["--dice", 60, "--points", 40, "--ngspice", fake(tmp_path, fails)]
+    done = call("characterize", described(tmp_path), "--out", "s.csv", *args)
+    assert done.exit_code == 2
+    still, dice = Samples.load("s.csv"), Samples.load("s-dice.csv")
+    assert (len(still) < 40) == (fails != OFF)
+    assert still.chip is None
+    assert 20 < len(dice) < 60
+    assert len(np.unique(dice.chip)) == len(dice)
+    assert "finished points: s.csv, s-dice.csv and s.spice" in done.output
+    failed = 100 - len(still) - len(dice)
+    assert f"{failed} of 100 points failed; the {len(still) + len(dice)} finished points are kept" in done.output
+
+
+def test_dice_too_few_of_which_work_leave_both_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = fake(tmp_path, "if grep -q '^V0 .*[1-9][1-8]}' \"$2\"; then exit 1; fi")
+    args = ["--model", "m.yaml", "--dice", 40, "--points", 60, "--ngspice", program]
+    done = call("characterize", described(tmp_path), "--out", "s.csv", *args)
+    assert done.exit_code == 2
+    assert re.search(r"circuit own, dice: \d+ of \d+ points failed", done.output)
+    assert len(Samples.load("s.csv")) == 40
+    assert 0 < len(Samples.load("s-dice.csv")) < 32
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -96,17 +96,18 @@ def _simulated(
     """Simulate, with a progress bar, and save the samples; what a model was fitted with, where ``rms`` is to be met."""
     from rich.progress import Progress
 
-    from bitline.circuits.spice import SimulationError
+    from bitline.circuits.spice import SimulationError, few
     from bitline.macro import Tolerance, model_circuit, sample_circuit, spread_pool
 
     x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    def keep(samples: Any, many: Any) -> None:
-        for table, path in ((samples, out), (many, dice_of(out))):
-            if table is not None:
-                table.save(path)
-                say(f"{path}: {table.summary()}")
+    def keep(samples: Any, many: Any) -> list[Path]:
+        tables = {path: table for path, table in ((out, samples), (dice_of(out), many)) if table is not None}
+        for path, table in tables.items():
+            table.save(path)
+            say(f"{path}: {table.summary()}")
+        return list(tables)
 
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("ngspice", total=None if rms is not None else len(x) + dice)
@@ -119,14 +120,20 @@ def _simulated(
         try:
             if rms is not None:
                 tolerance = Tolerance(rms, 2.5 * rms)
-                return model_circuit(circuit, x, w, simulator, tolerance, inner=inner, keep=keep, **how).adapted
-            keep(*sample_circuit(circuit, x, w, simulator, **how))
+                found = model_circuit(circuit, x, w, simulator, tolerance, inner=inner, keep=keep, **how)
+            else:
+                found = None
+                keep(*sample_circuit(circuit, x, w, simulator, **how))
         except SimulationError as error:
-            if error.samples is not None:
-                error.samples.save(out)
-                say(f"finished points: {out} and {simulator.cache}", errors)
+            if kept := keep(error.samples, error.dice):
+                say(f"finished points: {', '.join(map(str, kept))} and {simulator.cache}", errors)
             raise
-    return None
+    if found is None:
+        return None
+    if found.failed:
+        say(f"{len(found.failed)} points failed, and others took their place:", errors)
+        say("\n".join(few(found.failed)), errors)
+    return found.adapted
 
 
 def _vectors(file: Path) -> Any:

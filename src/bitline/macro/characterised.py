@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
@@ -14,19 +15,21 @@ from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator,
 from bitline.macro.adaptive import START, Adapted, Tolerance, adapt
 from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
 from bitline.macro.inner import fit_inner
+from bitline.macro.pool import DICE, Changed, Pool, check_dice, on_dice, tried
 from bitline.samples import Samples
 
 BEFORE_DICE = 16  # points to start with: a cell's deviation goes by the curve's slope, which fewer leave open
-DICE = 32  # a device with mismatch: what ``fit_mismatch`` asks for
 
 
 @dataclass(frozen=True)
 class Characterised:
-    """What characterising a circuit gave: the model and its goodness, and every simulated point."""
+    """What characterising a circuit gave: the model and its goodness, and every simulated point; ``failed``: those that
+    others took the place of, each told in a line."""
 
     adapted: Adapted
     samples: Samples
     dice: Samples | None
+    failed: tuple[str, ...] = ()
 
     @property
     def behaviour(self) -> Behaviour:
@@ -108,15 +111,6 @@ def deviations_of(dice: Samples) -> dict[str, Float[np.ndarray, "n R"]]:
     }
 
 
-def _check_dice(circuit: Circuit, dice: int, least: int) -> None:
-    """Raise ValueError where all dies would be the same, or are fewer than ``least`` a device with mismatch."""
-    devices, name = ", ".join(circuit.mismatch), circuit.name
-    if dice and not devices:
-        raise ValueError(f"{dice} dice: circuit {name} has no `mismatch` devices, so that all dies would be the same")
-    if 0 < dice < least * len(circuit.mismatch):
-        raise ValueError(f"{dice} dice: mismatch of {devices} needs {least * len(circuit.mismatch)} or more, or none")
-
-
 def sample_circuit(
     circuit: Circuit,
     x: Vectors,
@@ -130,18 +124,27 @@ def sample_circuit(
     done: Callable[[int, Outcome], None] | None = None,
 ) -> tuple[Samples, Samples | None]:
     """(samples of all points without mismatch, and of ``dice`` dies with it, on the points in turn). See
-    ``characterize``. Raises ValueError where dies would be the same."""
-    _check_dice(circuit, dice, 0)
+    ``characterize``.
+
+    Raises ValueError where dies would be the same, and SimulationError, with the samples of both that were finished.
+    """
+    check_dice(circuit, dice, 0)
     simulator = simulator or Simulator()
     axis = axis or scale(circuit, simulator)
-    samples = characterize(circuit, x, w, simulator, seed=seed, command=command, axis=axis, done=done)
-    if not dice:
-        return samples, None
-    rows, chips = np.arange(dice) % len(x), np.arange(dice)
-    many = characterize(
-        circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
-    )
-    return samples, many
+    how: dict[str, Any] = {"seed": seed, "command": command, "axis": axis, "done": done}
+    samples, wrong = tried(circuit, x, w, simulator, **how)
+    rows, chips, many, also = np.arange(dice) % len(x), np.arange(dice), None, None
+    if dice and samples is not None:
+        many, also = tried(circuit, x[rows], w[rows], simulator, chips=chips, points=rows, **how)
+    if wrong is None and also is None:
+        assert samples is not None
+        return samples, many
+    failures, lines = dict(wrong.failures if wrong else {}), [*(wrong.lines if wrong else ())]
+    if also is not None:
+        failures |= {len(x) + i: message for i, message in also.failures.items()}
+        lines += also.lines
+    total = len(x) + (dice if samples is not None else 0)
+    raise SimulationError(f"circuit {circuit.name}", failures, total, samples, lines=lines, dice=many)
 
 
 def model_circuit(
@@ -157,40 +160,52 @@ def model_circuit(
     inner: bool = False,
     command: str = "",
     done: Callable[[int, Outcome], None] | None = None,
-    keep: Callable[[Samples, Samples | None], None] | None = None,
+    keep: Callable[[Samples, Samples | None], object] | None = None,
 ) -> Characterised:
     """Characterise a circuit on as few rows of the pool (x, w) as its behavioural model needs, then on ``dice`` dies.
 
-    ``keep`` is given the samples, and those of the dice, before mismatch is fitted to them. Raises as ``characterize``
-    and ``adapt``, and ValueError, before anything is simulated, for dice too few to fit mismatch to. Points are
-    remembered in the simulator's cache.
+    Points that fail are left out: other rows of the pool, and other dies, take their place. ``keep`` is given the
+    samples, and those of the dice, before mismatch is fitted to them. Raises as ``characterize`` and ``adapt``,
+    SimulationError only where most points fail or too few are left; and ValueError, before anything is simulated, for
+    dice too few to fit mismatch to. Points are remembered in the simulator's cache.
     """
-    _check_dice(circuit, dice, DICE)
+    check_dice(circuit, dice, DICE)
     simulator = simulator or Simulator()
     shape, axis = shape_of(circuit), scale(circuit, simulator)
-    tables: dict[int, Samples] = {}
+    how: dict[str, Any] = {"seed": seed, "command": command, "axis": axis, "done": done}
 
-    def simulate(rows: np.ndarray) -> Values:
-        found = characterize(circuit, x[rows], w[rows], simulator, command=command, seed=seed, axis=axis, done=done)
-        tables[len(tables)] = found
-        return values_of(found)
+    def simulate(rows: np.ndarray) -> Samples:
+        return characterize(circuit, x[rows], w[rows], simulator, points=rows, **how)
 
-    start = BEFORE_DICE if dice else START
-    adapted = adapt(shape, x, w, simulate, tolerance, start=start, most=most, seed=seed, inner=inner)
-    samples = Samples.concat(list(tables.values()))
-    if not dice:
-        if keep is not None:
-            keep(samples, None)
-        return Characterised(adapted, samples, None)
-    rows, chips = np.resize(adapted.checked, dice), np.arange(dice)
-    many = characterize(
-        circuit, x[rows], w[rows], simulator, chips=chips, seed=seed, command=command, axis=axis, done=done
-    )
+    choice: dict[str, Any] = {"start": BEFORE_DICE if dice else START, "most": most, "seed": seed, "inner": inner}
+    pool, adapted = Pool(x, w, simulate, values_of, f"circuit {circuit.name}"), None
+    while adapted is None:
+        with suppress(Changed):
+            adapted = adapt(
+                shape, pool.x, pool.w, pool.values, tolerance, start=start, most=most, seed=seed, inner=inner
+            )
+    adapted = replace(adapted, fitted=pool.rows[adapted.fitted], checked=pool.rows[adapted.checked])
+    samples, many = pool.samples, None
+    assert samples is not None
+    lines: list[str] = []
+    if dice:
+        rows = np.resize(adapted.checked, 2 * dice)
+        many, lines = on_dice(circuit, x[rows], w[rows], rows, dice, samples, simulator, how)
     if keep is not None:
         keep(samples, many)
-    still = np.resize(values_of(tables[0]), dice)  # those held out come first
-    behaviour = with_dice(adapted.behaviour, many, still)
-    return Characterised(replace(adapted, behaviour=behaviour), samples, many)
+    if many is not None:
+        adapted = replace(adapted, behaviour=with_dice(adapted.behaviour, many, _still(samples, many)))
+    return Characterised(adapted, samples, many, (*pool.lines, *lines))
+
+
+def _still(samples: Samples, many: Samples) -> Values:
+    """Values without mismatch of the points that dies stand on, by their vectors."""
+
+    def points(table: Samples) -> list[bytes]:
+        return [x.tobytes() + w.tobytes() for x, w in zip(*vectors_of(table), strict=True)]
+
+    found = dict(zip(points(samples), values_of(samples), strict=True))
+    return np.array([found[point] for point in points(many)])
 
 
 def spread_pool(circuit: Circuit, n: int, seed: int = 0) -> tuple[Vectors, Vectors]:

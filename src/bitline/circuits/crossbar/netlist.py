@@ -15,15 +15,13 @@ def netlist(
     """The array with its row sources (V), for ngspice: ``ngspice -b`` prints ``i(vsense0)`` … in amperes.
 
     17 digits a value. A wire of 0 ohms is no element but one node, as SPICE knows no resistor of 0 ohms; cells of 0 S
-    are left out. Raises ValueError for conductances below 0, where 1/g is no resistor, and for shapes that do not fit.
+    are left out, and those below 0, as an additive error may make of a cell that is off, are current sources controlled
+    by their own voltage. Raises ValueError for shapes that do not fit.
     """
     check(conductances)
     rows, columns = conductances.shape
     if tuple(sources.shape) != (rows,):
         raise ValueError(f"{rows} rows need {rows} source voltages, not {tuple(sources.shape)}")
-    if bool((conductances < 0).any()):
-        first = (conductances < 0).nonzero()[0].tolist()
-        raise ValueError(f"conductance{first} = {conductances[tuple(first)].item():g} S is below 0: no resistor")
     lines = [
         f"* {' '.join(title.split())}",
         f"* {rows} rows, {columns} columns; ohms: word line {wires.word_line!r}, bit line {wires.bit_line!r} a cell,"
@@ -42,7 +40,7 @@ def netlist(
         lines += _end(f"sense{c}", line.node(rows - 1), f"g{c}", wires.bit_line + wires.sense)
         lines.append(f"vsense{c} g{c} 0 dc 0")
     for r, row in enumerate(conductances.tolist()):
-        lines += [f"rcell{r}_{c} {word[r].node(c)} {bit[c].node(r)} {1 / g!r}" for c, g in enumerate(row) if g > 0]
+        lines += [_cell(f"cell{r}_{c}", word[r].node(c), bit[c].node(r), g) for c, g in enumerate(row) if g]
     lines += [".options reltol=1e-9 abstol=1e-18 vntol=1e-15", ".op", ".control", "set numdgt=16", "run"]
     lines += [f"print i(vsense{c})" for c in range(columns)]
     return "\n".join([*lines, "quit", ".endc", ".end", ""])
@@ -62,6 +60,11 @@ class _Line:
         """The segments between cells."""
         count = self.cells - 1 if self.ohms else 0
         return [f"r{self.name}{i} {self.node(i)} {self.node(i + 1)} {self.ohms!r}" for i in range(count)]
+
+
+def _cell(name: str, word: str, bit: str, g: float) -> str:
+    """A resistor, or a source of the current g V where that is none."""
+    return f"r{name} {word} {bit} {1 / g!r}" if g > 0 else f"g{name} {word} {bit} {word} {bit} {g!r}"
 
 
 def _end(name: str, one: str, other: str, ohms: float) -> list[str]:

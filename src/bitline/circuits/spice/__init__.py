@@ -1,7 +1,7 @@
 """Column circuits in ngspice: netlists with placeholders, a runner that resumes, and samples."""
 
 from bitline.circuits.spice.card import Card
-from bitline.circuits.spice.characterize import SimulationError, Volts, characterize, measured, scale
+from bitline.circuits.spice.characterize import SimulationError, Volts, characterize, few, measured, scale
 from bitline.circuits.spice.circuit import Circuit, Measure, Relative, Scale, Transistor, names, standard
 from bitline.circuits.spice.runner import Outcome, Simulator
 
@@ -17,6 +17,7 @@ __all__ = [
     "Transistor",
     "Volts",
     "characterize",
+    "few",
     "measured",
     "names",
     "scale",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsInt
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -15,18 +16,49 @@ from bitline.circuits.spice.runner import Outcome, Simulator
 from bitline.samples import Samples
 
 SHOWN = 5  # failures told in a message
+ENDS = 4  # values of a vector told from each end
 
 
 class SimulationError(ValueError):
-    """Points that failed, each with the simulator's own message. ``samples`` holds those that did not, if any."""
+    """Points that failed, each with the simulator's own message.
 
-    def __init__(self, what: str, failures: dict[int, str], total: int, samples: Samples | None) -> None:
-        some = [f"point {i}: {message}" for i, message in list(failures.items())[:SHOWN]]
-        if len(failures) > SHOWN:
-            some.append(f"… and {len(failures) - SHOWN} more")
-        kept = "no point was finished" if samples is None else f"the {len(samples)} finished points are kept"
-        super().__init__("\n".join([f"{what}: {len(failures)} of {total} points failed; {kept}", *some]))
-        self.failures, self.samples = failures, samples
+    ``failures``: by place among the points; ``lines``: the same as they are told, by number, die and vectors.
+    ``samples`` holds the points that did not fail, and ``dice`` those on dies of their own, if any.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        failures: Mapping[int, str],
+        total: int,
+        samples: Samples | None,
+        *,
+        lines: Sequence[str] | None = None,
+        dice: Samples | None = None,
+    ) -> None:
+        self.what, self.failures, self.total, self.samples, self.dice = what, dict(failures), total, samples, dice
+        self.lines = [f"point {i}: {message}" for i, message in failures.items()] if lines is None else list(lines)
+        finished = sum(len(table) for table in (samples, dice) if table is not None)
+        kept = f"the {finished} finished points are kept" if finished else "no point was finished"
+        super().__init__("\n".join([f"{what}: {len(failures)} of {total} points failed; {kept}", *few(self.lines)]))
+
+
+def few(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    return [*lines[:SHOWN], *([f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
+
+
+def named(
+    number: SupportsInt, x: Integer[np.ndarray, " R"], w: Integer[np.ndarray, " R"], chip: SupportsInt | None = None
+) -> str:
+    """What a point is called in messages: its number, its die, and its vectors or their ends."""
+    die = "" if chip is None else f"die {chip}, "
+    return f"point {number}: {die}x = {_ends(x)}, w = {_ends(w)}"
+
+
+def _ends(values: Integer[np.ndarray, " R"]) -> str:
+    told = [str(int(value)) for value in values]
+    return " ".join(told if len(told) <= 2 * ENDS else [*told[:ENDS], "…", *told[-ENDS:]])
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,7 @@ def scale(circuit: Circuit, simulator: Simulator) -> Volts:
     Raises SimulationError where one of the two does not simulate, ValueError where they do not differ.
     """
     patterns = [circuit.reference(0), circuit.reference(circuit.scale.counts)]
-    low, high = _values(circuit, simulator, [circuit.template.fill(x, w, _none(circuit)) for x, w in patterns], "scale")
+    low, high = _values(circuit, simulator, patterns)
     if high == low:
         raise ValueError(
             f"circuit {circuit.name}: {circuit.measure.name} is {low:.6g} {circuit.measure.unit} at 0 and at "
@@ -83,13 +115,14 @@ def characterize(
     *,
     chips: Integer[np.ndarray, " n"] | None = None,
     columns: Integer[np.ndarray, " n"] | None = None,
+    points: Integer[np.ndarray, " n"] | None = None,
     seed: int = 0,
     command: str = "",
     axis: Volts | None = None,
     done: Callable[[int, Outcome], None] | None = None,
 ) -> Samples:
     """Simulate a circuit's column for input codes ``x`` and cell levels ``w``; ``chips``: the die of each point, and
-    ``columns`` the column on it, absent: the first.
+    ``columns`` the column on it, absent: the first. ``points``: what each is numbered in messages, absent: from 0.
 
     Without ``chips`` there is no mismatch. ``axis``: the converter's scale, if at hand. A row holds x, w, their sum
     ``ideal``, the converter's ``code`` (see ``scale``) and the measured value as the condition named as the circuit's
@@ -125,7 +158,9 @@ def characterize(
         )
     failures = {i: str(o.failure) for i, o in enumerate(outcomes) if o.value is None}
     if failures:
-        raise SimulationError(f"circuit {circuit.name}", failures, len(outcomes), samples)
+        number, die = (np.arange(len(x)) if points is None else points), ([None] * len(x) if chips is None else chips)
+        lines = [f"{named(number[i], x[i], w[i], die[i])}: {message}" for i, message in failures.items()]
+        raise SimulationError(f"circuit {circuit.name}", failures, len(outcomes), samples, lines=lines)
     assert samples is not None
     return samples
 
@@ -153,11 +188,13 @@ def _none(circuit: Circuit) -> dict[str, np.ndarray]:
     return {name: np.zeros(circuit.rows) for name in circuit.mismatch}
 
 
-def _values(circuit: Circuit, simulator: Simulator, decks: Sequence[str], what: str) -> list[float]:
+def _values(circuit: Circuit, simulator: Simulator, patterns: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    decks = [circuit.template.fill(x, w, _none(circuit)) for x, w in patterns]
     outcomes = simulator.run(decks, circuit.measure.name, circuit.cards())
     failures = {i: str(o.failure) for i, o in enumerate(outcomes) if o.value is None}
     if failures:
-        raise SimulationError(f"circuit {circuit.name}, {what}", failures, len(decks), None)
+        lines = [f"{int((x * w).sum())} counts: {failures[i]}" for i, (x, w) in enumerate(patterns) if i in failures]
+        raise SimulationError(f"circuit {circuit.name}, scale", failures, len(decks), None, lines=lines)
     return [outcome.value for outcome in outcomes if outcome.value is not None]
 
 
