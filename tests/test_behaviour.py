@@ -29,6 +29,7 @@ from bitline.macro import (
     error_model,
     error_rates,
     fit_behaviour,
+    fit_fresh,
     fit_inner,
     fit_mismatch,
     judge,
@@ -150,6 +151,74 @@ def test_mismatch_of_cells_and_columns_is_told_apart():
     assert found.unexplained < 0.02
 
 
+def repeated(dice: int, reads: int) -> dict[str, np.ndarray]:
+    """Points of dies read again and again: cells off by 5 %, and noise of 0.2 counts that grows with the sum."""
+    x, w = pool(dice)
+    x, w = x[:dice], w[:dice]
+    fitted = fit_behaviour(SHAPE, x[:60], w[:60], bent(x[:60], w[:60]))
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal(x.shape)
+    die = np.repeat(np.arange(len(x)), reads)
+    sums = (x * w).sum(1)[die]
+    still = fitted.curve((x * w * (1 + 0.05 * z)).sum(1)) + fitted.patterns(x, w)
+    value = still[die] + np.sqrt(0.04 + 0.002 * sums) * rng.standard_normal(len(die))
+    return {"x": x[die], "w": w[die], "z": z[die], "die": die, "sums": sums, "value": value, "model": fitted}
+
+
+def test_fresh_and_frozen_spread_are_told_apart():
+    some = repeated(400, 16)
+    fresh = fit_fresh(some["sums"], some["value"], some["die"])
+    sums = np.array([0.0, 50, 100, 180])
+    assert fresh.at(sums) == pytest.approx(np.sqrt(0.04 + 0.002 * sums), rel=0.05)
+    assert fresh.freedom == len(some["value"]) - len(np.unique(some["die"]))
+    assert "NOT" not in fresh.sentence
+    frozen = fit_mismatch(some["model"], some["x"], some["w"], some["value"], {"a": some["z"]}).mismatch
+    assert frozen.cell_sigma == pytest.approx(0.05, rel=0.05)
+    silent = fit_fresh(some["sums"], some["model"].predict(some["x"], some["w"]), some["die"])
+    assert max(silent.sigma.value) < 1e-9
+    once = np.unique(some["die"], return_index=True)[1]
+    with pytest.raises(ValueError, match="reads, each of another point or die: fresh spread needs two or more of one"):
+        fit_fresh(some["sums"][once], some["value"][once], some["die"][once])
+
+
+def test_fresh_spread_that_does_not_go_by_the_sum_is_said_not_to():
+    some = repeated(200, 16)
+    noise = np.random.default_rng(3).standard_normal(len(some["die"])) * np.where(some["die"] % 2, 0.1, 0.4)
+    found = fit_fresh(some["sums"], some["sums"] + noise, some["die"])
+    assert found.excess > 10
+    assert "it does NOT go by the sum alone" in found.sentence
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_macro_and_the_error_model_have_the_fresh_noise():
+    some = repeated(300, 16)
+    x, w = some["x"][::16], some["w"][::16]
+    fresh = fit_fresh(some["sums"], 3 * some["value"], some["die"])
+    spread = Mismatch(cell_sigma=0.1, sensitivity={}, unexplained=0.0, ratio=1.0, points=64)
+    fitted = some["model"].model_copy(update={"fresh": fresh, "mismatch": spread})
+    macro = fitted.macro("m", columns=2048)
+    assert macro.column.sigma == fresh.sigma
+    assert Macro.model_validate(yaml.safe_load(yaml.safe_dump(macro.dump()))) == macro
+    table = error_model(fitted, x, w)
+    assert np.abs(table.probability.sum(2) - 1).max() < 1e-9
+    scale = Converters(torch.tensor(0.0, dtype=torch.float64), torch.tensor(SHAPE.step, dtype=torch.float64))
+    for which in (fitted, fitted.model_copy(update={"mismatch": None})):
+        own = which.macro("m", columns=2048)
+        expected = law(which, Patterns.of(which, x, w), SHAPE.readout.edges)
+        for i in np.argsort((x * w).sum(1))[[0, 150, 270]]:
+            levels = torch.tensor(w[[i]], dtype=torch.float32).expand(1024, -1)
+            column = program(levels, own, Chip(3, 0), Site("layer", 0))
+            keys = Reads(0, Chip(3, 0), 0, torch.arange(16)).keys("layer")
+            inputs = torch.tensor(x[[i]], dtype=torch.float32).expand(16, 1, -1)
+            code = mac(inputs, column, Dense(), keys, scale).numpy().ravel() / SHAPE.step
+            seen = np.bincount(np.round(code).astype(int), minlength=128) / len(code)
+            assert 0.5 * np.abs(seen - expected[i]).sum() < 0.03
+    alone = curve_alone(fitted, x, w)
+    assert (
+        alone.sigma.at(torch.tensor([20.0, 90.0], dtype=torch.float64), 1.0).numpy() > fresh.at(np.array([20.0, 90.0]))
+    ).all()
+
+
 def test_what_is_not_there_is_absent():
     x, w = pool(1000)
     fitted = fit_behaviour(SHAPE, x[:60], w[:60], bent(x[:60], w[:60]))
@@ -247,7 +316,7 @@ def test_the_macro_reads_what_the_model_predicts():
 def test_the_macro_reads_pattern_counts_inside_the_curve():
     x, w = pool(300)
     fitted = fit_inner(SHAPE, x[:80], w[:80], drained(x, w)[:80])
-    spread = {"sensitivity": {}, "unexplained": 0.0, "ratio": 1.0}
+    spread = {"sensitivity": {}, "unexplained": 0.0, "ratio": 1.0, "points": 64}
     fitted = fitted.model_copy(update={"mismatch": Mismatch(cell_sigma=0.1, **spread)})
     still = fitted.model_copy(update={"mismatch": None})
     place = fitted.predict(x, w) / SHAPE.step + 0.5
@@ -443,6 +512,8 @@ def test_the_compact_column_needs_pattern_counts_inside_its_curve():
     assert spread.ratio == pytest.approx(1, abs=0.05)
     assert spread.sentence.startswith("mismatch: σ between dies 1.0")
     assert "NOT" not in spread.sentence
+    off = {"ratio": 1.2, "points": 32}, {"ratio": 1.2, "points": 2048}, {"unexplained": 0.06}
+    assert ["NOT" in spread.model_copy(update=each).sentence for each in off] == [False, True, True]
 
 
 def test_mismatch_is_linear_in_the_thresholds(model):
@@ -636,6 +707,7 @@ def test_characterize_command_says_what_is_wrong(tmp_path, monkeypatch):
         ([NAME, "--ngspice", "no-such-program"], "no-such-program is not installed"),
         ([NAME, "--supply", "1 A"], "'1 A' has the unit 'A'"),
         ([NAME, "--picture", "p.svg"], "--picture shows the residuals of a behavioural model"),
+        ([NAME, "--points", "3", "--reads", "2"], "circuit sram-8t-pwm has no `noise`: all reads of a die would be"),
         ([NAME, "--inner"], "--inner is a form of the behavioural model: give --model too"),
     ):
         done = CliRunner().invoke(app, ["characterize", *args, "--out", "s.parquet"])

@@ -114,7 +114,10 @@ def test_a_netlist_that_cannot_be_filled_says_why(tmp_path, old, new, message):
         ({"parameters": {}}, r"own\.cir needs the parameter 'unit' \(V\)"),
         ({"parameters": {"unit": 1, "gain": 2}}, r"parameters\.gain: own\.cir has no place for it; it has: unit"),
         ({"supply": "1 A"}, r"supply: '1 A' has the unit 'A'; expected volts"),
-        ({"netlist": "other.cir"}, r"netlist 'other\.cir' is neither shipped \(charge, rram-1t1r, sram-8t\) nor"),
+        (
+            {"netlist": "other.cir"},
+            r"netlist 'other\.cir' is neither shipped \(charge, rram-1t1r, sram-8t, sram-8t-noise\) nor",
+        ),
         ({"scale": {"bits": 4, "counts": 13}}, r"scale\.counts = 13 exceeds the 12 counts"),
         ({"card": {"files": ["no.lib"], "nmos": "n", "pmos": "p"}}, r"no placeholder \{\{models\}\}.*`card: null`"),
         (
@@ -241,6 +244,59 @@ def test_mismatch_is_keyed_by_die_device_and_row():
     assert np.array_equal(standard(0, 3, "access", 32, 1), a[32:])
     for other in (standard(0, 4, "access", 64), standard(1, 3, "access", 64), standard(0, 3, "storage", 64)):
         assert not np.isclose(a, other).any()
+
+
+NOISY = NETLIST.replace("R n0", "B1 t 0 V={{noise.line}}+{{noise.cell[2]}}\nR n0")
+NOISE = {"line": {"kind": "reset", "capacitance": "1 fF"}, "cell": {"kind": "normal", "deviation": 3}}
+
+
+def test_thermal_noise_by_its_formulae():
+    line, stack = (Circuit.load("sram-8t-noise").noise[name] for name in ("line", "stack"))
+    kt = 1.380649e-23 * 300.15
+    assert line.sigma(300.15) == pytest.approx(np.sqrt(kt / 45e-15))  # 0.3 mV
+    assert stack.sigma(300.15) == pytest.approx(np.sqrt(2 * kt * 40e-6), rel=1e-3)
+    assert line.sigma(4 * 300.15) == pytest.approx(2 * line.sigma(300.15))
+
+
+def test_noise_is_drawn_anew_for_each_read_and_off_unless_asked_for(tmp_path):
+    circuit, (x, w) = own(tmp_path, NOISY, noise=NOISE), points(2)
+    assert "B1 t 0 V=0+0\n" in circuit.template.fill(x[0], w[0], {"cell": np.zeros(4)})
+    first = circuit.fresh(0, 0, (0, 0), x[0], w[0])
+    again = circuit.fresh(0, 0, (0, 0), x[0], w[0])
+    assert all(np.array_equal(first[name], again[name]) for name in NOISE)
+    others = [circuit.fresh(*of) for of in (
+        (0, 1, (0, 0), x[0], w[0]), (0, 0, (1, 0), x[0], w[0]), (0, 0, (0, 1), x[0], w[0]), (0, 0, (0, 0), x[1], w[1]),
+        (1, 0, (0, 0), x[0], w[0]))]  # fmt: skip
+    for other in others:
+        assert not np.isclose(other["cell"], first["cell"]).any()
+    drawn = np.concatenate([circuit.fresh(0, read, (0, 0), x[0], w[0])["cell"] for read in range(500)])
+    assert drawn.std() == pytest.approx(3, rel=0.06)
+    deck = circuit.template.fill(x[0], w[0], {"cell": np.zeros(4)}, first)
+    assert f"B1 t 0 V={first['line'][0]:.9g}+{first['cell'][2]:.9g}\n" in deck
+    with pytest.raises(ValueError, match=r"no placeholder \{\{noise\.cell\}\}, which the circuit needs"):
+        own(tmp_path, noise=NOISE)
+    samples = characterize(own(tmp_path), x, w, Simulator(fake(tmp_path)))
+    assert "noise" not in samples.provenance["circuit"]
+    assert samples.read is None
+    noisy = own(tmp_path, NOISY, noise=NOISE)
+    twice = characterize(noisy, x[[0, 0]], w[[0, 0]], Simulator(fake(tmp_path)), reads=np.arange(2))
+    assert twice.read.tolist() == [0, 1]
+    assert twice.provenance["circuit"]["noise"]["line"] == {"kind": "reset", "capacitance": 1e-15}
+
+
+@needs_ngspice
+def test_reads_of_a_die_differ_by_the_thermal_noise_of_its_line():
+    noisy, quiet, simulator = Circuit.load("sram-8t-noise"), Circuit.load("sram-8t-compact"), Simulator()
+    x, w = (np.stack(each) for each in zip(*(noisy.reference(k) for k in (0, 60)), strict=True))
+    still = [[o.value for o in measured(each, x, w, simulator)] for each in (noisy, quiet)]
+    assert still[0] == pytest.approx(still[1], abs=1e-6)  # off: the column of before
+    rows, reads = np.repeat([0, 1], 16), np.tile(np.arange(16), 2)
+    seen = characterize(noisy, x[rows], w[rows], simulator, reads=reads)["vbl"].reshape(2, 16)
+    idle, busy = seen.std(axis=1, ddof=1)
+    assert 0.5 < idle / noisy.noise["line"].sigma(300.15) < 1.4  # the drains' capacitance comes on top of 45 fF
+    assert busy > 1.3 * idle
+    assert abs(seen.mean(axis=1) - still[0]).max() < 4 * busy / 4
+    assert characterize(noisy, x[:1], w[:1], simulator, reads=np.zeros(1, int))["vbl"][0] == seen[0, 0]
 
 
 def test_reference_patterns_sum_to_what_they_say():
@@ -527,7 +583,7 @@ def test_a_circuit_that_does_not_respond(tmp_path):
 
 
 def test_each_netlist_has_a_circuit():
-    assert names() == ["charge", "rram-1t1r", "sram-8t-compact", "sram-8t-pwm", "sram-8t-serial"]
+    assert names() == ["charge", "rram-1t1r", "sram-8t-compact", "sram-8t-noise", "sram-8t-pwm", "sram-8t-serial"]
     with pytest.raises(ValueError, match="no circuit dram: neither a file nor shipped; shipped: charge, rram-1t1r"):
         Circuit.load("dram")
 

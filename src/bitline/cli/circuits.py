@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ def characterize(
     points: Annotated[int, typer.Option("--points", min=1, help="points to simulate, or to choose from")] = 512,
     vectors: Annotated[Path | None, typer.Option("--vectors", help="samples whose x and w to simulate")] = None,
     dice: Annotated[int, typer.Option("--dice", min=0, help="points on dies of their own, with mismatch")] = 0,
+    reads: Annotated[int, typer.Option("--reads", min=0, help="reads of a point, with the circuit's noise")] = 0,
     model: Annotated[
         Path | None,
         typer.Option("--model", help="macro to write: fit a behavioural model to as few points as it needs"),
@@ -76,6 +78,8 @@ def characterize(
     with terminable():
         wanted = tolerance if model else None
         found = _simulated(at, simulator, out, vectors or points, dice, seed, command, wanted, inner)
+        if reads:
+            found = _reread(at, simulator, out, vectors or points, reads, seed, command, found)
     if found is not None and model is not None:
         _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
         if not found.met:
@@ -150,6 +154,20 @@ def _vectors(file: Path) -> Any:
     return table.x, table.w
 
 
+def _reread(
+    circuit: Any, simulator: Any, out: Path, pool: Path | int, reads: int, seed: int, command: str, adapted: Any
+) -> Any:
+    """Read some points of the pool again and again, with noise, and save them; the model with it, if there is one."""
+    from bitline.macro import sample_reads, spread_pool, with_reads
+
+    x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
+    table = sample_reads(circuit, x, w, simulator, reads=reads, seed=seed, command=f"{command} --reads {reads}")
+    file = reads_of(out)
+    table.save(file)
+    say(f"{file}: {table.summary()}")
+    return adapted and replace(adapted, behaviour=with_reads(adapted.behaviour, table))
+
+
 def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:
     """Write a behavioural model as a macro, and the picture of what it misses."""
     from bitline.configuration import to_yaml
@@ -168,6 +186,11 @@ def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name:
 def dice_of(samples: Path) -> Path:
     """Where the samples of a circuit's dice are, beside those without mismatch."""
     return samples.with_name(f"{samples.stem}-dice{samples.suffix}")
+
+
+def reads_of(samples: Path) -> Path:
+    """Where repeated reads of a circuit are, beside those without noise."""
+    return samples.with_name(f"{samples.stem}-reads{samples.suffix}")
 
 
 def export_spice(

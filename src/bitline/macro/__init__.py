@@ -22,6 +22,7 @@ from bitline.macro.dmacem import Coverage, Split, coverage, fit_gaussian, split_
 from bitline.macro.enough import Learning, distance, learning_curve, reads_for
 from bitline.macro.errors import Rates, error_model, error_rates
 from bitline.macro.fit import CurveErrors, curve_errors, fit_curve
+from bitline.macro.fresh import Fresh, fit_fresh
 from bitline.macro.fused import Quantised, slow
 from bitline.macro.geometry import Conv, Dense
 from bitline.macro.gradients import AnyGradient, Sampled, Slope, SlopeExact, Ste, SteIdeal
@@ -34,6 +35,7 @@ from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
 from bitline.macro.program import program
 from bitline.macro.read import Converters, Probe
 from bitline.macro.readout import Readout
+from bitline.macro.rereads import sample_reads, with_reads
 from bitline.macro.simulate import simulate
 from bitline.macro.tables import falls, fit_table
 from bitline.macro.writing import Pulses, pulses
@@ -53,6 +55,7 @@ __all__ = [
     "CurveErrors",
     "Dense",
     "Expected",
+    "Fresh",
     "Goodness",
     "Layout",
     "Learning",
@@ -92,6 +95,7 @@ __all__ = [
     "falls",
     "fit_behaviour",
     "fit_curve",
+    "fit_fresh",
     "fit_gaussian",
     "fit_inner",
     "fit_mismatch",
@@ -107,6 +111,7 @@ __all__ = [
     "reads_for",
     "runs_fused",
     "sample_circuit",
+    "sample_reads",
     "scaled",
     "shipped",
     "simulate",
@@ -115,5 +120,6 @@ __all__ = [
     "spread_pool",
     "values_of",
     "with_dice",
+    "with_reads",
     "without",
 ]

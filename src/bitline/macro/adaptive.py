@@ -86,7 +86,8 @@ class Adapted:
         found = f"{g.rms:.3g} LSB rms and {g.largest:.3g} LSB at most on {g.points} points held out"
         alone = f"a curve of the sum alone: {g.rms_alone:.3g} and {g.largest_alone:.3g}"
         cost = f"{len(self.fitted)} points fitted to"
-        dies = f"; {spread.sentence}" if (spread := self.behaviour.mismatch) is not None else ""
+        told = (part.sentence for part in (self.behaviour.mismatch, self.behaviour.fresh) if part is not None)
+        dies = "".join(f"; {sentence}" for sentence in told)
         if self.met:
             return f"{found} ({alone}), {cost}{dies}"
         why = "more points did not help: what is left is no curve plus sums over rows"

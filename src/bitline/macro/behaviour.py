@@ -21,6 +21,7 @@ from bitline.converters import Adc, FixedRange
 from bitline.devices import Cell, LevelTable
 from bitline.encode import InputScheme, UnsignedInput, UnsignedWeight, WeightScheme
 from bitline.macro.curves import Points
+from bitline.macro.fresh import Fresh
 from bitline.macro.kinds import CurveColumn, Feature
 from bitline.macro.macro import Macro
 from bitline.macro.readout import Readout
@@ -28,7 +29,7 @@ from bitline.macro.readout import Readout
 HIGHEST = 8  # degree of the mean curve
 GAIN = 0.98  # a term stays where it takes two per cent or more off the error
 SIGNIFICANT = 4.0  # standard errors
-FOLLOWED = (0.05, 0.1)  # variance between dies unexplained, and σ off, up to which a model is said to follow them
+FOLLOWED = (0.05, 0.1)  # variance between dies unexplained, and σ surely off, up to which a model follows them
 STRATA = 16  # of sums, for what patterns scatter by
 NODES = 65  # of the tabulated curve, at most
 
@@ -75,28 +76,31 @@ class Mismatch(BaseModel):
     )
     unexplained: float = Field(description="share of the variance between dies that the model leaves over")
     ratio: float = Field(description="σ between dies of the model over that of the points it was fitted to")
+    points: int = Field(ge=1, description="those points, each of a die")
 
     @property
     def sentence(self) -> str:
         """How well dies are described, in words; says so where they are not."""
+        error = 1 / math.sqrt(2 * self.points)
         found = (
-            f"mismatch: σ between dies {self.ratio:.3g} times the circuit's, {100 * self.unexplained:.2g} % of its "
-            "variance unexplained"
+            f"mismatch: σ between dies {self.ratio:.3g} ± {error:.1g} times the circuit's, "
+            f"{100 * self.unexplained:.2g} % of its variance unexplained"
         )
-        if self.unexplained <= FOLLOWED[0] and abs(self.ratio - 1) <= FOLLOWED[1]:
+        if self.unexplained <= FOLLOWED[0] and abs(self.ratio - 1) <= FOLLOWED[1] + 2 * error:
             return found
         return f"{found}; the model does NOT follow the dies: a factor of each cell is not all that differs"
 
 
 class Behaviour(BaseModel):
     """A fitted column: value = mean(sum + Σ inner pattern counts) + Σ the others, in counts; ``mismatch`` where dies
-    were measured."""
+    were measured, ``fresh`` where reads of one were repeated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shape: Shape
     mean: Points
     pattern: tuple[Feature, ...] = ()
     mismatch: Mismatch | None = None
+    fresh: Fresh | None = None
 
     def patterns(self, x: Vectors, w: Vectors, inner: bool = False) -> Values:
         """What the pattern counts add to the curve's value, or the inner ones to the sum that it takes; counts."""
@@ -135,6 +139,7 @@ class Behaviour(BaseModel):
         spread = self.mismatch
         return CurveColumn(
             mean=self.mean,
+            sigma=self.fresh.sigma if self.fresh else None,
             gain_sigma=spread.gain_sigma if spread else None,
             offset_sigma=spread.offset_sigma if spread else None,
             pattern=self.pattern or None,
@@ -288,6 +293,8 @@ def curve_alone(behaviour: Behaviour, x: Vectors, w: Vectors) -> CurveColumn:
     column = behaviour.column().model_copy(update={"mean": Points(u=behaviour.mean.u, value=value), "pattern": None})
     if len(at) < 2 or max(scatter) == 0:
         return column
+    if behaviour.fresh is not None:
+        scatter = np.hypot(scatter, behaviour.fresh.at(np.asarray(at))).tolist()
     flat = (at[0] - 1, *at, at[-1] + 1)  # and no further than was seen
     sigma = Points(u=flat, value=(scatter[0], *scatter, scatter[-1]))
     return column.model_copy(update={"sigma": sigma})
@@ -390,6 +397,7 @@ def fit_mismatch(
                 sensitivity={name: (linear[name], square[name]) for name in deviations},
                 unexplained=float(left.var() / error.var()) if error.var() else 0.0,
                 ratio=float(np.sqrt(variance.mean()) / error.std()) if error.var() else 1.0,
+                points=len(x),
             )
         }
     )

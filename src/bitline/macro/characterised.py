@@ -181,9 +181,7 @@ def model_circuit(
     pool, adapted = Pool(x, w, simulate, values_of, f"circuit {circuit.name}"), None
     while adapted is None:
         with suppress(Changed):
-            adapted = adapt(
-                shape, pool.x, pool.w, pool.values, tolerance, start=start, most=most, seed=seed, inner=inner
-            )
+            adapted = adapt(shape, pool.x, pool.w, pool.values, tolerance, **choice)
     adapted = replace(adapted, fitted=pool.rows[adapted.fitted], checked=pool.rows[adapted.checked])
     samples, many = pool.samples, None
     assert samples is not None

@@ -27,10 +27,11 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
     to the largest sum of these, or to one that is sure to read the last code.
 
     Given a pattern and its sum k, the effective sum over dies is normal, of mean k (1 + μ) and variance σ² Σ (x w)²
-    and the column's own gain and offset; codes follow by the curve's inverse, without sampling. A sum seen in fewer
-    than 64 patterns takes those nearest to it, moved to it: see ``Patterns.of_sum``. The table's grid is the largest
-    that both sums and codes fall on: with 3 counts to 2 codes, half a count. Raises ValueError where the curve falls,
-    or the grid has too many entries; ``TableColumn`` rows for places between sums are those of the sum below.
+    and the column's own gain and offset, and of fresh noise over the curve's slope; codes follow by the curve's
+    inverse, without sampling. A sum seen in fewer than 64 patterns takes those nearest to it, moved to it: see
+    ``Patterns.of_sum``. The table's grid is the largest that both sums and codes fall on: with 3 counts to 2 codes,
+    half a count. Raises ValueError where the curve falls, or the grid has too many entries; ``TableColumn`` rows for
+    places between sums are those of the sum below.
     """
     shape = behaviour.shape
     ratio = Fraction(shape.counts, 2**shape.bits)
@@ -42,7 +43,7 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
             f"{ratio} counts a code need a table of {size} × {size} entries: choose scale.counts and scale.bits whose "
             "ratio is simpler"
         )
-    pool, rows = Patterns.of(behaviour, x, w), []
+    pool, rows = Patterns.of(behaviour, x, w), list[np.ndarray]()
     last = min(int(pool.sums.max()), (LARGEST - 1) // ratio.denominator)
     while len(rows) * ratio.denominator < size or (len(rows) <= last and rows[-1][-1] < CERTAIN):
         rows.append(law(behaviour, pool.of_sum(len(rows)), shape.readout.edges).mean(axis=0))
@@ -89,20 +90,25 @@ class Patterns:
 
 
 def law(behaviour: Behaviour, patterns: Patterns, edges: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n cells"]:
-    """Over dies, the probability of each pattern's value to lie below the first edge (counts), between it and the
-    next, … and above the last."""
+    """Over dies and reads, the probability of each pattern's value to lie below the first edge (counts), between it and
+    the next, … and above the last. Fresh noise is taken to the sum by the curve's slope at the edge."""
     from torch import as_tensor
     from torch.special import ndtr
 
     spread, k = behaviour.mismatch, patterns.sums[:, None]
     sums = _inverse(behaviour, edges - patterns.counts[:, None]) - patterns.inner[:, None]
-    if spread is None:
+    if spread is None and behaviour.fresh is None:
         below = (k < sums).astype(float)
     else:
-        centre = k * (1 + spread.cell_mean)
-        variance = patterns.squares[:, None] * spread.cell_sigma**2
-        gained = (centre + patterns.inner[:, None]) * (spread.gain_sigma or 0.0)
-        variance = variance + gained**2 + (spread.offset_sigma or 0.0) ** 2
+        centre, variance = k, np.zeros_like(k)
+        if spread is not None:
+            centre = k * (1 + spread.cell_mean)
+            variance = patterns.squares[:, None] * spread.cell_sigma**2
+            gained = (centre + patterns.inner[:, None]) * (spread.gain_sigma or 0.0)
+            variance = variance + gained**2 + (spread.offset_sigma or 0.0) ** 2
+        if behaviour.fresh is not None:
+            slope = behaviour.slope(sums + patterns.inner[:, None])
+            variance = variance + (behaviour.fresh.at(k) / slope) ** 2
         below = ndtr(as_tensor((sums - centre) / np.sqrt(np.maximum(variance, 1e-18)))).numpy()
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
 

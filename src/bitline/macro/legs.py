@@ -64,10 +64,11 @@ def _errors(p: Float[np.ndarray, "n codes"], right: Float[np.ndarray, " n"]) -> 
 def _fine(behaviour: Behaviour, legs: list[Patterns], step: float) -> Float[np.ndarray, " m"]:
     """Edges of cells that hold all values of the legs."""
     sigma = behaviour.mismatch.cell_sigma if behaviour.mismatch else 0.0
+    noise = max(behaviour.fresh.sigma.value) if behaviour.fresh else 0.0
     ends = [
-        behaviour.curve(each.sums + each.inner + side * FAR * sigma * np.sqrt(each.squares)) + each.counts
+        behaviour.curve(each.sums + each.inner + far * sigma * np.sqrt(each.squares)) + each.counts + far * noise
         for each in legs
-        for side in (-1, 1)
+        for far in (-FAR, FAR)
     ]
     low, high = (int(np.floor(end / step)) for end in (np.min(ends), np.max(ends)))
     return np.arange(low - FINE, high + FINE + 1) * step

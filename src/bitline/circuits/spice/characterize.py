@@ -95,13 +95,14 @@ def measured(
     simulator: Simulator,
     *,
     mismatch: Sequence[dict[str, Float[np.ndarray, " R"]]] | None = None,
+    noise: Sequence[dict[str, Float[np.ndarray, " R"]]] | None = None,
     done: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
     """What ngspice measures at each point, or why it does not. Raises ValueError for vectors that do not fit."""
     _check(circuit, x, w)
     nominal = _none(circuit)
     decks = [
-        circuit.template.fill(a, b, nominal if mismatch is None else mismatch[i])
+        circuit.template.fill(a, b, nominal if mismatch is None else mismatch[i], None if noise is None else noise[i])
         for i, (a, b) in enumerate(zip(x, w, strict=True))
     ]
     return simulator.run(decks, circuit.measure.name, circuit.cards(), done)
@@ -116,6 +117,7 @@ def characterize(
     chips: Integer[np.ndarray, " n"] | None = None,
     columns: Integer[np.ndarray, " n"] | None = None,
     points: Integer[np.ndarray, " n"] | None = None,
+    reads: Integer[np.ndarray, " n"] | None = None,
     seed: int = 0,
     command: str = "",
     axis: Volts | None = None,
@@ -124,7 +126,8 @@ def characterize(
     """Simulate a circuit's column for input codes ``x`` and cell levels ``w``; ``chips``: the die of each point, and
     ``columns`` the column on it, absent: the first. ``points``: what each is numbered in messages, absent: from 0.
 
-    Without ``chips`` there is no mismatch. ``axis``: the converter's scale, if at hand. A row holds x, w, their sum
+    Without ``chips`` there is no mismatch. ``reads``: the number of each read of its point, for the circuit's noise;
+    absent: there is none. ``axis``: the converter's scale, if at hand. A row holds x, w, their sum
     ``ideal``, the converter's ``code`` (see ``scale``) and the measured value as the condition named as the circuit's
     `.meas`, with its unit. Corner, temperature and supply are in the provenance, with all it takes to repeat the run:
     the circuit, hashes of its netlist, its cards and the files it includes, ngspice's version and ``command``.
@@ -138,7 +141,12 @@ def characterize(
     dice = None
     if chips is not None:
         dice = [circuit.drawn(seed, int(chip), int(column)) for chip, column in zip(chips, columns, strict=True)]
-    outcomes = measured(circuit, x, w, simulator, mismatch=dice, done=done)
+    noise = None
+    if reads is not None:
+        dies = np.zeros(len(x), dtype=np.int64) if chips is None else chips
+        where = zip(reads, dies, columns, x, w, strict=True)
+        noise = [circuit.fresh(seed, int(read), (int(chip), int(c)), a, b) for read, chip, c, a, b in where]
+    outcomes = measured(circuit, x, w, simulator, mismatch=dice, noise=noise, done=done)
     good = np.array([outcome.value is not None for outcome in outcomes], dtype=bool)
     value = np.array([outcome.value for outcome in outcomes if outcome.value is not None])
     varied = {key: unit for key, unit in (("temperature", "K"), ("supply", "V")) if key in circuit.template.used}
@@ -149,6 +157,7 @@ def characterize(
             code=axis.codes(value, circuit.scale.bits),
             chip=None if chips is None else chips[good],
             column=None if chips is None else columns[good],
+            read=None if reads is None else reads[good],
             x=x[good],
             w=w[good],
             conditions={circuit.measure.name: value}
@@ -173,7 +182,7 @@ def provenance(circuit: Circuit, simulator: Simulator, axis: Volts, seed: int, c
     told: dict[str, object] = {
         "source": "SPICE",
         "simulator": simulator.version,
-        "circuit": circuit.model_dump(mode="json", exclude={"card"}),
+        "circuit": circuit.model_dump(mode="json", exclude={"card"} if circuit.noise else {"card", "noise"}),
         "netlist_hash": hashlib.blake2b(circuit.template.text.encode(), digest_size=8).hexdigest(),
         "card_hashes": hashes[:first],
         "zero": axis.zero,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from functools import cached_property
@@ -16,7 +17,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from bitline import draws
 from bitline.circuits.spice.card import CARD, GENERIC, HERE, Card, Part, path_of
-from bitline.circuits.spice.template import QUANTITIES, Template, parameters
+from bitline.circuits.spice.noise import AnyNoise
+from bitline.circuits.spice.template import DRAWN, QUANTITIES, Template, parameters
 from bitline.configuration import Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
@@ -97,8 +99,9 @@ class Circuit(Written):
     """A column circuit of R rows, and how it is read.
 
     ``netlist``: a shipped one's name or a path. Every ``{{name:unit}}`` in it takes its value from ``parameters``. A
-    ``mismatch`` device NAME fills ``{{mismatch.NAME}}``: volts for a transistor, a ratio otherwise. Raises ValueError
-    naming what is missing, unknown or in a wrong unit. See docs/circuits.md.
+    ``mismatch`` device NAME fills ``{{mismatch.NAME}}``: volts for a transistor, a ratio otherwise; a ``noise`` NAME
+    fills ``{{noise.NAME}}`` anew at each read. Raises ValueError naming what is missing, unknown or in a wrong unit.
+    See docs/circuits.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +120,7 @@ class Circuit(Written):
     supply: Volts = Field(default=1.0, gt=0)
     parameters: dict[str, float | str] = Field(default_factory=dict)
     mismatch: dict[str, Device] = Field(default_factory=dict)
+    noise: dict[str, AnyNoise] = Field(default_factory=dict)
     beside: Path = Field(default=Path(), exclude=True, description="folder that relative paths start from")
 
     @model_validator(mode="after")
@@ -156,7 +160,7 @@ class Circuit(Written):
             raise ValueError(f"netlist {self.netlist!r} is neither shipped ({shipped}) nor a file at {path}")
         template = Template.of(path.read_text(encoding="utf-8"), self.rows, path.name)
         names = {place.name for place in template.places}
-        mismatches = [f"mismatch.{name}" for name in self.mismatch]
+        mismatches = [*(f"mismatch.{name}" for name in self.mismatch), *(f"noise.{name}" for name in self.noise)]
         for name in (*(("models",) if self.card else ()), "x", "w", *mismatches):
             if name not in names:
                 hint = "; a netlist that brings its own cards needs `card: null`" if name == "models" else ""
@@ -169,7 +173,7 @@ class Circuit(Written):
                 raise ValueError(
                     f"{path.name} has no placeholder {{{{{name}[{missing[0]}]}}}}: row {missing[0]} lacks it"
                 )
-        devices = {name for name in names if name.startswith("mismatch.")}
+        devices = {name for name in names if name.startswith(DRAWN)}
         absent = dict.fromkeys(devices.difference(mismatches), "0")
         self._check_measure(template)
         own = parameters(template, self.parameters, (*FIXED, "x", "w", *sorted(devices)))
@@ -236,6 +240,19 @@ class Circuit(Written):
         """The mismatch of each device in each row of a column of a die: volts, or ratios. Keyed, not streamed."""
         return {
             name: device.sigma * standard(seed, chip, name, self.rows, column) for name, device in self.mismatch.items()
+        }
+
+    def fresh(
+        self, seed: int, read: int, of: tuple[int, int], x: Integer[np.ndarray, " R"], w: Integer[np.ndarray, " R"]
+    ) -> dict[str, Float[np.ndarray, " R"]]:
+        """The noise of a read of (x, w) on ``of`` (die, column), in each row, as placeholders take it. Keyed, not
+        streamed: another number, point, die or column is another draw."""
+        point = hashlib.blake2b(np.stack([x, w]).astype(np.int64).tobytes(), digest_size=8).hexdigest()
+        rows = torch.arange(self.rows)
+        return {
+            name: noise.sigma(self.temperature)
+            * draws.normal(draws.key("spice noise", seed, *of, name, point, read), rows).numpy()
+            for name, noise in self.noise.items()
         }
 
     def reference(self, counts: int) -> tuple[Integer[np.ndarray, " R"], Integer[np.ndarray, " R"]]:

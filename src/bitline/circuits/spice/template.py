@@ -1,8 +1,9 @@
 """A netlist with named places for what changes from point to point.
 
 A place is written ``{{name}}``; a parameter of the circuit says its unit, ``{{unit_time:s}}``. Lines between ``*[rows``
-and ``*]`` are written once a row, in which ``{{row}}``, ``{{next}}`` (row + 1), ``{{x}}``, ``{{w}}`` and
-``{{mismatch.NAME}}`` are those of the row; elsewhere a row is named, ``{{x[3]}}``. Single braces stay ngspice's own.
+and ``*]`` are written once a row, in which ``{{row}}``, ``{{next}}`` (row + 1), ``{{x}}``, ``{{w}}``,
+``{{mismatch.NAME}}`` and ``{{noise.NAME}}`` are those of the row; elsewhere a row is named, ``{{x[3]}}``. Single braces
+stay ngspice's own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bitline.circuits.spice.card import includes
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*(?:\[(\d+)\])?\s*(?::\s*([^\s{}]+))?\s*\}\}")
 BLOCK = re.compile(r"^\*\[rows[^\n]*\n(.*?)^\*\][^\n]*\n", re.MULTILINE | re.DOTALL)
 OF_A_ROW = ("x", "w")
+DRAWN = ("mismatch.", "noise.")  # what is drawn, for each row or not
 QUANTITIES = {
     symbol: quantity
     for name in ("Seconds", "Volts", "Amperes", "Ohms", "Siemens", "Farads", "Kelvin", "Hertz", "Metres")
@@ -122,12 +124,20 @@ class Template:
         return Template(self.source, tuple(put(p) if isinstance(p, str) else p for p in self.pieces), self.text)
 
     def fill(
-        self, x: Integer[np.ndarray, " R"], w: Integer[np.ndarray, " R"], mismatch: Mapping[str, Number] | None = None
+        self,
+        x: Integer[np.ndarray, " R"],
+        w: Integer[np.ndarray, " R"],
+        mismatch: Mapping[str, Number] | None = None,
+        noise: Mapping[str, Number] | None = None,
     ) -> str:
-        """The deck of one point; ``mismatch`` has a value a row for each device (one value: not of a row)."""
+        """The deck of one point; ``mismatch`` has a value a row for each device (one value: not of a row), ``noise``
+        alike; without it a read has none."""
         rows: dict[str, Callable[[int], str]] = {"x": lambda r: str(int(x[r])), "w": lambda r: str(int(w[r]))}
-        for name, values in (mismatch or {}).items():
-            rows[f"mismatch.{name}"] = lambda r, values=values: f"{float(values[r]):.9g}"  # type: ignore[misc]
+        for kind, given in (("mismatch", mismatch), ("noise", noise)):
+            for name, values in (given or {}).items():
+                rows[f"{kind}.{name}"] = lambda r, values=values: f"{float(values[r]):.9g}"  # type: ignore[misc]
+        if noise is None:
+            rows |= {place.name: lambda _: "0" for place in self.places if place.name.startswith("noise.")}
         return "".join(
             piece if isinstance(piece, str) else rows[piece.name](0 if piece.row is None else piece.row)
             for piece in self.pieces
@@ -141,7 +151,7 @@ def _of_row(block: str, row: int) -> str:
         name, given, unit = found[1], found[2], found[3]
         if name in ("row", "next") and given is None:
             return str(row if name == "row" else row + 1)
-        if given is None and (name in OF_A_ROW or name.startswith("mismatch.")):
+        if given is None and (name in OF_A_ROW or name.startswith(DRAWN)):
             return f"{{{{{name}[{row}]{f':{unit}' if unit else ''}}}}}"
         return found[0]
 
