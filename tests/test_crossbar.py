@@ -18,16 +18,18 @@ from bitline.circuits.crossbar import (
     Gated,
     GatedArray,
     Linearised,
+    NonlinearArray,
     NotConverged,
     Ohmic,
     Sinh,
+    SinhArray,
     Wires,
-    gated_samples,
+    array_samples,
     netlist,
     operating_point,
     solve,
 )
-from bitline.macro.gated import lower_gated
+from bitline.macro.nonlinear import lower_array
 
 USUAL = Wires(word_line=1.3, bit_line=0.7, driver=100.0, sense=50.0)
 WIRES = [
@@ -143,6 +145,19 @@ def test_gated_rows_against_ngspice(tmp_path: Path) -> None:
         law = Gated(g[None], gate[None], threshold=0.4, beta=5e-4)
         point = operating_point(law, USUAL, sources[None], 5)
         np.testing.assert_allclose(point.current[0].numpy(), spice("\n".join(lines), tmp_path), rtol=1e-8)
+
+
+def test_cells_of_a_sinh_law_against_ngspice(tmp_path: Path) -> None:
+    g, sources = cells(7, 5) + 1e-6, torch.tensor([0.4, 0.0, 0.3, 0.4, 0.2, 0.0, 0.4], dtype=torch.float64)
+    lines = netlist(g, USUAL, sources).splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("rcell"):
+            name, word, bit, ohms = line.split()
+            lines[i] = f"b{name} {word} {bit} i=0.15/({ohms})*sinh(v({word},{bit})/0.15)"
+    at = next(i for i, line in enumerate(lines) if line.startswith(".options"))
+    lines[at] = ".options reltol=1e-9 abstol=1e-18 vntol=1e-12 gmin=1e-18"
+    point = operating_point(Sinh(g[None], 0.15), USUAL, sources[None], 5)
+    np.testing.assert_allclose(point.current[0].numpy(), spice("\n".join(lines), tmp_path), rtol=1e-8)
 
 
 # -------------------------------------------------------------------------------------------------------------- limits
@@ -310,27 +325,41 @@ def test_superposition_fails_for_gated_rows_and_holds_for_driven_ones() -> None:
     torch.testing.assert_close(driven[0] + driven[1], driven[2], rtol=1e-12, atol=0)
 
 
-def test_gated_rows_are_lowered_by_fit() -> None:
+SINH = SinhArray(wires=Wires(word_line=2.0, bit_line=2.0, driver=50.0), read=0.3, scale=0.15, g_min=1e-6, g_max=100e-6)
+
+
+@pytest.mark.parametrize("array", [GATED, SINH], ids=["gated", "sinh"])
+def test_arrays_that_are_not_linear_are_lowered_by_fit(array: NonlinearArray) -> None:
     """Samples of the truth give a curve; what the curve leaves is stated by its spread and found on other reads."""
     random = np.random.default_rng(0)
     levels = random.integers(0, 2, (3, 24, 12))
     on = random.random((3, 60, 1)) * 0.8 + 0.1
     inputs = (random.random((3, 60, 24)) < on).astype(np.int64)
-    samples = gated_samples(GATED, levels, inputs, step=1 / 64)
-    assert samples.provenance["array"]["read"] == 0.2
+    samples = array_samples(array, levels, inputs, step=1 / 64)
+    assert samples.provenance["array"]["read"] == array.read
     row = 17 * 12 + 5  # chip 0, read 17, column 5
     assert samples.ideal[row] == (inputs[0, 17] * levels[0, :, 5]).sum() == (samples.x[row] * samples.w[row]).sum()
     assert (samples.read[row], samples.column[row], samples.chip[row]) == (17, 5, 0)
-    column, left = lower_gated(GATED, levels, inputs, tolerance=0.5)
+    column, left = lower_array(array, levels, inputs, tolerance=0.5)
     assert left.rms < 0.4 * left.ideal_rms  # most of what the wires take is the curve's
     assert left.reads > 200
     mean = column.mean.at(torch.from_numpy(samples.ideal.astype(float)), 24.0).numpy()
     often = np.isin(samples.ideal, [s for s in range(1, 24) if (samples.ideal == s).sum() > 150])
     assert (samples.code / 64 - mean)[often].std() == pytest.approx(left.rms, rel=0.3)
     with pytest.raises(ValueError, match=rf"leaves {left.rms:.3g} counts rms .* above tolerance = 0.001"):
-        lower_gated(GATED, levels, inputs, tolerance=0.001)
+        lower_array(array, levels, inputs, tolerance=0.001)
     with pytest.raises(ValueError, match="give more inputs"):
-        lower_gated(GATED, levels, inputs[:, :2], tolerance=0.5)
+        lower_array(array, levels, inputs[:, :2], tolerance=0.5)
+
+
+@pytest.mark.parametrize("array", [GATED, SINH], ids=["gated", "sinh"])
+def test_without_resistance_such_arrays_give_their_sums(array: NonlinearArray) -> None:
+    """Of ideal wires, and transistors far stronger than cells: counts are sums."""
+    changes = {"wires": Wires()} | ({"beta": 1e3} if isinstance(array, GatedArray) else {})
+    random = np.random.default_rng(1)
+    levels, inputs = random.integers(0, 4, (2, 9, 5)), random.integers(0, 2, (2, 7, 9))
+    samples = array_samples(array.model_copy(update={**changes, "level_high": 3}), levels, inputs, step=1 / 64)
+    assert np.array_equal(samples.code, 64 * samples.ideal)
 
 
 def test_not_converging_is_said() -> None:
@@ -357,7 +386,7 @@ def test_what_is_wrong_is_named() -> None:
     with pytest.raises(ValidationError, match="opens no row"):
         GatedArray.model_validate(GATED.model_dump() | {"gate": 0.3})
     with pytest.raises(ValueError, match=r"inputs\[0, 0, 1\] = 2 is outside"):
-        gated_samples(GATED, np.ones((1, 2, 2), int), np.array([[[0, 2]]]))
+        array_samples(GATED, np.ones((1, 2, 2), int), np.array([[[0, 2]]]))
 
 
 def test_units() -> None:

@@ -1,4 +1,4 @@
-"""Arrays with gated rows as a column: fitted to the solver's truth, with what the fit leaves, or refused."""
+"""Arrays that are not linear as a column: fitted to the solver's truth, with what the fit leaves, or refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
-from bitline.circuits.crossbar import GatedArray, gated_samples
+from bitline.circuits.crossbar import NonlinearArray, array_samples
 from bitline.macro.fit import fit_curve
 from bitline.macro.kinds import CurveColumn
 from bitline.samples import Samples
@@ -27,23 +27,24 @@ class Residual:
     reads: int
 
 
-def lower_gated(
-    array: GatedArray,
+def lower_array(
+    array: NonlinearArray,
     levels: Integer[np.ndarray, "chips R C"],
     inputs: Integer[np.ndarray, "chips n R"],
     tolerance: float,
     step: float = 1 / 64,
 ) -> tuple[CurveColumn, Residual]:
-    """A curve column of 1T1R cells whose word lines are gates, and its residual on every second input, held out.
+    """A curve column of an array with gated rows, or with cells of a sinh law, and its residual on every second input,
+    held out.
 
-    Gated rows are not linear, so that no matrix stands for them: the mean of a sum becomes the column's curve, and what
+    Such an array is not linear, so that no matrix stands for it: the mean of a sum becomes the column's curve, and what
     rows and neighbours make of equal sums its spread. ``tolerance``: counts rms that the curve may leave; ``step``:
     resolution in counts. Valid for weights and inputs distributed like the ones given. Raises ValueError where the
     residual is larger, naming it, and where too few sums were read often enough.
     """
     columns = levels.shape[2]
-    odd = gated_samples(array, levels, inputs[:, 1::2], step)
-    even = gated_samples(array, levels, inputs[:, ::2], step)
+    odd = array_samples(array, levels, inputs[:, 1::2], step)
+    even = array_samples(array, levels, inputs[:, ::2], step)
     sums, count = np.unique(even.ideal, return_counts=True)
     usable = sums[count >= LEAST * max(2, columns // 4)]
     if len(usable) < 2:
