@@ -44,3 +44,9 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What `.ci/run` could not install, so that a green run with tests left out says so."""
+    if absent := os.environ.get("BITLINE_ABSENT"):
+        terminalreporter.write_line(f"not installed, and tests that need it skipped: {absent}")

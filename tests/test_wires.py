@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,11 +28,13 @@ from bitline.encode import (
 )
 from bitline.macro import Chip, Macro, Site, age, causes, choose, ideal, nominal, program, without
 from bitline.macro.describe import describe
+from bitline.macro.export import array_netlist, filled, row_volts
 from bitline.macro.placement import Reload
 from bitline.macro.wired import Arrays, linearised
 from bitline.nn import calibrate, convert, layers, on_chip
 from bitline.nn.wiring import Wiring
 from contracts import CHIP, GROUPED, INPUTS_K, STORED, base, inputs_of, integers, programmed, read, weights_of
+from test_experiment import config
 
 RESISTANCES = Wires(word_line=4.0, bit_line=3.0, driver=150.0, sense=80.0)
 CELL = Cell(g_min=2e-6, g_max=40e-6)
@@ -329,6 +332,51 @@ def test_export_of_a_layer() -> None:
     result = runner.invoke(app, ["export-spice", str(file), "--layer", name, "--set", wired])
     assert result.exit_code == 0, result.output
     assert f"{name}, array 0" in result.output.splitlines()[0]
+
+
+def test_export_of_a_trained_layer(tmp_path: Path) -> None:
+    """The array holds what the method has trained, each row driven with a voltage of its own."""
+    file = tmp_path / "tiny.yaml"
+    m = macro(rows=32, columns=32, converter=Adc(bits=6))
+    file.write_text(yaml.safe_dump(config(macro=m.dump())))
+    args = ["export-spice", str(file), "--layer", "fc", "--folder", str(tmp_path)]
+    volts = np.linspace(0.1, 0.7, 32)
+    np.save(tmp_path / "v.npy", volts)
+    (tmp_path / "v.csv").write_text("".join(f"{v!r}\n" for v in volts.tolist()))
+    texts = []
+    for options in ([], ["--method", "error_aware"], ["--method", "error_aware", "--volts", "v.csv"]):
+        out = tmp_path / f"{len(texts)}.cir"
+        options = [str(tmp_path / o) if o == "v.csv" else o for o in options]
+        done = CliRunner().invoke(app, [*args, *options, "--out", str(out)])
+        assert done.exit_code == 0, done.output + done.stderr
+        texts.append(out.read_text().splitlines())
+    cells = [[line for line in text if line.startswith("rcell")] for text in texts]
+    assert cells[0] != cells[1] == cells[2]
+    sources = [line.split() for line in texts[2] if line.startswith("vrow")]
+    assert [float(line[-1]) for line in sources] == volts.tolist()
+    assert row_volts(str(tmp_path / "v.npy")).tolist() == volts.tolist()
+
+
+def test_row_voltages_that_cannot_be(tmp_path: Path) -> None:
+    assert row_volts("200 mV") == 0.2
+    np.save(tmp_path / "two.npy", np.ones((2, 2)))
+    (tmp_path / "no.csv").write_text("0.1\nnan\n")
+    (tmp_path / "word.csv").write_text("0.1\nhigh\n")
+    for said, message in (
+        ("1 A", r"'1 A' has the unit 'A'; expected volts, .*; or a \.csv or \.npy file of one a row"),
+        (tmp_path / "two.npy", r"two\.npy holds float64 of shape \(2, 2\); expected volts, one a row"),
+        (tmp_path / "no.csv", r"no\.csv, row 1: nan is not finite"),
+        (tmp_path / "word.csv", r"word\.csv: could not convert string 'high'.*; expected volts, one a row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            row_volts(str(said))
+    m = macro(columns=10)
+    with pytest.raises(ValueError, match="random weights: 2 row voltages for an array of 24 rows"):
+        array_netlist(filled(m), volts=torch.ones(2))
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(m.dump()))
+    alone = CliRunner().invoke(app, ["export-spice", str(tmp_path / "m.yaml"), "--method", "error_aware"])
+    assert alone.exit_code == 2
+    assert "--method error_aware trains the network of an experiment: give --layer too" in alone.output + alone.stderr
 
 
 def test_reads_of_one_die_are_the_same_in_any_batch() -> None:

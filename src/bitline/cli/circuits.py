@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitline.cli.options import Changes, Ngspice, Written, loaded
+from bitline.cli.options import Changes, Ngspice, Written, folder_of, loaded, method_of, walk_of
 from bitline.cli.telling import errors, say, terminable, write
 
 
@@ -198,25 +198,47 @@ def export_spice(
     out: Written = None,
     layer: Annotated[str | None, typer.Option("--layer", help="a layer of the experiment's network, by name")] = None,
     array: Annotated[int, typer.Option("--array", help="which of the layer's arrays")] = 0,
-    volts: Annotated[float, typer.Option("--volts", help="what every row is driven with")] = 1.0,
+    method: Annotated[
+        str | None, typer.Option("--method", help="kind or title of the one whose network it is; absent: untrained")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="of the experiment's results; default: out/<name of the experiment>")
+    ] = None,
+    volts: Annotated[
+        str, typer.Option("--volts", help="what every row is driven with, or a .csv or .npy file of volts, one a row")
+    ] = "1.0",
     seed: Annotated[int, typer.Option("--seed", help="of the random weights that fill a macro's array")] = 0,
     changes: Changes = None,
 ) -> None:
     """Write an array with its wires as a SPICE netlist that prints the sensed currents: `ngspice -b` checks the solver.
 
+    With `--layer`, the array holds a layer of the experiment's network, with `--method` as this trained it: in the
+    folder before, or now.
+
     Example: `bitline export-spice macro.yaml --out tile.cir && ngspice -b tile.cir`
     """
     from bitline import nn
-    from bitline.macro.export import array_netlist, filled
+    from bitline.macro import Chip
+    from bitline.macro.export import array_netlist, filled, row_volts
 
+    rows = row_volts(volts)
     if layer is None:
         from bitline import presets
 
+        if method is not None:
+            raise ValueError(f"--method {method} trains the network of an experiment: give --layer too")
         column = filled(presets.load(file), seed)
     else:
         experiment = loaded(Path(file), changes)
-        network = experiment.network.build(experiment.seed).eval()
-        sample = experiment.data.set.test()[:8].images.float()  # weights are quantised without it
-        model = nn.calibrate(experiment.place(network, experiment.macros[0]), [sample], 1)
+        macro = experiment.macros[0]
+        if method is None:
+            network = experiment.network.build(experiment.seed).eval()
+            sample = experiment.data.set.test()[:8].images.float()  # weights are quantised without it
+            model = nn.calibrate(experiment.place(network, macro), [sample], 1)
+        else:
+            chosen = method_of(experiment, method)
+            walk = walk_of(experiment, folder_of(Path(file), folder), errors)
+            model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
+            nn.on_chip(model, Chip(0, 0))
         column = nn.programmed(model.eval(), layer)
-    write(array_netlist(column, array, volts), out)
+    write(array_netlist(column, array, rows), out)
