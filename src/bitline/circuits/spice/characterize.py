@@ -152,7 +152,7 @@ def provenance(circuit: Circuit, simulator: Simulator, axis: Volts, seed: int, c
     return {
         "source": "SPICE",
         "simulator": simulator.version,
-        "circuit": circuit.model_dump(mode="json", exclude={"card"} if circuit.noise else {"card", "noise"}),
+        "circuit": circuit.told(),
         "netlist_hash": hashes[0],
         "card_hashes": hashes[1:],
         "zero": axis.zero,
