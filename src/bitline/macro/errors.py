@@ -43,7 +43,8 @@ def error_model(behaviour: Behaviour, x: Vectors, w: Vectors) -> TableColumn:
             f"{ratio} counts a code need a table of {size} × {size} entries: choose scale.counts and scale.bits whose "
             "ratio is simpler"
         )
-    pool, rows = Patterns.of(behaviour, x, w), list[np.ndarray]()
+    pool = Patterns.of(behaviour, x, w)
+    rows: list[Float[np.ndarray, " codes"]] = []
     last = min(int(pool.sums.max()), (LARGEST - 1) // ratio.denominator)
     while len(rows) * ratio.denominator < size or (len(rows) <= last and rows[-1][-1] < CERTAIN):
         rows.append(law(behaviour, pool.of_sum(len(rows)), shape.readout.edges).mean(axis=0))

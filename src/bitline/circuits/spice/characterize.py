@@ -182,7 +182,7 @@ def provenance(circuit: Circuit, simulator: Simulator, axis: Volts, seed: int, c
     told: dict[str, object] = {
         "source": "SPICE",
         "simulator": simulator.version,
-        "circuit": circuit.model_dump(mode="json", exclude={"card"} if circuit.noise else {"card", "noise"}),
+        "circuit": circuit.told(),
         "netlist_hash": hashlib.blake2b(circuit.template.text.encode(), digest_size=8).hexdigest(),
         "card_hashes": hashes[:first],
         "zero": axis.zero,

@@ -231,6 +231,10 @@ class Circuit(Written):
             fixed |= {"nmos": self.card.nmos, "pmos": self.card.pmos}
         return fixed
 
+    def told(self) -> dict[str, Any]:
+        """The circuit as its samples tell of it: its card apart, and noise where there is some."""
+        return self.model_dump(mode="json", exclude={"card"} if self.noise else {"card", "noise"})
+
     def cards(self) -> list[Path]:
         """The card files at this corner, then those that the netlist includes; raises as ``Card.paths``."""
         cards = self.card.paths(self.corner, self.beside) if self.card is not None else []
