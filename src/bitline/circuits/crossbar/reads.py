@@ -32,7 +32,7 @@ class NonlinearArray(BaseModel):
     level_high: int = Field(default=1, ge=1, description="highest level")
 
     @model_validator(mode="after")
-    def _in_order(self) -> GatedArray:
+    def _in_order(self) -> NonlinearArray:
         if self.g_min >= self.g_max:
             raise ValueError(f"g_min = {self.g_min:g} S must be below g_max = {self.g_max:g} S")
         return self
