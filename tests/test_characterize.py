@@ -17,8 +17,8 @@ from bitline.circuits.spice import Circuit, SimulationError, Simulator, characte
 from bitline.circuits.spice.characterize import named
 from bitline.cli import app
 from bitline.macro import behaviour_of, fit_behaviour, model_circuit, spread_pool, with_dice
+from bitline.macro.behaviour import DICE
 from bitline.macro.characterised import shape_of
-from bitline.macro.pool import DICE
 from bitline.samples import Samples
 from test_spice import NETLIST, described, fake, needs_ngspice, own, runs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +56,8 @@ def characterize(
     Example: `bitline characterize sram-8t-pwm --out samples.parquet --model macro.yaml --dice 128`
     """
     from bitline.circuits.spice import Card, Circuit, Simulator
+    from bitline.macro import spread_pool
+    from bitline.macro.rereads import check_reads
     from bitline.samples import Samples
 
     if picture is not None and model is None:
@@ -69,17 +73,20 @@ def characterize(
         raise ValueError(f"--{laid[0][0]} {laid[0][1]} is said of a card: give --card too")
     models = {"card": Card.of(card, card_corners, nmos, pmos)} if card else {}
     at = Circuit.load(circuit).at(**changes, **models)
+    if reads:
+        check_reads(at, reads)
     kept = cache or out.with_suffix(".spice")
     simulator = Simulator(executable=ngspice, timeout=timeout, workers=workers, cache=kept)
     given = f" --vectors {vectors}" if vectors is not None else f" --points {points}"
     given += "".join(f" --{key} {value!r}" for key, value in (*changes.items(), *laid))
     command = f"bitline characterize {circuit}{given} --dice {dice} --seed {seed}"
     command += " --inner" if inner else ""
+    pool = spread_pool(at, points, seed) if vectors is None else _vectors(vectors)
     with terminable():
         wanted = tolerance if model else None
-        found = _simulated(at, simulator, out, vectors or points, dice, seed, command, wanted, inner)
+        found = _simulated(at, simulator, out, pool, dice, seed, command, wanted, inner)
         if reads:
-            found = _reread(at, simulator, out, vectors or points, reads, seed, command, found)
+            found = _reread(at, simulator, out, pool, reads, seed, command, found)
     if found is not None and model is not None:
         _modelled(found, model, picture, f"{command}; {found.sentence}", at.name)
         if not found.met:
@@ -90,7 +97,7 @@ def _simulated(
     circuit: Any,
     simulator: Any,
     out: Path,
-    pool: Path | int,
+    pool: tuple[Any, Any],
     dice: int,
     seed: int,
     command: str,
@@ -100,20 +107,19 @@ def _simulated(
     """Simulate, with a progress bar, and save the samples; what a model was fitted with, where ``rms`` is to be met."""
     from rich.progress import Progress
 
-    from bitline.circuits.spice import SimulationError, few
-    from bitline.macro import Tolerance, model_circuit, sample_circuit, spread_pool
+    from bitline.circuits.spice import few
+    from bitline.macro import Tolerance, model_circuit, sample_circuit
 
-    x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
+    (x, w), on_dice = pool, beside(out, "dice")
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    def keep(samples: Any, many: Any) -> list[Path]:
-        tables = {path: table for path, table in ((out, samples), (dice_of(out), many)) if table is not None}
-        for path, table in tables.items():
-            table.save(path)
-            say(f"{path}: {table.summary()}")
-        return list(tables)
+    def keep(samples: Any, many: Any) -> None:
+        _save({out: samples, on_dice: many})
 
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with (
+        _keeping(simulator, out, on_dice),
+        Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress,
+    ):
         task = progress.add_task("ngspice", total=None if rms is not None else len(x) + dice)
         how: dict[str, Any] = {
             "dice": dice,
@@ -121,23 +127,36 @@ def _simulated(
             "command": command,
             "done": lambda *_: progress.advance(task),
         }
-        try:
-            if rms is not None:
-                tolerance = Tolerance(rms, 2.5 * rms)
-                found = model_circuit(circuit, x, w, simulator, tolerance, inner=inner, keep=keep, **how)
-            else:
-                found = None
-                keep(*sample_circuit(circuit, x, w, simulator, **how))
-        except SimulationError as error:
-            if kept := keep(error.samples, error.dice):
-                say(f"finished points: {', '.join(map(str, kept))} and {simulator.cache}", errors)
-            raise
-    if found is None:
-        return None
+        if rms is None:
+            keep(*sample_circuit(circuit, x, w, simulator, **how))
+            return None
+        found = model_circuit(circuit, x, w, simulator, Tolerance(rms, 2.5 * rms), inner=inner, keep=keep, **how)
     if found.failed:
         say(f"{len(found.failed)} points failed, and others took their place:", errors)
         say("\n".join(few(found.failed)), errors)
     return found.adapted
+
+
+def _save(tables: Mapping[Path, Any]) -> list[Path]:
+    """Save those tables that there are, and say so; their files."""
+    found = {path: table for path, table in tables.items() if table is not None}
+    for path, table in found.items():
+        table.save(path)
+        say(f"{path}: {table.summary()}")
+    return list(found)
+
+
+@contextmanager
+def _keeping(simulator: Any, samples: Path, dice: Path | None = None) -> Iterator[None]:
+    """Where points fail, those that were finished are saved before the error goes on."""
+    from bitline.circuits.spice import SimulationError
+
+    try:
+        yield
+    except SimulationError as error:
+        if kept := _save({samples: error.samples} | ({} if dice is None else {dice: error.dice})):
+            say(f"finished points: {', '.join(map(str, kept))} and {simulator.cache}", errors)
+        raise
 
 
 def _vectors(file: Path) -> Any:
@@ -155,16 +174,15 @@ def _vectors(file: Path) -> Any:
 
 
 def _reread(
-    circuit: Any, simulator: Any, out: Path, pool: Path | int, reads: int, seed: int, command: str, adapted: Any
+    circuit: Any, simulator: Any, out: Path, pool: tuple[Any, Any], reads: int, seed: int, command: str, adapted: Any
 ) -> Any:
     """Read some points of the pool again and again, with noise, and save them; the model with it, if there is one."""
-    from bitline.macro import sample_reads, spread_pool, with_reads
+    from bitline.macro import sample_reads, with_reads
 
-    x, w = spread_pool(circuit, pool, seed) if isinstance(pool, int) else _vectors(pool)
-    table = sample_reads(circuit, x, w, simulator, reads=reads, seed=seed, command=f"{command} --reads {reads}")
-    file = reads_of(out)
-    table.save(file)
-    say(f"{file}: {table.summary()}")
+    file = beside(out, "reads")
+    with _keeping(simulator, file):
+        table = sample_reads(circuit, *pool, simulator, reads=reads, seed=seed, command=f"{command} --reads {reads}")
+    _save({file: table})
     return adapted and replace(adapted, behaviour=with_reads(adapted.behaviour, table))
 
 
@@ -183,14 +201,9 @@ def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name:
     say(f"{file}: {adapted.sentence}")
 
 
-def dice_of(samples: Path) -> Path:
-    """Where the samples of a circuit's dice are, beside those without mismatch."""
-    return samples.with_name(f"{samples.stem}-dice{samples.suffix}")
-
-
-def reads_of(samples: Path) -> Path:
-    """Where repeated reads of a circuit are, beside those without noise."""
-    return samples.with_name(f"{samples.stem}-reads{samples.suffix}")
+def beside(samples: Path, what: str) -> Path:
+    """Where a circuit's ``dice`` or repeated ``reads`` are: beside its samples without mismatch and noise."""
+    return samples.with_name(f"{samples.stem}-{what}{samples.suffix}")
 
 
 def export_spice(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bitline.cli.circuits import dice_of
+from bitline.cli.circuits import beside
 from bitline.cli.options import AsJson, Changes, File, Ngspice, Out, Plan, folder_of, loaded, method_of, walk_of
 from bitline.cli.telling import console, errors, say, terminable
 
@@ -220,7 +220,7 @@ def verify(
     if samples is None:
         tables = [shipped(f"{at.name}{part}") for part in ("", "-dice")]
     else:
-        tables = [Samples.load(samples), Samples.load(dice_of(samples))]
+        tables = [Samples.load(samples), Samples.load(beside(samples, "dice"))]
     walk = walk_of(experiment, folder, errors if as_json else console)
     model = walk.trained(walk.converted(walk.float_network(), macro), macro, chosen)
     with terminable():

@@ -32,7 +32,21 @@ class LowRank(Trained):
         return LowRankPath(self, layer)
 
 
-class LowRankPath(TrainedPath):
+class ProductPath(TrainedPath):
+    """A path through few numbers: ``down`` (groups, rank, inputs) to them, ``up`` (groups, outputs, rank) from them."""
+
+    up: Tensor
+    down: Tensor
+
+    def fetched(self, positions: int, inputs: int) -> int:
+        return positions * self.down.shape[0] * self.down.shape[-1]
+
+    @property
+    def terms(self) -> int:
+        return max(self.down.shape[-1], self.up.shape[-1])
+
+
+class LowRankPath(ProductPath):
     """U and V of one layer."""
 
     def __init__(self, config: LowRank, layer: CimLayer) -> None:
@@ -47,13 +61,6 @@ class LowRankPath(TrainedPath):
 
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
-
-    def fetched(self, positions: int, inputs: int) -> int:
-        return positions * self.down.shape[0] * self.down.shape[-1]
-
-    @property
-    def terms(self) -> int:
-        return max(self.down.shape[-1], self.up.shape[-1])
 
 
 class Vectors(Trained):
@@ -76,11 +83,8 @@ class Vectors(Trained):
         return VectorsPath(self, layer)
 
 
-class VectorsPath(TrainedPath):
+class VectorsPath(ProductPath):
     """The vectors of one layer."""
-
-    up: Tensor
-    down: Tensor
 
     def __init__(self, config: Vectors, layer: CimLayer) -> None:
         super().__init__(config)
@@ -100,13 +104,6 @@ class VectorsPath(TrainedPath):
 
     def macs(self, positions: int) -> int:
         return positions * (self.down.numel() + self.up.numel() + self.size)
-
-    def fetched(self, positions: int, inputs: int) -> int:
-        return positions * self.down.shape[0] * self.down.shape[-1]
-
-    @property
-    def terms(self) -> int:
-        return max(self.down.shape[-1], self.up.shape[-1])
 
 
 class Sparse(Trained):

@@ -86,6 +86,11 @@ def _by_code(model: nn.Module, layer: CimLayer, chips: int, seed: int) -> tuple[
     return (total / place.flatten().bincount(minlength=len(codes)))[place], scale
 
 
+def relative(power: Tensor | None, weight: Tensor) -> float | None:
+    """RMS error of a layer's weights over their rms, from their mean square errors; None where none errs."""
+    return None if power is None else float((power.mean() / weight.square().mean()).sqrt())
+
+
 def worth_verifying(model: nn.Module, batches: Iterable[Any], probes: int = 8, seed: int = 0) -> dict[str, Tensor]:
     """How much it is worth to verify each weight as it is written, by layer in the shape of its weight: curvature times
     mean square error (SWIM, Yan et al., DAC 2022), curvature alone where nothing errs. Raises as ``gauss_newton``."""
@@ -133,7 +138,7 @@ def priorities(
                 trace=traces[name].value,
                 trace_error=traces[name].error,
                 gauss_newton=float(curved[name].sum()),
-                error=None if power is None else float((power.mean() / w.square().mean()).sqrt()),
+                error=relative(power, w),
                 rise=None if power is None else float((curved[name] * power).sum()) / 2,
                 verify=float(chosen[name].double().mean()) if name in chosen else 0.0,
                 bits=bits[name],

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from bitline.evaluate.budget import error_powers
+from bitline.evaluate.budget import error_powers, relative
 from bitline.evaluate.ledger import UNKEPT, Ledger
 from bitline.evaluate.montecarlo import Batch, testing_chip
 from bitline.evaluate.result import LayerGain
 from bitline.macro import Macro, ideal
 from bitline.methods import Suppression
-from bitline.methods.suppression import effective
+from bitline.methods.suppression import effective, gram
 from bitline.nn import kept, layers, norms_behind, on_chip, parts, silicon, use
 
 
@@ -43,16 +43,14 @@ def layer_gains(
             after_norm=_norm(effective(layer, norms[name])) if name in norms else None,
             wanted=wanted.get(name),
             on_chips=met.get(name),
-            error=float((powers[name].mean() / layer.weight.square().mean()).sqrt()) if name in powers else None,
+            error=relative(powers.get(name), layer.weight),
         )
         for name, layer in found.items()
     )
 
 
 def _norm(weight: Tensor) -> float:
-    wide = weight.double()
-    gram = wide @ wide.mT if wide.shape[-2] < wide.shape[-1] else wide.mT @ wide
-    return float(torch.linalg.eigvalsh(gram).max().sqrt())
+    return float(torch.linalg.eigvalsh(gram(weight.double())).max().sqrt())
 
 
 @torch.no_grad()

@@ -265,10 +265,11 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reason := method.refuses(one):
                         raise ValueError(f"{method.kind} on {one.name}: {reason}")
-            if self.test.verify and (macro.cell is None or macro.cell.write_verify is None):
-                raise ValueError(
-                    f"test.verify on {macro.name}: its cells have no write–verify loop; give `cell.write_verify`"
-                )
+            for one in self.designs(macro).values() if self.test.verify else ():
+                if one.cell is None or one.cell.write_verify is None:
+                    raise ValueError(
+                        f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
+                    )
             found = self._walked(net, macro, images)
             names = [layer.site.name for layer in found]
             for method in self.methods:

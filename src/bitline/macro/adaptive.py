@@ -18,6 +18,7 @@ from bitline.macro.behaviour import (
     candidates,
     choose,
     fit_behaviour,
+    sums_of,
 )
 from bitline.macro.inner import fit_inner
 
@@ -134,7 +135,8 @@ def adapt(
     value = simulate(chosen)
     trace: list[tuple[int, Goodness]] = []
     while True:
-        behaviour = fit(shape, x[chosen], w[chosen], value)
+        basis, passed = choose(shape, x[chosen], w[chosen], value)
+        behaviour = fit(shape, x[chosen], w[chosen], value, basis)
         goodness, residual, alone = judge(behaviour, x[held], w[held], truth)
         trace.append((len(chosen), goodness))
         earlier = [g.rms for n, g in trace if n <= len(chosen) - PATIENCE]
@@ -143,13 +145,12 @@ def adapt(
         met = goodness.meets(tolerance)
         if met or stuck or len(chosen) + batch > most or len(left) < batch:
             break
-        basis, passed = choose(shape, x[chosen], w[chosen], value)
         committee = [_predicted(b, x, w, chosen, value) for b in passed[-4:]]
         apart = np.var(np.stack(committee), axis=0) if len(committee) > 1 else None
         degree = min(max(LOWEST, basis.degree + 1), HIGHEST)
         more = _surest(_scaled(shape, degree, x, w), left, chosen, batch, apart)
         chosen, value = np.concatenate([chosen, more]), np.concatenate([value, simulate(more)])
-    sums = np.einsum("nr,nr->n", x[held], w[held], dtype=np.int64)
+    sums = sums_of(x[held], w[held])
     return Adapted(behaviour, chosen, held, sums, residual, alone, tuple(trace), tolerance, stuck and not met, inner)
 
 
@@ -187,7 +188,7 @@ def _predicted(basis: Basis, x: Vectors, w: Vectors, chosen: np.ndarray, value: 
 
 def _even(shape: Shape, x: Vectors, w: Vectors, n: int, rng: np.random.Generator) -> Integer[np.ndarray, " m"]:
     """``n`` rows at random, as evenly over the sums as there are."""
-    sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
+    sums = sums_of(x, w)
     stratum = np.minimum(sums * STRATA // max(shape.counts, int(sums.max()) + 1), STRATA - 1)
     order = rng.permutation(len(x))
     turn = np.empty(len(x), dtype=np.int64)  # a row's place among those of its stratum

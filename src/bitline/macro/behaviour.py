@@ -21,17 +21,17 @@ from bitline.converters import Adc, FixedRange
 from bitline.devices import Cell, LevelTable
 from bitline.encode import InputScheme, UnsignedInput, UnsignedWeight, WeightScheme
 from bitline.macro.curves import Points
-from bitline.macro.fresh import Fresh
+from bitline.macro.fresh import SIGNIFICANT, Fresh
 from bitline.macro.kinds import CurveColumn, Feature
 from bitline.macro.macro import Macro
 from bitline.macro.readout import Readout
 
 HIGHEST = 8  # degree of the mean curve
 GAIN = 0.98  # a term stays where it takes two per cent or more off the error
-SIGNIFICANT = 4.0  # standard errors
 FOLLOWED = (0.05, 0.1)  # variance between dies unexplained, and σ surely off, up to which a model follows them
 STRATA = 16  # of sums, for what patterns scatter by
 NODES = 65  # of the tabulated curve, at most
+DICE = 32  # points a device whose mismatch is fitted: eight a coefficient
 
 Vectors = Integer[np.ndarray, "n R"]
 Values = Float[np.ndarray, " n"]
@@ -206,7 +206,7 @@ class Basis:
 
     def design(self, x: Vectors, w: Vectors) -> Float[np.ndarray, "n terms"]:
         """Columns of the least-squares problem."""
-        sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
+        sums = sums_of(x, w)
         curve = np.polynomial.chebyshev.chebvander(2 * sums / self.shape.counts - 1, self.degree)
         return np.column_stack([curve, *(count(feature, x, w) for feature in self.features)])
 
@@ -236,19 +236,20 @@ def candidates(shape: Shape) -> tuple[Feature, ...]:
     return tuple(found)
 
 
-def fit_behaviour(shape: Shape, x: Vectors, w: Vectors, value: Values) -> Behaviour:
+def fit_behaviour(shape: Shape, x: Vectors, w: Vectors, value: Values, basis: Basis | None = None) -> Behaviour:
     """The behavioural model of a typical die from points (x, w, value in counts).
 
     Degree of the curve and pattern counts are taken one after the other, each where it takes most off the error of
-    points left out (leave one out, exact for least squares), as long as that is two per cent or more. Raises
-    ValueError with fewer than 6 points. Between the sums that were measured the curve is a polynomial; beyond, a line.
+    points left out (leave one out, exact for least squares), as long as that is two per cent or more; ``basis``: what
+    ``choose`` took, where it is at hand. Raises ValueError with fewer than 6 points. Between the sums that were
+    measured the curve is a polynomial; beyond, a line.
     """
     if len(x) < 6:
         raise ValueError(f"{len(x)} points: a behavioural model needs six or more")
-    basis, _ = choose(shape, x, w, value)
+    basis = basis or choose(shape, x, w, value)[0]
     design = basis.design(x, w)
     coefficients = np.linalg.lstsq(design, value, rcond=1e-12)[0]
-    mean = tabulated(shape, np.einsum("nr,nr->n", x, w, dtype=np.int64), coefficients[: basis.degree + 1])
+    mean = tabulated(shape, sums_of(x, w), coefficients[: basis.degree + 1])
     pattern = scaled(basis.features, coefficients[basis.degree + 1 :])
     return Behaviour(shape=shape, mean=mean, pattern=pattern)
 
@@ -277,7 +278,7 @@ def curve_alone(behaviour: Behaviour, x: Vectors, w: Vectors) -> CurveColumn:
     """The model as a curve of the sum and noise: what kernels read. Patterns like those of (x, w) are averaged into the
     mean, and what they scatter by becomes fresh noise against the sum, though in truth a pattern gives the same again.
     """
-    sums, rest = np.einsum("nr,nr->n", x, w, dtype=np.int64), behaviour.patterns(x, w)
+    sums, rest = sums_of(x, w), behaviour.patterns(x, w)
     if any(feature.inner for feature in behaviour.pattern):
         rest += behaviour.curve(sums + behaviour.patterns(x, w, inner=True)) - behaviour.curve(sums)
     edges = np.unique(np.quantile(sums, np.linspace(0, 1, STRATA + 1)).astype(np.int64))
@@ -351,9 +352,9 @@ def fit_mismatch(
     1 + Σ s z + q z²; gain and offset of a column by the mean of its rows' z. All but s are taken where they are four
     standard errors from zero. Raises ValueError with fewer points than eight a coefficient.
     """
-    terms = 4 * len(deviations)
-    if len(x) < 8 * terms:
-        raise ValueError(f"{len(x)} points of {len(deviations)} devices: mismatch needs {8 * terms} or more")
+    least = DICE * len(deviations)
+    if len(x) < least:
+        raise ValueError(f"{len(x)} points of {len(deviations)} devices: mismatch needs {least} or more")
     nominal = behaviour.predict(x, w) if nominal is None else nominal
     error = value - nominal
     product_of = (x.astype(np.int64) * w).astype(float)
@@ -401,6 +402,11 @@ def fit_mismatch(
             )
         }
     )
+
+
+def sums_of(x: Vectors, w: Vectors) -> Integer[np.ndarray, " n"]:
+    """The sum of each point, counts."""
+    return np.einsum("nr,nr->n", x, w, dtype=np.int64)
 
 
 def count(feature: Feature, x: Vectors, w: Vectors) -> Values:

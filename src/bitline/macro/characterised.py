@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, characterize, scale, standard
+from bitline.circuits.spice import Circuit, Outcome, SimulationError, Simulator, Volts, scale, standard
 from bitline.macro.adaptive import START, Adapted, Tolerance, adapt
-from bitline.macro.behaviour import Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
+from bitline.macro.behaviour import DICE, Behaviour, Shape, Values, Vectors, fit_behaviour, fit_mismatch
 from bitline.macro.inner import fit_inner
-from bitline.macro.pool import DICE, Changed, Pool, check_dice, on_dice, tried
+from bitline.macro.pool import Changed, Pool, check_dice, on_dice, tried
 from bitline.samples import Samples
 
 BEFORE_DICE = 16  # points to start with: a cell's deviation goes by the curve's slope, which fewer leave open
@@ -174,8 +174,8 @@ def model_circuit(
     shape, axis = shape_of(circuit), scale(circuit, simulator)
     how: dict[str, Any] = {"seed": seed, "command": command, "axis": axis, "done": done}
 
-    def simulate(rows: np.ndarray) -> Samples:
-        return characterize(circuit, x[rows], w[rows], simulator, points=rows, **how)
+    def simulate(rows: np.ndarray) -> tuple[Samples | None, SimulationError | None]:
+        return tried(circuit, x[rows], w[rows], simulator, points=rows, **how)
 
     choice: dict[str, Any] = {"start": BEFORE_DICE if dice else START, "most": most, "seed": seed, "inner": inner}
     pool, adapted = Pool(x, w, simulate, values_of, f"circuit {circuit.name}"), None

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from bitline.macro.behaviour import (
     GAIN,
     HIGHEST,
+    Basis,
     Behaviour,
     Shape,
     Values,
@@ -21,6 +22,7 @@ from bitline.macro.behaviour import (
     left_out,
     missed,
     scaled,
+    sums_of,
     tabulated,
 )
 from bitline.macro.kinds import Feature
@@ -31,15 +33,15 @@ CLOSE = 1e-6  # counts: a step that moves no sum by more is the last
 Terms = Float[np.ndarray, "n terms"]
 
 
-def fit_inner(shape: Shape, x: Vectors, w: Vectors, value: Values) -> Behaviour:
+def fit_inner(shape: Shape, x: Vectors, w: Vectors, value: Values, basis: Basis | None = None) -> Behaviour:
     """As ``fit_behaviour``, with pattern counts inside the curve too: value = mean(sum + Σ inner) + Σ others.
 
     The plain model's pattern counts move inside; then terms are added as there, each inside or outside, by what points
     left out are missed by in the problem linearised at the fit. The plain model stays where that misses them by less.
-    Raises as ``fit_behaviour``.
+    ``basis`` and errors as of ``fit_behaviour``.
     """
-    plain = fit_behaviour(shape, x, w, value)
-    basis, _ = choose(shape, x, w, value)
+    basis = basis or choose(shape, x, w, value)[0]
+    plain = fit_behaviour(shape, x, w, value, basis)
     fit = _Bent(shape, basis.degree, basis.features).fitted(x, w, value)
     error = missed(fit.tangent(x, w), fit.rest(x, w, value))
     while fit.terms < 2 * len(x) // 3:
@@ -72,7 +74,7 @@ class _Bent:
 
     def sums(self, x: Vectors, w: Vectors) -> Values:
         """What the curve takes."""
-        total = np.einsum("nr,nr->n", x, w, dtype=np.int64).astype(float)
+        total = sums_of(x, w).astype(float)
         for feature, c in zip(self.inner, self.bends, strict=False):
             total += c * count(feature, x, w)
         return total

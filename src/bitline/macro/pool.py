@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from bitline.circuits.spice import Circuit, SimulationError, Simulator, characterize
-from bitline.macro.behaviour import Values, Vectors
+from bitline.macro.behaviour import DICE, Values, Vectors, sums_of
 from bitline.samples import Samples
 
-DICE = 32  # a device with mismatch: what ``fit_mismatch`` asks for
 MANY = 20  # failures, more than there are points that worked, after which no other point is tried
 
 
@@ -24,15 +23,15 @@ class Pool:
     """Vectors to choose from, a place for each row of (x, w). A place whose row failed holds another that was not asked
     for: of the nearest sum, those last at which a row has failed. ``x``, ``w`` and ``rows`` are what places hold.
 
-    ``simulate`` gives samples of rows, or raises SimulationError; ``values`` what they measured; ``what`` is named in
-    errors.
+    ``simulate`` gives samples of rows and what is wrong with the others, as ``tried`` does; ``values`` what they
+    measured; ``what`` is named in errors.
     """
 
     def __init__(
         self,
         x: Vectors,
         w: Vectors,
-        simulate: Callable[[Integer[np.ndarray, " m"]], Samples],
+        simulate: Callable[[Integer[np.ndarray, " m"]], tuple[Samples | None, SimulationError | None]],
         values: Callable[[Samples], Values],
         what: str,
     ) -> None:
@@ -40,7 +39,7 @@ class Pool:
         self.failures: dict[int, str] = {}
         self.lines: list[str] = []  # the failures as they are told
         self._x, self._w, self._simulate, self._values, self._what = x, w, simulate, values, what
-        self._sums = np.einsum("nr,nr->n", x, w, dtype=np.int64)
+        self._sums = sums_of(x, w)
         self._known: dict[int, float] = {}
         self._places: dict[int, int] = {}  # of the rows that were asked for
         self._tables: list[Samples] = []
@@ -84,12 +83,11 @@ class Pool:
         return row in self.failures or row in self._places
 
     def _run(self, rows: Integer[np.ndarray, " m"]) -> None:
-        try:
-            found: Samples | None = self._simulate(rows)
-        except SimulationError as error:
-            self.failures |= {int(rows[i]): message for i, message in error.failures.items()}
-            self.lines += error.lines
-            found, rows = error.samples, np.delete(rows, list(error.failures))
+        found, wrong = self._simulate(rows)
+        if wrong is not None:
+            self.failures |= {int(rows[i]): message for i, message in wrong.failures.items()}
+            self.lines += wrong.lines
+            rows = np.delete(rows, list(wrong.failures))
         if found is not None:
             self._tables.append(found)
             self._known |= dict(zip(rows.tolist(), self._values(found).tolist(), strict=True))

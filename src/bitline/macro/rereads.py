@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bitline.circuits.spice import Circuit, Outcome, Simulator, Volts, characterize
-from bitline.macro.behaviour import Behaviour, Vectors
+from bitline.macro.behaviour import Behaviour, Vectors, sums_of
 from bitline.macro.characterised import values_of
 from bitline.macro.fresh import fit_fresh
 from bitline.samples import Samples
@@ -30,16 +30,21 @@ def sample_reads(
 ) -> Samples:
     """``reads`` reads, with the circuit's noise, of ``points`` rows of the pool (x, w), evenly over the sums, each on a
     die of its own. See ``characterize``. Raises ValueError for a circuit without noise, and fewer than two reads."""
-    if not circuit.noise:
-        raise ValueError(f"circuit {circuit.name} has no `noise`: all reads of a die would be the same")
-    if reads < 2:
-        raise ValueError(f"{reads} reads of a point tell no spread: two or more")
-    order = np.argsort(np.einsum("nr,nr->n", x, w, dtype=np.int64), kind="stable")
+    check_reads(circuit, reads)
+    order = np.argsort(sums_of(x, w), kind="stable")
     rows = order[np.unique(np.linspace(0, len(order) - 1, points).astype(np.int64))]
     chips, numbers = np.repeat(np.arange(len(rows)), reads), np.tile(np.arange(reads), len(rows))
     x, w = (np.repeat(each[rows], reads, axis=0) for each in (x, w))
     how = {"seed": seed, "command": command, "axis": axis, "done": done}
     return characterize(circuit, x, w, simulator, chips=chips, reads=numbers, **how)  # type: ignore[arg-type]
+
+
+def check_reads(circuit: Circuit, reads: int) -> None:
+    """Raise ValueError where all reads would be the same, or are too few to differ."""
+    if not circuit.noise:
+        raise ValueError(f"circuit {circuit.name} has no `noise`: all reads of a die would be the same")
+    if reads < 2:
+        raise ValueError(f"{reads} reads of a point tell no spread: two or more")
 
 
 def with_reads(behaviour: Behaviour, samples: Samples) -> Behaviour:

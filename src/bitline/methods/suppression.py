@@ -50,9 +50,14 @@ def departure(weight: Tensor, scale: float) -> Tensor:
 
     ‖WᵀW − c I‖² = ‖W Wᵀ − c I‖² + (K − N) c²: the same gradient, and the value is that of the smaller one.
     """
+    found = gram(weight)
+    return (found - scale**2 * torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)).square().sum()
+
+
+def gram(weight: Tensor) -> Tensor:
+    """The smaller Gram matrix of each matrix (…, N, K)."""
     tall = weight.shape[-2] > weight.shape[-1]
-    gram = weight.mT @ weight if tall else weight @ weight.mT
-    return (gram - scale**2 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).square().sum()
+    return weight.mT @ weight if tall else weight @ weight.mT
 
 
 class Suppression(Part):
