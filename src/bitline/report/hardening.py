@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,6 @@ def attempts(found: Hardened, step: Step) -> Table:
         shares = {} if one.overhead is None else one.overhead.energy_shares
         return next(map(percent, shares.values()), None)
 
-    def saved(law: str, one: Attempt) -> str | None:
-        share = step.saved(one).get(law)
-        return None if share is None else number(100 * share, 1)
-
-    def net(law: str, one: Attempt) -> str | None:
-        share = found.net(one).get(law)
-        return None if share is None else number(100 * share, 1)
-
     columns = [
         Column[Attempt]("Network", "How it was made.", lambda one: one.name, words=True),
         Column("Kept", "What the walk goes on with.", lambda one: "kept" if one == step.kept else "", words=True),
@@ -103,19 +94,27 @@ def attempts(found: Hardened, step: Step) -> Table:
             "%",
         ),
         Column("Energy", "Of side paths, of the network’s, under the first ADC law.", energy, "%"),
+        Column(
+            "Saved",
+            "Energy of a sample’s conversions, against the macro as it is; least and most of the ADC laws.",
+            lambda one: ends(step.saved(one).values()),
+            "%",
+        ),
+        Column(
+            "Saved in all",
+            "Energy of a sample, less what side paths take, against the network as converted; least and most of the "
+            "ADC laws.",
+            lambda one: ends(found.net(one).values()),
+            "%",
+        ),
     ]
-    meaning = "Energy of a sample’s conversions saved under this law, against the macro as it is."
-    columns += [Column(f"Saved, {brief(law)}", meaning, partial(saved, law), "%") for law in found.saved()]
-    meaning = "Energy of a sample saved under this law, less what side paths take, against the network as converted."
-    columns += [Column(f"Saved in all, {brief(law)}", meaning, partial(net, law), "%") for law in found.untouched]
     return Table.of(f"{step.name}: what was tried", step.attempts, columns)
 
 
-def spread(shares: Iterable[float]) -> Text:
-    """Shares in per cent, least and most."""
-    found = sorted(shares)
-    ends = dict.fromkeys(number(100 * one, 1) for one in (found[0], found[-1])) if found else {}
-    return Text(" … ".join(ends)) if ends else cell(None)
+def ends(shares: Iterable[float]) -> str | None:
+    """Shares in per cent, least and most; None where there are none."""
+    found = sorted(round(100 * one, 1) + 0.0 for one in shares)  # no minus before a zero
+    return " … ".join(dict.fromkeys(number(one, 1) for one in (found[0], found[-1]))) if found else None
 
 
 def hardened_tables(found: Hardened) -> list[Printed]:
@@ -143,7 +142,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
                 cell(one.row.reached(found.by), ".2f"),
                 str(one.steps),
                 cell(None if one.overhead is None else 100 * one.overhead.mac_share, ".1f"),
-                spread(found.net(one).values()),
+                cell(ends(found.net(one).values())),
                 style="bold" if one == step.kept else "",
             )
     verified = Printed(title=Text("Verified"), title_justify="left", caption_justify="left")
