@@ -22,6 +22,7 @@ from benchmarks.timing import side_by_side, table
 from bitline.evaluate import over_chips
 from bitline.macro import AnyGradient, Chip, Macro, Slope, Ste
 from bitline.macro.fused import native
+from bitline.methods.distil import Distillation
 from bitline.networks import ResNet, Vgg
 from bitline.nn import calibrate, convert, layers, on_chip, streamlined
 from bitline.train import constrain
@@ -119,8 +120,10 @@ def _instruction_sets() -> str:
         kernel.bitline_use(best)
 
 
-def training_step(net: nn.Module, amp: bool = False) -> Callable[[], None]:
-    """A step of SGD as the training loop takes it, on a fresh chip where there is one; ``amp``: in bf16."""
+def training_step(net: nn.Module, amp: bool = False, distil: Distillation | None = None) -> Callable[[], None]:
+    """A step of SGD as the training loop takes it, on a fresh chip where there is one; ``amp``: in bf16; ``distil``:
+    with the network as it is for its teacher."""
+    teacher = distil.teacher(net) if distil else None
     net.train()
     x, y = _images(), torch.randint(0, 10, (BATCH,))
     optimiser, chips = torch.optim.SGD(net.parameters(), lr=0.01), iter(range(10**9))
@@ -130,8 +133,9 @@ def training_step(net: nn.Module, amp: bool = False) -> Callable[[], None]:
             on_chip(net, Chip(0, next(chips)))
         optimiser.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            criterion = distil.around(cross_entropy, teacher, x) if distil and teacher else cross_entropy
             output = net(x)
-        cross_entropy(output.float(), y).backward()
+        criterion(output.float(), y).backward()
         optimiser.step()
         constrain(net)  # as the loop does; scales that run away would make denormal numbers, which are slow
 

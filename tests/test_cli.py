@@ -43,6 +43,7 @@ COMMANDS = [
     "schema",
     "export",
     "characterize",
+    "fit",
     "export-spice",
 ]
 NAME = "generic-8t-sram"

@@ -165,6 +165,38 @@ def test_the_sweep_is_whole(walk: Walk) -> None:
     assert not (walk.folder / "chip.parquet.parts").exists()
 
 
+def test_the_log_becomes_the_macro(walk: Walk, tmp_path: Path) -> None:
+    """`bitline fit` writes what the library fits, scale and codes from the log, and a picture of it."""
+
+    def fit(*options: object) -> Any:
+        arguments = ["fit", walk.folder / "chip.parquet", walk.folder / "hidden.yaml", "--out", tmp_path / "chip.yaml"]
+        return CliRunner().invoke(app, [str(one) for one in (*arguments, *options)])
+
+    die = ("--per", "column", "--physical", "--arrays", ARRAYS, "--least", 4, "--reach", 8)
+    done = fit(*die, "--picture", tmp_path / "errors.svg")
+    assert done.exit_code == 0, done.output
+    found = Macro.load(tmp_path / "chip.yaml")
+    assert found.column == walk.macro.column
+    assert found.placement == walk.macro.placement
+    assert "virtual" in found.source
+    for told in ("192 tables", "borrowed from a neighbour", "frozen with a column", "a Gaussian about the ideal code"):
+        assert told in done.output
+    assert "fitted Gaussian" in (tmp_path / "errors.svg").read_text()
+    pooled = fit("--where", "chip=0", "--where", "read=0", "--least", 1, "--reach", 64)
+    assert pooled.exit_code == 0, pooled.output
+    assert "not told apart" in pooled.output  # one read of each column
+    for options, wrong in (
+        (("--where", "chip=9"), "has no rows where chip=9"),
+        (("--where", "kelvin=300"), "--where kelvin: "),
+        (("--where", "chip"), "expected column=value"),
+        (("--per", "bank"), "how many columns"),
+        (("--per", "column", "--reach", 0), "lack reads"),
+    ):
+        refused = fit(*options)
+        assert refused.exit_code != 0
+        assert wrong in refused.output
+
+
 def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
     """Within four standard errors: σ/√(2·columns) of a spread over columns, as fit_curve estimates them."""
     hidden = {"sigma": {"kind": "polynomial", "coefficients": [0.5, 0.3]}, "gain_sigma": 0.02, "offset_sigma": 0.5}

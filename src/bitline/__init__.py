@@ -18,7 +18,7 @@ from typing import Any
 _FROM = {
     "macro": (
         *("Chip", "Macro", "Ste", "SteIdeal", "age", "choose", "components", "describe", "fit_curve", "fit_table"),
-        *("Sampled", "Slope", "coverage", "fit_gaussian", "learning_curve", "split_table"),
+        *("Sampled", "Slope", "coverage", "fit_gaussian", "fit_macro", "learning_curve", "split_table"),
         *("behaviour_of", "error_model", "ideal", "mac", "model_circuit", "nominal", "program", "shipped", "simulate"),
     ),
     "nn": ("calibrate", "choose_writes", "convert", "mapping", "on_chip", "restore", "verify_writes"),

@@ -30,6 +30,7 @@ from bitline.macro.ideals import causes, converters_without, ideal, nominal, wit
 from bitline.macro.inner import fit_inner
 from bitline.macro.legs import Expected, expected_errors
 from bitline.macro.macro import Macro
+from bitline.macro.measured import Fitted, fit_macro
 from bitline.macro.placement import Layout, Site
 from bitline.macro.plans import Plan, choose, mac, runs_fused, scaled
 from bitline.macro.program import program
@@ -55,6 +56,7 @@ __all__ = [
     "CurveErrors",
     "Dense",
     "Expected",
+    "Fitted",
     "Fresh",
     "Goodness",
     "Layout",
@@ -98,6 +100,7 @@ __all__ = [
     "fit_fresh",
     "fit_gaussian",
     "fit_inner",
+    "fit_macro",
     "fit_mismatch",
     "fit_table",
     "ideal",
