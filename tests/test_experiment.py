@@ -218,6 +218,24 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: Path, changes: dict
     assert not list(tmp_path.iterdir())
 
 
+def test_methods_follow_the_error_where_none_are_named(tmp_path: Path) -> None:
+    """Errors relative to the range have their own recipe, and the report says why; methods named have no reason."""
+    memory = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "range", "sigma": 0.1}}
+    silent = {key: value for key, value in TINY.items() if key != "methods"}
+    titles = [one.title for one in parse(silent | {"macro": memory}, "silent").methods]
+    assert titles == ["untrained on chips", "HA-SGD", "HA-SGD (clipped at 2 std), distilled"]
+    for other in (NAME, [memory, NAME]):
+        assert [one.kind for one in parse(silent | {"macro": other}, "silent").methods] == [
+            "qat",
+            "gaussian",
+            "error_aware",
+        ]
+    usual = Run(parse(silent | {"macro": memory}, "silent"), tmp_path / "silent", quiet, progress=False)
+    assert "best of thirteen" in usual.facts()["methods"]
+    named = Run(parse(TINY | {"macro": memory}, "named"), tmp_path / "named", quiet, progress=False)
+    assert "methods" not in named.facts()
+
+
 def test_norms_and_errors_of_weights_are_told(tmp_path: Path) -> None:
     """Where the weights themselves vary, how much each layer can make of an error is told of every network."""
     quiet = {"kind": "error_aware", "suppress": {"beta": 0.01}}

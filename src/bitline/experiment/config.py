@@ -31,7 +31,8 @@ from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
-from bitline.methods import AnyMethod, ErrorAware, Gaussian, Qat
+from bitline.methods import AnyMethod
+from bitline.methods.recipes import usual
 from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, walk
 from bitline.search import Space
@@ -161,7 +162,9 @@ class Experiment(Written):
     macro: Macros = Field(description="one, or several side by side")
     convert: Convert = Convert()
     training: TrainConfig = Field(description="the budget of every method, counted from the float network")
-    methods: tuple[AnyMethod, ...] = (Qat(), Gaussian(), ErrorAware())
+    methods: tuple[AnyMethod, ...] = Field(
+        default_factory=lambda found: usual(found.get("macro", ())), description="absent: the usual ones for the macro"
+    )
     test: Test = Test()
     search: Space | None = Field(default=None, description="choices of bits for each layer, for `bitline search`")
     technology: TechnologyName = Field(

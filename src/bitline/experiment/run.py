@@ -52,6 +52,7 @@ from bitline.experiment.config import Experiment
 from bitline.macro import Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
+from bitline.methods.recipes import WHY, analog
 from bitline.nn import batch_norms, calibrate, layers, mapping, programmed, use, verify_writes
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
@@ -334,6 +335,8 @@ class Run:
             "network": experiment.network.kind,
             "seed": str(experiment.seed),
         }
+        if "methods" not in experiment.model_fields_set and analog(experiment.macros):
+            facts["methods"] = WHY
         for macro in experiment.macros:
             prefix = f"{macro.name}: " if len(experiment.macros) > 1 else ""
             facts |= {f"{prefix}{name}": text for name, text in describe(macro)}
