@@ -22,6 +22,7 @@ from bitline import experiment, presets
 from bitline.cli import app
 from bitline.evaluate import Priorities, Result
 from bitline.macro import Macro
+from bitline.nn import layers
 from test_experiment import TINY
 
 COMMANDS = [
@@ -213,12 +214,26 @@ def test_convert_shows_where_layers_sit(folder: Path) -> None:
 
 def test_curvature_says_what_layers_deserve(folder: Path, tmp_path: Path) -> None:
     options = ["--out", folder / "out", "--batches", 1, "--probes", 2, "--share", 0.25, "--bits", 3]
-    done = call("curvature", folder / "tiny.yaml", *options)
+    done = call("curvature", folder / "tiny.yaml", *options, "--write", tmp_path / "bits.yaml")
     assert done.exit_code == 0, done.output
     assert "Tr H" in done.stdout
     found = Priorities.model_validate_json((folder / "out" / "curvature.json").read_text())
     assert [row.layer for row in found.layers] == ["conv1", "conv2", "conv3", "fc"]
     assert sum(row.bits * row.weights for row in found.layers) <= 3 * sum(row.weights for row in found.layers)
+    own = experiment.load(tmp_path / "bits.yaml")
+    placed = layers(own.place(own.network.build(0), own.on()))
+    assert {name: layer.design.weights.bits for name, layer in placed.items()} == {
+        r.layer: r.bits for r in found.layers
+    }
+    assert len({row.bits for row in found.layers}) > 1
+    analog = [
+        "--set",
+        'macro={"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "range", "sigma": 0.1}}',
+    ]
+    wrong = call(
+        "curvature", folder / "tiny.yaml", *analog, *options[2:], "--out", tmp_path / "a", "--write", tmp_path / "x"
+    )
+    refused(wrong, "weight_bits cannot be chosen: macro memory has no `weights`")
     trained = call("curvature", folder / "tiny.yaml", *options, "--method", "error_aware", "--json")
     assert json.loads(trained.stdout)["layers"] != json.loads(found.model_dump_json())["layers"]
     refused(call("curvature", folder / "tiny.yaml", *options, "--method", "dnat"), "has no such method")

@@ -149,22 +149,30 @@ def curvature(
     probes: Annotated[int, typer.Option("--probes", min=2, help="random directions of a trace")] = 8,
     share: Annotated[float, typer.Option("--share", min=0, max=1, help="of all weights, to verify when written")] = 0.1,
     bits: Annotated[float, typer.Option("--bits", help="a weight on average, spent on layers")] = 4.0,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="the experiment with these bits for each layer's weights, in YAML")
+    ] = None,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the curvature of the loss layer by layer: which weights to verify as they are written, which layers deserve
-    more bits. Writes `curvature.json` (or `curvature-METHOD.json`).
+    more bits. Writes `curvature.json` (or `curvature-METHOD.json`), and with `--write` an experiment to run.
 
     Example: `bitline curvature examples/digits-two-macros.yaml --set macro=rram-dac4.yaml --share 0.05`
     """
-    from bitline.evaluate import priorities
+    from bitline.evaluate import priorities, write_atomic
     from bitline.experiment import slug
+    from bitline.experiment.search import allocated, written
+    from bitline.nn import layers
     from bitline.report.tables import priorities_table
+    from bitline.search import Setting
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
     macro = experiment.on()
     walk = walk_of(experiment, folder, errors if as_json else console)
     model = walk.converted(walk.float_network(), macro)
+    for layer in layers(model).values() if write is not None else ():
+        Setting.of(layer.design, ("weight_bits",))  # refused before anything is trained
     if method is not None:
         model = walk.trained(model, macro, method_of(experiment, method))
     found = priorities(
@@ -172,11 +180,16 @@ def curvature(
     )
     path = folder / ("curvature.json" if method is None else f"curvature-{slug(method)}.json")
     found.write(path)
+    if write is not None:
+        own = allocated(experiment, {row.layer: Setting(weight_bits=row.bits) for row in found.layers})
+        write_atomic(
+            write, written(own.model_copy(update={"title": f"{own.title}, {bits:g} bits a weight by curvature"}))
+        )
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
     console.print(priorities_table(found))
-    say(f"figures: {path}")
+    say(f"figures: {path}" + (f"   experiment: {write}" if write is not None else ""))
 
 
 def verify(
