@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline import draws
@@ -76,22 +78,77 @@ class AnalogNorm(OnSilicon, _BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, …) to the same shape."""
-        y: Tensor = super().forward(x)
-        error = self.macro.variation
-        _, n, m = self._draws
+        error, (_, n, m) = self.macro.variation, self._draws
         assert error is not None
+        exact = n is None and error.apply(self.running_mean, n) is self.running_mean
+        batch = None if exact or not self.training else self._of_batch(x)
+        y: Tensor = super().forward(x) if exact else x
         w, b = self.written()
         held = self.row.stored(error, w, b, n, m)
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        if held.w is not w:
-            more, shift = ((found - clean).view(shape).to(y.dtype) for found, clean in ((held.w, w), (held.b, b)))
-            y = y.addcmul_(x.to(y.dtype), more).add_(shift)
+        if not exact:
+            y = self._with(x, held.w - w, held.b - b, batch)
         if held.deviation is not None:
             keys = self._keys(x)
             assert keys is not None
             size = held.deviation * (x.detach().square() + held.amplitude.square()).sqrt()
             y = y + (size * draws.sample_normals(keys, x.shape)).to(y.dtype)
         return y
+
+    def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a batch, (C,) each; running statistics are updated as the torch class does."""
+        self._check_input_dim(x)
+        factor = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            factor = 1 / float(self.num_batches_tracked) if factor is None else factor
+        mean, variance = torch.batch_norm_update_stats(x.detach(), self.running_mean, self.running_var, factor or 0.0)
+        return mean, variance
+
+    def _with(self, x: Tensor, more: Tensor, shift: Tensor, batch: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The norm of x plus ``more`` · x + ``shift``, (C,) each, in one pass: x is σ · x̂ + µ."""
+        mean, variance = (self.running_mean, self.running_var) if batch is None else batch
+        assert mean is not None
+        assert variance is not None
+        gamma = torch.ones_like(mean) if self.weight is None else self.weight
+        beta = torch.zeros_like(mean) if self.bias is None else self.bias
+        if batch is not None:
+            found: Tensor = _Normalised.apply(x, gamma, beta, more, shift, mean, variance, self.eps)
+            return found
+        mean = mean.clone()  # which the next pass in training changes, perhaps before this one's backward
+        factor, offset = gamma + more * (variance + self.eps).sqrt(), beta + more * mean + shift
+        return batch_norm(x, mean, variance.clone(), factor, offset, False, 0.0, self.eps)
+
+
+class _Normalised(torch.autograd.Function):
+    """γ · x̂ + β + more · x + shift for x̂ normalised by the batch's own statistics, through which gradients pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        more: Tensor,
+        shift: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+    ) -> Tensor:
+        spread = (variance + eps).sqrt()
+        ctx.save_for_backward(x, gamma, more, mean, spread)
+        ctx.eps = eps
+        return batch_norm(x, mean, variance, gamma + more * spread, beta + more * mean + shift, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, more, mean, spread = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], True, True]
+        grad_x, by_gamma, by_beta = torch.ops.aten.native_batch_norm_backward(
+            grad, x, gamma, None, None, mean, 1 / spread, True, ctx.eps, wanted
+        )
+        if wanted[0]:
+            grad_x.addcmul_(grad, more.view(1, -1, *[1] * (x.dim() - 2)).to(grad.dtype))
+        return grad_x, by_gamma, by_beta, spread * by_gamma + mean * by_beta, by_beta, None, None, None
 
 
 class BatchNorm1d(AnalogNorm, nn.BatchNorm1d):
