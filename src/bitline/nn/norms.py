@@ -78,9 +78,10 @@ class AnalogNorm(OnSilicon, _BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, …) to the same shape."""
-        error, (_, n, m) = self.macro.variation, self._draws
+        error, (_, n, m), mean = self.macro.variation, self._draws, self.running_mean
         assert error is not None
-        exact = n is None and error.apply(self.running_mean, n) is self.running_mean
+        assert mean is not None
+        exact = error.apply(mean, n) is mean
         batch = None if exact or not self.training else self._of_batch(x)
         y: Tensor = super().forward(x) if exact else x
         w, b = self.written()
