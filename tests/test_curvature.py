@@ -194,6 +194,27 @@ def test_errors_of_cells_by_code() -> None:
     assert powers["0"].shape == layer.weight.shape
 
 
+def test_cells_that_only_drift_err_too() -> None:
+    """What is left of each weight after 2e4 s is the same share, so the error goes as the weight."""
+    design = {
+        "name": "pairs that drift",
+        "rows": 64,
+        "columns": 64,
+        "inputs": {"kind": "unsigned", "bits": 4},
+        "weights": {"kind": "differential", "bits": 4, "cell_bits": 3},
+        "cell": {"drift": {"kind": "power_law", "nu": 0.05, "t0": 20.0}},
+    }
+    torch.manual_seed(0)
+    young = Macro.model_validate(design)
+    models = [
+        calibrate(convert(nn.Sequential(nn.Linear(8, 6)), m), [torch.rand(32, 8)]) for m in (young, young.aged(2e4))
+    ]
+    assert bl.error_powers(models[0]) == {}
+    column, scale = layers(models[1])["0"].program()
+    lost = (1 - 1000**-0.05) * column.wanted * scale
+    assert torch.allclose(bl.error_powers(models[1])["0"], lost.square().float(), rtol=1e-3)
+
+
 def test_errors_of_weights_that_share_their_range_with_offsets() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(8, 6))

@@ -64,7 +64,7 @@ def error_powers(model: nn.Module, chips: int = 4, seed: int = 0) -> dict[str, T
                     offsets = layer.bias / scale
                     beside = offsets / layer.offsets.factor(column.wanted, offsets)
                 power = layer.macro.variation.power(column.wanted, beside)
-            elif layer.macro.cell is not None and layer.macro.cell.errors:
+            elif (cell := layer.macro.cell) is not None and (cell.errors or cell.seconds is not None):
                 power, scale = _by_code(model, layer, chips, seed)
             else:
                 continue
