@@ -32,7 +32,7 @@ from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
 from bitline.methods import AnyMethod
-from bitline.methods.recipes import usual
+from bitline.methods.usual import usual
 from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, walk
 from bitline.search import Space

@@ -52,7 +52,7 @@ from bitline.experiment.config import Experiment
 from bitline.macro import Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
-from bitline.methods.recipes import WHY, analog
+from bitline.methods.usual import WHY, analog
 from bitline.nn import batch_norms, calibrate, layers, mapping, programmed, use, verify_writes
 from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
