@@ -93,19 +93,32 @@ def test_tiles_and_conversions_are_listed(net: nn.Module, kind: str) -> None:
     assert fused is None or fused.kind == "TransposedLinear 96×32"
 
 
+def on_cells(net: nn.Module, kind: str, sigma: float) -> nn.Module:
+    """The network on cells that err by ``sigma`` levels."""
+    macro = Macro.model_validate(EXAMPLE.CELLS | {"cell": {"errors": [{"kind": "gaussian", "sigma": sigma}]}})
+    return bl.calibrate(bl.convert(net, macro, skip=[EXAMPLE.LAST[kind]]), TRAINING, 2)
+
+
+def means(**models: nn.Module) -> dict[str, float]:
+    """Accuracy on three chips, %."""
+    found = bl.evaluate(models, TEST, chips=3, details=False)
+    assert all(len(row.per_chip) == 3 for row in found.rows if row.method in models)
+    return {row.method: row.mean for row in found.rows}
+
+
 def test_fine_tuned_on_a_macros_errors_and_tested_on_chips(net: nn.Module, kind: str) -> None:
-    sigma = {"bert": 0.5, "gpt2": 0.2}[kind]  # so much that the untouched network falls
-    cells = EXAMPLE.CELLS | {"cell": {"errors": [{"kind": "gaussian", "sigma": sigma}]}}
-    macro = Macro.model_validate(cells)
-    untouched = bl.calibrate(bl.convert(net, macro, skip=[EXAMPLE.LAST[kind]]), TRAINING, 2)
+    """At the least errors that the untouched network falls from; how it starts, and so how firm it is, differs from
+    one version of transformers to the next."""
+    fallen = (
+        untouched for s in (0.2, 0.3, 0.5, 0.8, 1.2) if means(one=(untouched := on_cells(net, kind, s)))["one"] < 80
+    )
+    untouched = next(fallen)
     tuned = copy.deepcopy(untouched)
     config = bl.TrainConfig(epochs=3, lr=3e-3, clip=1.0, optimizer={"kind": "adamw"})
     bl.train(tuned, TRAINING, config=config, progress=False)
-    found = bl.evaluate({"untouched": untouched, "tuned": tuned}, TEST, chips=3, details=False)
-    mean = {row.method: row.mean for row in found.rows}
+    mean = means(untouched=untouched, tuned=tuned)
     assert mean["tuned"] > mean["untouched"] + 8
     assert mean["tuned"] > 85
-    assert len(found.rows[1].per_chip) == 3
 
 
 def test_a_projection_shares_its_storage_in_place() -> None:
