@@ -28,7 +28,7 @@ NAMES = {
     "placement": "Where LeNet-5's compensators pay: searchers against every placement",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
-    "dnat_networks": "D-NAT on a skewed table, ResNet20",
+    "dnat_networks": "D-NAT on a skewed table, short settings",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }
