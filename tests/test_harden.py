@@ -20,8 +20,8 @@ from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
 from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
+from bitline.experiment.folder import record
 from bitline.experiment.ladder import PATHS, Ladder, Network
-from bitline.experiment.run import record
 from bitline.methods import Compensate, ErrorAware
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence

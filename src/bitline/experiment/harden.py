@@ -18,9 +18,10 @@ from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.result import By
 from bitline.experiment.config import Experiment
+from bitline.experiment.folder import record
 from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
 from bitline.experiment.placing import apart
-from bitline.experiment.run import Run, record
+from bitline.experiment.run import Run
 from bitline.experiment.search import Judges, SearchRun, searchable, written
 from bitline.methods import Qat
 from bitline.place.measuring import lot

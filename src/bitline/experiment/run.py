@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from bitline.compensate import Trim, Trimming, attach, sides
-from bitline.configuration import to_yaml
 from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
@@ -43,35 +36,22 @@ from bitline.evaluate import (
     sensitivity,
     without_errors,
     worth_verifying,
-    write_atomic,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
+from bitline.experiment.folder import claim, finish, slug
 from bitline.macro import Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.methods.usual import WHY, analog
 from bitline.nn import batch_norms, calibrate, layers, mapping, programmed, use, verify_writes
-from bitline.report import write_csv, write_html
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
 
 UNTRAINED = Qat().title
-WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
-    "experiment": "yaml",
-    "result": "json",
-    "rows": "csv",
-    "run": "json",
-    "report": "html",
-    "sweep": "json csv html",
-    "search": "json csv svg yaml",
-    "place": "json",
-    "hardened": "json html yaml",
-    "hardened-bits": "json csv svg",
-}
 FEW = 8  # images that an experiment is checked with
 CURVED = 4  # batches that tell which weights are worth verifying
 
@@ -98,7 +78,7 @@ class Run:
                 splits[i] = splits[i].subset(most, seed=self.experiment.seed)
         self.training, self.testing = data.prepared(*splits)
         self.experiment.check(next(iter(self.plain()))[0][:FEW].float())
-        _claim(self.out, self.experiment)
+        claim(self.out, self.experiment)
         self.rows: list[Row] = []
         self.found: dict[str, Tensor] = {}
 
@@ -341,66 +321,3 @@ class Run:
             prefix = f"{macro.name}: " if len(experiment.macros) > 1 else ""
             facts |= {f"{prefix}{name}": text for name, text in describe(macro)}
         return facts
-
-
-def record(started: float) -> dict[str, Any]:
-    """How, when and where something was carried out: what a result itself does not hold."""
-    return {
-        "command": shlex.join(["bitline", *sys.argv[1:]]),
-        "seconds": round(time.time() - started, 1),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "host": platform.node(),
-        "versions": {
-            "bitline": _version(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "threads": str(torch.get_num_threads()),
-        },
-    }
-
-
-def finish(result: Result, out: Path, started: float) -> None:
-    """Write result.json, rows.csv, run.json and the report."""
-    run = record(started)
-    result.write(out / "result.json")
-    write_csv(result, out / "rows.csv")
-    write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
-    write_html(result, out / "report.html", run)
-
-
-def clear(out: Path) -> None:
-    """Remove what a run left in a folder, and nothing else."""
-    for name in ("train", "answers", "sweep", "search", "place"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name, endings in WRITTEN.items():
-        for ending in endings.split():
-            with suppress(OSError):
-                (out / f"{name}.{ending}").unlink()
-
-
-def _version() -> str:
-    try:
-        return version("bitline")
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _claim(out: Path, experiment: Experiment) -> None:
-    """Take the folder for this experiment, whatever its methods, its test and its search.
-
-    Raises ValueError if it holds another one, or cannot be written.
-    """
-    training = experiment.model_dump(mode="json", exclude={"title", "methods", "test", "search"})
-    mine = to_yaml(training)
-    path = out / "experiment.yaml"
-    try:
-        if path.exists() and path.read_text(encoding="utf-8") != mine:
-            raise ValueError(f"{out} holds another experiment ({path}): choose another --out, or --fresh to start over")
-        write_atomic(path, mine)
-    except OSError as error:
-        raise ValueError(f"output folder {out} cannot be written: {error.strerror or error}") from None
-
-
-def slug(name: str) -> str:
-    """A name of a folder."""
-    return "".join(c if c.isalnum() or c == "_" else "-" for c in name.lower()).strip("-")

@@ -14,7 +14,8 @@ from bitline.evaluate import Comparison, Few, Over, Row, Sweep, Workers, answers
 from bitline.evaluate.points import check
 from bitline.evaluate.swept import Settings, grid, sentence, told
 from bitline.experiment.config import Experiment, parse
-from bitline.experiment.run import FEW, Run, record, slug
+from bitline.experiment.folder import record, slug
+from bitline.experiment.run import FEW, Run
 from bitline.report import write_sweep, write_sweep_csv
 
 
