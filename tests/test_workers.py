@@ -31,6 +31,7 @@ def local() -> Iterator[Any]:
     """One Ray for the whole file: who finds it running leaves it running."""
     started = pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    started.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import what pytest found
     started.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield started
     assert started.is_initialized()
