@@ -70,7 +70,7 @@ def on_macro(
     return calibrate(model, [(_images(8) if x is None else x)[:8]]).eval()
 
 
-def _forward(net: nn.Module, x: Tensor) -> Callable[[], None]:
+def forward_pass(net: nn.Module, x: Tensor) -> Callable[[], None]:
     """A forward pass as evaluation runs it."""
 
     def case() -> None:
@@ -85,9 +85,9 @@ def _resnet() -> str:
     models = {name: on_macro(plain, config, x) for name, config in MACROS.items()}
     measured = {key: value for key, value in BASE.items() if key != "converter"} | {"column": _measured()}
     models[f"measured P(code, ideal code), {CODES}×{CODES} (bound 2.5×)"] = on_macro(plain, measured, x)
-    cases = {PLAIN: _forward(plain, x)}
-    cases |= {name: _forward(streamlined(model), x) for name, model in models.items()}
-    cases["clean, module by module"] = _forward(next(iter(models.values())), x)
+    cases = {PLAIN: forward_pass(plain, x)}
+    cases |= {name: forward_pass(streamlined(model), x) for name, model in models.items()}
+    cases["clean, module by module"] = forward_pass(next(iter(models.values())), x)
     return table(side_by_side(cases, rounds=9), f"ResNet20, batch {BATCH}, forward")
 
 
@@ -100,7 +100,7 @@ def _measured() -> dict[str, Any]:
 
 def _instruction_sets() -> str:
     plain, x, kernel = ResNet(depth=20).build().eval(), _images(), native.kernel()
-    forward = _forward(streamlined(on_macro(plain, BASE, x)), x)
+    forward = forward_pass(streamlined(on_macro(plain, BASE, x)), x)
     best = kernel.bitline_use(99)  # takes the highest there is
 
     def by(level: int) -> Callable[[], None]:
@@ -110,7 +110,7 @@ def _instruction_sets() -> str:
 
         return case
 
-    cases = {PLAIN: _forward(plain, x)}
+    cases = {PLAIN: forward_pass(plain, x)}
     try:
         for level in range(best + 1):
             if kernel.bitline_use(level) == level:
@@ -153,8 +153,8 @@ def _training() -> str:
 
 def _vgg() -> str:
     plain, x = Vgg(depth=8).build().eval(), _images()
-    cases = {PLAIN: _forward(plain, x)}
-    cases |= {name: _forward(streamlined(on_macro(plain, config, x, VGG)), x) for name, config in MACROS.items()}
+    cases = {PLAIN: forward_pass(plain, x)}
+    cases |= {name: forward_pass(streamlined(on_macro(plain, config, x, VGG)), x) for name, config in MACROS.items()}
     return table(side_by_side(cases, rounds=5, warm=1), f"VGG8, batch {BATCH}, forward")
 
 
@@ -181,7 +181,7 @@ def _digits() -> str:
         model = on_macro(plain, config, data, skip)
         macro = next(iter(layers(model).values())).macro
         digits = len(macro.inputs.radix) * len(macro.weights.radix)
-        turns = {PLAIN: _forward(plain, data), name: _forward(streamlined(model), data)}
+        turns = {PLAIN: forward_pass(plain, data), name: forward_pass(streamlined(model), data)}
         found = side_by_side(turns, rounds=7)
         base, own = found[PLAIN], found[name]
         lines.append(
@@ -209,7 +209,7 @@ def show_peak(macro: bool) -> None:
     """Print the peak memory of this process, kB, after forward passes."""
     torch.manual_seed(0)
     net, x = ResNet(depth=20).build().eval(), _images()
-    forward = _forward(streamlined(on_macro(net, BASE, x)) if macro else net, x)
+    forward = forward_pass(streamlined(on_macro(net, BASE, x)) if macro else net, x)
     for _ in range(3):
         forward()
     print_peak()

@@ -174,16 +174,18 @@ def test_bits_go_to_curved_layers_with_wide_ranges() -> None:
         bl.spend_bits(curvature, weights, 1.5)
 
 
+PAIRS = {
+    "name": "pairs of cells",
+    "rows": 64,
+    "columns": 64,
+    "inputs": {"kind": "unsigned", "bits": 4},
+    "weights": {"kind": "differential", "bits": 4, "cell_bits": 3},
+}
+
+
 def test_errors_of_cells_by_code() -> None:
     """A Gaussian cell errs alike at each level: two columns of three-level cells, (sigma · level_high)² each."""
-    design = {
-        "name": "cells",
-        "rows": 64,
-        "columns": 64,
-        "inputs": {"kind": "unsigned", "bits": 4},
-        "weights": {"kind": "differential", "bits": 4, "cell_bits": 3},
-        "cell": {"errors": [{"kind": "gaussian", "sigma": 0.05}]},
-    }
+    design = PAIRS | {"cell": {"errors": [{"kind": "gaussian", "sigma": 0.05}]}}
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(64, 200))
     model = calibrate(convert(plain, Macro.model_validate(design)), [torch.rand(32, 64)])
@@ -196,16 +198,8 @@ def test_errors_of_cells_by_code() -> None:
 
 def test_cells_that_only_drift_err_too() -> None:
     """What is left of each weight after 2e4 s is the same share, so the error goes as the weight."""
-    design = {
-        "name": "pairs that drift",
-        "rows": 64,
-        "columns": 64,
-        "inputs": {"kind": "unsigned", "bits": 4},
-        "weights": {"kind": "differential", "bits": 4, "cell_bits": 3},
-        "cell": {"drift": {"kind": "power_law", "nu": 0.05, "t0": 20.0}},
-    }
     torch.manual_seed(0)
-    young = Macro.model_validate(design)
+    young = Macro.model_validate(PAIRS | {"cell": {"drift": {"kind": "power_law", "nu": 0.05, "t0": 20.0}}})
     models = [
         calibrate(convert(nn.Sequential(nn.Linear(8, 6)), m), [torch.rand(32, 8)]) for m in (young, young.aged(2e4))
     ]

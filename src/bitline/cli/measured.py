@@ -76,7 +76,6 @@ def fit(
         reach=reach,
         smoothing=smoothing,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, to_yaml(found.macro.dump()))
     if picture is not None:
         write_atomic(picture, table_picture([("measured", found.column), ("fitted Gaussian", found.gaussian)]))

@@ -162,17 +162,16 @@ def curvature(
     """
     from bitline.evaluate import priorities, write_atomic
     from bitline.experiment import slug
-    from bitline.experiment.search import allocated, written
-    from bitline.nn import layers
+    from bitline.experiment.search import allocated, choosable, written
     from bitline.report.tables import priorities_table
     from bitline.search import Setting
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
     macro = experiment.on()
+    if write is not None:
+        choosable(experiment, ("weight_bits",))
     walk = walk_of(experiment, folder, errors if as_json else console)
     model = walk.converted(walk.float_network(), macro)
-    for layer in layers(model).values() if write is not None else ():
-        Setting.of(layer.design, ("weight_bits",))  # refused before anything is trained
     if method is not None:
         model = walk.trained(model, macro, method_of(experiment, method))
     found = priorities(

@@ -184,8 +184,13 @@ def searchable(experiment: Experiment, space: Space, law: str | None = None) -> 
     """
     optuna()
     law_of([one.title for one in Technology.load(experiment.technology).adc], law)
+    choosable(experiment, space.knobs)
+
+
+def choosable(experiment: Experiment, knobs: tuple[str, ...]) -> None:
+    """Raise ValueError for a choice that a layer's macro has no part for."""
     for layer in layers(experiment.place(experiment.network.build(experiment.seed), experiment.on())).values():
-        Setting.of(layer.design, space.knobs)
+        Setting.of(layer.design, knobs)
 
 
 def allocated(experiment: Experiment, settings: Settings) -> Experiment:

@@ -15,8 +15,11 @@ from bitline.samples import Samples
 
 
 def distance(a: TableColumn, b: TableColumn) -> Float[np.ndarray, "T I"]:
-    """Total variation between rows, ½ Σ_j |P_a - P_b|, 0 … 1. Raises ValueError where shapes or scales differ."""
-    if a.probability.shape != b.probability.shape or (a.low, a.step) != (b.low, b.step):
+    """Total variation between rows, ½ Σ_j |P_a - P_b|, 0 … 1; a single table is compared with each of several. Raises
+    ValueError where shapes or scales differ."""
+    shapes = a.probability.shape, b.probability.shape
+    alike = shapes[0][1:] == shapes[1][1:] and (shapes[0][0] == shapes[1][0] or 1 in (shapes[0][0], shapes[1][0]))
+    if not alike or (a.low, a.step) != (b.low, b.step):
         raise ValueError(
             f"tables of {a.probability.shape} from {a.low:g} by {a.step:g} and of {b.probability.shape} from {b.low:g} "
             f"by {b.step:g} cannot be compared"
