@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -332,6 +333,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{here.listen('frames')}"
     out, conversions = tmp_path / "chip.parquet", 400_000
     arguments = ["lab", "characterize", address, "--out", out, "--conversions", conversions, "--low", LOW]
+    before_it = set(threading.enumerate())
     process = subprocess.Popen([sys.executable, "-m", "bitline", *map(str, arguments)])
     parts = tmp_path / "chip.parquet.parts"
     while len(list(parts.glob("0*.parquet"))) < 3:
@@ -339,6 +341,9 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.kill()
     process.wait()
+    for conversation in set(threading.enumerate()) - before_it:
+        conversation.join(60)  # what was asked in flight is answered first, and counted
+        assert not conversation.is_alive()
     before = {file.name: file.read_bytes() for file in parts.glob("0*.parquet")}
     made = here.board.silicon.conversions
     with pytest.raises(ValueError, match="another plan or board"):
