@@ -131,11 +131,12 @@ def test_range_weight(distribution, mu):
 
 
 def test_lognormal_weight():
+    """A3.2: the moments of a million draws."""
     variation = LogNormalWeight(sigma=0.5)
     w = torch.tensor([-2.0, 0.0, 1.0], dtype=torch.float64)[:, None]
     seen = variation.apply(w, variation.sample(EFFECT))
-    assert float(seen[2].mean()) == pytest.approx(1.1331, rel=0.01)
-    assert float(seen[2].std()) == pytest.approx(0.6039, rel=0.01)
+    assert float(seen[2].mean()) == pytest.approx(1.1331, rel=5e-3)
+    assert float(seen[2].std()) == pytest.approx(0.6039, rel=5e-3)
     assert (seen[1] == 0).all()
     assert torch.equal(seen[0], -2 * seen[2])
 

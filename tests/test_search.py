@@ -18,6 +18,7 @@ from torch import nn
 import bitline as bl
 from bitline.cost import Sar, Technology, Walden, adc_saving, cost
 from bitline.encode import TwosComplementInput
+from bitline.evaluate import over_chips
 from bitline.macro import Macro
 from bitline.nn import layers, moved
 from bitline.report.charts import Axis
@@ -303,6 +304,31 @@ def test_a_search_that_was_killed_ends_the_same(
     stops.add(count)  # other images are other measurements
     with pytest.raises(KeyboardInterrupt):
         search(model, TRAIN, TEST, SPACE.model_copy(update={"images": 32}), out=tmp_path, **ALL)
+
+
+def test_weights_cells_and_ranges_are_searched_too() -> None:
+    """What is chosen is what is measured: the cheapest setting, laid over the network by hand, has its accuracy."""
+    few = {"chips": 2, "images": 64, "finals": 2, "rounds": 1, "trials": 10, "screened": 3, "window": 100}
+    ranges = ["calibrated", {"kind": "calibrated", "rule": "percentile", "percentile": 99}]
+    space = Space.model_validate({"weight_bits": (3, 4), "cell_bits": (1, 3), "adc_range": ranges} | few)
+    base = macro(weights={"kind": "differential", "bits": 4, "cell_bits": 1})  # three cells a magnitude
+    model = bl.calibrate(bl.convert(network(), base), TRAIN).eval()
+    some = search(model, TRAIN, TEST, space, chips=2, technology=LAWS)
+    assert {uniform(one.settings) for one in some.candidates if one.same} == set(space.settings())
+    assert {rise.choice for rise in some.rises} >= {"w 3", "cell 3", "percentile 99"}
+    one = some.cheapest(0.0, "walden")
+    assert some.saved(one, "walden") == pytest.approx(2 / 3)
+    for name, setting in one.settings.items():
+        design = setting.on(base, name)
+        assert Setting.of(design, setting.knobs) == setting
+        assert design.weights is not None
+        assert (design.weights.bits, design.weights.cell_bits) == (setting.weight_bits, setting.cell_bits)
+    designs = {name: setting.on(base, name) for name, setting in one.settings.items()}
+    placed = screening.placed(model, designs, [x for x, _ in TRAIN])
+    assert one.adc == pytest.approx(options(model, X[:1], space, LAWS).adc(one.settings))
+    assert one.tested is not None
+    right = [trial.right for trial in over_chips(placed, lambda: [(*TEST[0], torch.arange(64))], 2)]
+    assert one.tested.mean == pytest.approx(100 * float(torch.stack(right).double().mean()))
 
 
 def test_a_network_may_be_trained_for_each_setting(model: nn.Module) -> None:

@@ -61,7 +61,7 @@ def test_lambda_is_the_table() -> None:
 
 
 def test_the_error_is_log_normal() -> None:
-    """A3.2, within 0.5 %: a fixed million of draws."""
+    """A3.2, within 0.5 %: a million quantiles."""
     w = torch.ones(1_000_000, dtype=torch.float64)
     n = torch.special.ndtri((torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000)
     seen = LogNormalWeight(sigma=0.5).apply(w, n)
