@@ -21,6 +21,7 @@ NAMES = {
     "s0": "Error-aware against Gaussian training on a macro from ngspice",
     "s0_resnet20": "Error-aware against Gaussian training, ResNet20",
     "s1": "Training for analog memory, digits",
+    "untouched": "A Wide ResNet untouched on analog memory (A1.5)",
     "s3": "Log-normal weights: suppression, compensation and rivals",
     "search": "Bits layer by layer: LeNet-5, log-normal weights",
     "harden": "From a network to one that holds: LeNet-5, log-normal weights, 8 bits",

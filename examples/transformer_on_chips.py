@@ -50,7 +50,8 @@ def network(name: str) -> bl.networks.TokenClassifier:
     if name == "bert":
         config = transformers.BertConfig(
             vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            max_position_embeddings=LENGTH + 1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
+            max_position_embeddings=LENGTH + 1, initializer_range=0.1, num_labels=2,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
         return bl.networks.TokenClassifier(transformers.BertForSequenceClassification(config), PAD)
     config = transformers.GPT2Config(
