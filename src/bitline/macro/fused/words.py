@@ -35,9 +35,9 @@ class Quantised:
     def words(self, word: Word, geometry: Geometry) -> Words:
         """Quantised, packed and padded. Raises ValueError where x holds NaN or words pass 2^31."""
         if self.x.is_cuda:
-            from bitline.macro.fused import gpu  # needs Triton
+            from bitline.macro.fused import gpu_words
 
-            return gpu.pack(self, word, geometry)
+            return gpu_words.pack(self, word, geometry)
         job, held, padded = self.job(word, geometry)
         dtype = torch.uint8 if word.bits <= 8 else torch.int16
         room = torch.empty(math.prod(padded) + ROOM, dtype=dtype)  # vectors reach past the last word
@@ -63,9 +63,9 @@ class Quantised:
     def _inside(self, grad: Tensor, word: Word, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients that come through the codes of x itself."""
         if self.x.is_cuda:
-            from bitline.macro.fused import gpu
+            from bitline.macro.fused import gpu_words
 
-            return gpu.unpack(self, grad, geometry)
+            return gpu_words.unpack(self, grad, geometry)
         job, held, _ = self.job(word, geometry)
         grad = (grad.movedim(1, -1) if isinstance(geometry, Conv) else grad).float().contiguous()
         planar = held.is_contiguous()
