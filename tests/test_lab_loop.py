@@ -269,6 +269,51 @@ def test_presets_read_as_their_cells_and_curve_say(name: str, low: float, tmp_pa
     assert z.std() == pytest.approx(1, abs=0.15)
 
 
+def test_conditions_are_written_down_and_part_of_the_plan(tmp_path: Path) -> None:
+    instrument, out = lab.Instrument(board()), tmp_path / "chip.parquet"
+
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lab.characterize(
+            instrument, out, conversions=10_000, low=LOW, conditions={"temperature": 300}, progress=stopped
+        )
+    for other in (None, {"temperature": 301}, {"temperature": 300, "supply": 0.9}):
+        with pytest.raises(ValueError, match="another plan or board"):
+            lab.characterize(instrument, out, conversions=10_000, low=LOW, conditions=other)
+    here = Served(board())
+    address = f"tcp://127.0.0.1:{here.listen('frames')}"
+    arguments = ["characterize", address, "--out", out, "--conversions", 10_000, "--low", LOW]
+    done = command(*arguments, "--condition", "temperature=300")
+    assert done.exit_code == 0, done.output
+    assert here.board.silicon.conversions == 5 * VECTORS * 64  # of six steps one was there
+    done = command(*arguments[:2], "--out", tmp_path / "hot.parquet", *arguments[4:], "--condition", "temperature=358")
+    assert done.exit_code == 0, done.output
+    one, hot = Samples.load(out), Samples.load(tmp_path / "hot.parquet")
+    assert one.units["temperature"] == "K"
+    both = Samples.concat([one, hot])
+    assert set(both["temperature"]) == {300.0, 358.0}
+    both.save(tmp_path / "both.parquet")
+    with pytest.raises(ValueError, match="several conditions"):
+        fit_table(both, low=LOW, codes=CODES)
+    where = ["--where", "temperature=358", "--out", str(tmp_path / "hot.yaml"), "--least", "1", "--reach", "64"]
+    (tmp_path / "hidden.yaml").write_text(json.dumps(HIDDEN))
+    done = CliRunner().invoke(app, ["fit", str(tmp_path / "both.parquet"), str(tmp_path / "hidden.yaml"), *where])
+    assert done.exit_code == 0, done.output
+    for wrong, told in (
+        ("kelvin=300", "condition 'kelvin' is unknown; known: temperature (K), supply (V)"),
+        ("temperature=warm", "expected name=value, such as temperature=300"),
+        ("temperature", "expected name=value"),
+        ("temperature=300 temperature=301", "one value for each"),
+        ("temperature=nan", "condition temperature = nan is no finite number"),
+    ):
+        done = command(*arguments, *(part for each in wrong.split() for part in ("--condition", each)))
+        assert done.exit_code != 0
+        assert told in " ".join(done.output.split())
+    here.close()
+
+
 @pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
 def test_replay_agrees_with_the_prediction_on_every_stream(walk: Walk, stream: str) -> None:
     if stream == "serial":

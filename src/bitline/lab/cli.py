@@ -107,6 +107,14 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _condition(text: str) -> tuple[str, float]:
+    name, value = _pair(text)
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--condition {text!r}: expected name=value, such as temperature=300") from None
+
+
 def _drifted(text: str, columns: int) -> tuple[int, float]:
     place, counts = _pair(text)
     array, _, column = place.partition(".")
@@ -148,6 +156,10 @@ def characterize(
     array: Annotated[list[int] | None, typer.Option("--array", help="an array to measure; absent: all")] = None,
     chip: Annotated[int, typer.Option("--chip", help="number to write down for the die")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="of the patterns")] = 0,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option("--condition", help="name=value to write down: temperature (K) or supply (V); several"),
+    ] = None,
     timeout: Timeout = 2.0,
     retries: Retries = 4,
 ) -> None:
@@ -156,7 +168,12 @@ def characterize(
     Example: `bitline lab characterize tcp://127.0.0.1:5600 --out chip.parquet --conversions 400000`
     """
     from bitline.lab.sweep import characterize as measure
+    from bitline.lab.sweep import sound
 
+    named = [_condition(text) for text in condition or ()]
+    conditions = sound(dict(named))
+    if len(conditions) < len(named):
+        raise ValueError(f"--condition {' '.join(name for name, _ in named)}: one value for each")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _connected(address, timeout, retries) as instrument, _progress() as progress:
         task = progress.add_task("steps", total=None)
@@ -169,6 +186,7 @@ def characterize(
             arrays=tuple(array) if array else None,
             seed=seed,
             chip=chip,
+            conditions=conditions,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     console.print(f"{out}: {samples.summary()}", markup=False, soft_wrap=True)

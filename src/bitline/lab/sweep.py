@@ -8,9 +8,10 @@ killed goes on after the last whole step: nothing is lost and nothing measured t
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ from bitline.samples import Samples
 
 VECTORS = 32  # of a step
 RESTARTS = 3  # of a board that is reset while a step is measured
+CONDITIONS = {"temperature": "K", "supply": "V"}  # what may be written down beside the reads, and its unit
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is measured: ``conversions`` at least, on these arrays, with this range of the converters."""
+    """What is measured: ``conversions`` at least, on these arrays, in this converter range, under ``conditions``."""
 
     conversions: int
     arrays: tuple[int, ...]
@@ -35,6 +37,7 @@ class Sweep:
     step: float
     seed: int
     chip: int
+    conditions: Mapping[str, float] = field(default_factory=dict)
 
     def steps(self, identity: Identity) -> int:
         """Number of steps."""
@@ -52,6 +55,7 @@ def characterize(
     arrays: tuple[int, ...] | None = None,
     seed: int = 0,
     chip: int = 0,
+    conditions: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
     """Measure single conversions and write them to ``out`` (``.parquet`` or ``.csv``).
@@ -60,12 +64,14 @@ def characterize(
     random densities, so that a sum is made in many ways. Inputs are digits, driven in one pass. ``low`` and ``step``:
     range of the converters, counts. ``arrays``: absent: all. ``column`` of a sample is the physical address of the
     lane's first column (array · columns + column), ``read`` numbers the vectors, and ``w`` is a row's level, less that
-    of the second leg. ``progress`` is told steps done and in all.
+    of the second leg. ``conditions``: what the board was measured under, names of ``CONDITIONS`` in their units; each
+    becomes a column of the samples. ``progress`` is told steps done and in all.
 
-    Raises ValueError where ``out.parts`` holds another sweep, and what the link raises; the same call then goes on.
+    Raises ValueError for a condition that is unknown or no finite number and where ``out.parts`` holds another sweep,
+    and what the link raises; the same call then goes on.
     """
-    identity = instrument.identity
-    sweep = Sweep(conversions, arrays or tuple(range(identity.arrays)), float(low), float(step), seed, chip)
+    identity, under = instrument.identity, sound(conditions or {})
+    sweep = Sweep(conversions, arrays or tuple(range(identity.arrays)), float(low), float(step), seed, chip, under)
     if conversions < 1 or any(not 0 <= a < identity.arrays for a in sweep.arrays):
         raise ValueError(f"{conversions} conversions on arrays {sweep.arrays}: the board has {identity.arrays} arrays")
     parts = out.with_name(out.name + ".parts")
@@ -81,6 +87,17 @@ def characterize(
     samples.save(out)
     shutil.rmtree(parts)
     return samples
+
+
+def sound(conditions: Mapping[str, float]) -> dict[str, float]:
+    """The conditions themselves; raises ValueError naming one that is unknown or no finite number."""
+    for name, value in conditions.items():
+        if name not in CONDITIONS:
+            known = ", ".join(f"{key} ({unit})" for key, unit in CONDITIONS.items())
+            raise ValueError(f"condition {name!r} is unknown; known: {known}")
+        if not math.isfinite(value):
+            raise ValueError(f"condition {name} = {value} is no finite number")
+    return {name: float(value) for name, value in conditions.items()}
 
 
 def _claim(parts: Path, sweep: Sweep, identity: Identity) -> None:
@@ -126,7 +143,8 @@ def _measured(instrument: Instrument, sweep: Sweep, number: int) -> Samples:
         read=np.repeat(which * VECTORS + np.arange(len(x)), identity.lanes),
         x=whole_x,
         w=whole_w,
-        units={"ideal": "counts", "code": "LSB"},
+        conditions={name: np.full(n, value) for name, value in sweep.conditions.items()},
+        units={"ideal": "counts", "code": "LSB"} | {name: CONDITIONS[name] for name in sweep.conditions},
         provenance={
             "source": "bench",
             "board": identity.name,
