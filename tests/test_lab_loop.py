@@ -108,7 +108,8 @@ def emulated(folder: Path, *options: str, macro: str = "hidden.yaml", arrays: in
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     die = ["--seed", str(DIE.seed), "--chip", str(DIE.number), "--arrays", str(arrays), "--pty", "--ready", str(ready)]
-    command = [sys.executable, "-m", "bitline", "lab", "emulate", str(folder / macro), *die, *options]
+    described = str(folder / macro) if macro.endswith(".yaml") else macro
+    command = [sys.executable, "-m", "bitline", "lab", "emulate", described, *die, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -267,6 +268,20 @@ def test_presets_read_as_their_cells_and_curve_say(name: str, low: float, tmp_pa
     assert len(z) > 2_000
     assert abs(z.mean()) < 0.2
     assert z.std() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(("name", "low"), [("generic-spice-sram-compact", 0.0), ("rram-a-128", -128.0)])
+def test_a_preset_in_a_process_of_its_own_is_the_board_itself(name: str, low: float, tmp_path: Path) -> None:
+    """A column fitted to ngspice, and measured cells: every code, noise and all."""
+    few = {"conversions": 3_000, "low": low}
+    near = lab.Board(presets.load(name), DIE, 2, serial=f"virtual-{DIE.number}")
+    wanted = lab.characterize(lab.Instrument(near), tmp_path / "near.parquet", **few)
+    with emulated(tmp_path, macro=name, arrays=2) as addresses:
+        out = tmp_path / "chip.parquet"
+        done = command("characterize", addresses["tcp"], "--out", out, "--conversions", 3_000, "--low", low)
+    assert done.exit_code == 0, done.output
+    assert Samples.load(out) == wanted
+    assert len(np.unique(wanted.code)) > 20
 
 
 def test_conditions_are_written_down_and_part_of_the_plan(tmp_path: Path) -> None:
