@@ -199,12 +199,27 @@ def test_the_log_becomes_the_macro(walk: Walk, tmp_path: Path) -> None:
         assert wrong in refused.output
 
 
-def test_the_hidden_parameters_are_recovered(tmp_path: Path) -> None:
-    """Within four standard errors: σ/√(2·columns) of a spread over columns, as fit_curve estimates them."""
+def test_noise_below_the_converters_steps_is_no_curve(walk: Walk) -> None:
+    """The walk's die has 0.3 steps of it: its log is a table, and is not taken for a curve."""
+    some = walk.samples.select(ideal=np.arange(2, 51))
+    with pytest.raises(ValueError, match="which the converter's steps hide"):
+        fit_curve(some, low=LOW, codes=CODES)
+
+
+@pytest.mark.parametrize("stream", ["tcp", "serial"])
+def test_the_hidden_parameters_are_recovered(stream: str, tmp_path: Path) -> None:
+    """From the log of a link, within four standard errors: σ/√(2·columns) of a spread over columns, as fit_curve
+    estimates them."""
+    if stream == "serial":
+        pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
     hidden = {"sigma": {"kind": "polynomial", "coefficients": [0.5, 0.3]}, "gain_sigma": 0.02, "offset_sigma": 0.5}
     macro = Macro.model_validate({**HIDDEN, "column": {"kind": "curve", **hidden}})
-    instrument = lab.Instrument(lab.Board(macro, Chip(99, 1), ARRAYS))
+    here = Served(lab.Board(macro, Chip(99, 1), ARRAYS))
+    address = f"serial:{here.pty()}" if stream == "serial" else f"tcp://127.0.0.1:{here.listen('frames')}"
+    instrument = lab.connect(address, timeout=5.0)
     samples = lab.characterize(instrument, tmp_path / "chip.parquet", conversions=300_000, low=LOW)
+    instrument.link.close()
+    here.close()
     some = samples.select(ideal=np.arange(2, 51))
     found, errors = fit_curve(some, low=LOW, codes=CODES), curve_errors(some, low=LOW, codes=CODES)
     columns = 64 * ARRAYS
