@@ -289,14 +289,27 @@ def test_a_host_never_asks_more_than_is_granted(drop: float, monkeypatch: pytest
     assert port.granted == set(range(1, 9))
 
 
-@pytest.mark.parametrize("stream", ["tcp", "serial", "scpi"])
-def test_a_board_that_stops_reading_is_reported_in_time(stream: str) -> None:
+def visa(kind: str) -> None:
+    pytest.importorskip("pyvisa", reason="PyVISA is not installed: no VISA instrument")
+    pytest.importorskip("pyvisa_py", reason="PyVISA-py is not installed: no VISA library")
+    if kind == "serial":
+        pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+
+
+@pytest.mark.parametrize("stream", ["tcp", "serial", "scpi", "visa"])
+def test_a_board_that_stops_reading_is_reported_in_time(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if stream == "serial":
         pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
-    here = Served(board(), Faults(deaf=4 if stream == "scpi" else 2))
-    port, started = here.listen("scpi" if stream == "scpi" else "frames"), time.monotonic()
-    address = f"serial:{here.pty()}" if stream == "serial" else f"tcp://127.0.0.1:{port}"
-    link = connect(f"scpi+{address}" if stream == "scpi" else address, timeout=0.1, retries=2).link
+    elif stream == "visa":
+        visa("socket")
+        monkeypatch.setattr("bitline.lab.ports.PATIENCE", 0.1)
+    lines = stream in ("scpi", "visa")
+    here = Served(board(), Faults(deaf=4 if lines else 2))
+    number, started = here.listen("scpi" if lines else "frames"), time.monotonic()
+    addresses = {"serial": "serial:", "scpi": f"scpi+tcp://127.0.0.1:{number}"}
+    addresses |= {"tcp": f"tcp://127.0.0.1:{number}", "visa": f"visa:TCPIP0::127.0.0.1::{number}::SOCKET"}
+    address = addresses[stream] + (here.pty() if stream == "serial" else "")
+    link = connect(address, timeout=0.1, retries=2).link
     assert isinstance(link, FrameLink | ScpiLink)
     refused, send = [], link.port.send
 
@@ -309,11 +322,16 @@ def test_a_board_that_stops_reading_is_reported_in_time(stream: str) -> None:
 
     link.port.send = counted  # type: ignore[method-assign]
     much = {"array": 0, "row": 0, "column": 0, "rows": 1, "columns": 1}
-    data = np.zeros(1 << 24 if stream == "scpi" else link.most - 64, np.uint8)
+    data = np.zeros(1 << 24 if lines else link.most - 64, np.uint8)
     with pytest.raises(BoardTimeout, match="3 tries"):
         list(link.calls([Request(WRITE, much, data)] * 16))
-    assert refused == ([0.1] if stream == "scpi" else [0.1] * 3)  # over SCPI later tries begin with a short question
+    assert refused == ([0.1] if lines else [0.1] * 3)  # over SCPI later tries begin with a short question
     assert time.monotonic() - started < 5
+    link.close()
+    for writer in threading.enumerate():
+        if writer.name == address:  # of VISA: the one that waited is not left behind
+            writer.join(60)
+            assert not writer.is_alive()
     here.close()
 
 
@@ -481,11 +499,14 @@ def test_scpi_and_frames_read_the_same_on_every_stream(codes: np.ndarray) -> Non
     here.close()
 
 
-def test_pyvisa_reaches_the_same_board(codes: np.ndarray) -> None:
-    pytest.importorskip("pyvisa", reason="PyVISA is not installed: no VISA instrument")
-    pytest.importorskip("pyvisa_py", reason="PyVISA-py is not installed: no VISA library")
+@pytest.mark.parametrize("kind", ["socket", "serial"])
+def test_pyvisa_reaches_the_same_board(kind: str, codes: np.ndarray) -> None:
+    visa(kind)
     here = Served(board())
-    use(connect(f"visa:TCPIP0::127.0.0.1::{here.listen('scpi')}::SOCKET", timeout=2.0), codes)
+    line = f"ASRL{here.pty('scpi')}::INSTR" if kind == "serial" else f"TCPIP0::127.0.0.1::{here.listen('scpi')}::SOCKET"
+    instrument = connect(f"visa:{line}", timeout=10.0)
+    use(instrument, codes)
+    instrument.link.close()
     here.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -185,7 +186,11 @@ class SerialPort:
 
 
 class VisaPort:
-    """An instrument by PyVISA: TCP sockets, VXI-11, serial, USB, GPIB."""
+    """An instrument by PyVISA: TCP sockets, VXI-11, serial, USB, GPIB.
+
+    A thread of its own writes: a VISA library may wait without end for a board that stops reading, as PyVISA-py does on
+    sockets. ``seconds``, ``PATIENCE`` at least, are those of the whole message.
+    """
 
     def __init__(self, resource: str) -> None:
         try:
@@ -198,14 +203,26 @@ class VisaPort:
         except (OSError, ValueError):  # no VISA library of a vendor
             self._manager = pyvisa.ResourceManager("@py")
         self._resource: Any = None
+        self._writer: threading.Thread | None = None
         self.reopen()
 
     def send(self, data: bytes, seconds: float = PATIENCE) -> None:
-        try:
-            self._resource.timeout = max(seconds, PATIENCE) * 1e3  # of the whole
-            self._resource.write_raw(data)
-        except self._pyvisa.errors.Error as error:
-            raise ConnectionError(f"{self.address}: {error}") from None
+        resource, failed, seconds = self._resource, list[Exception](), max(seconds, PATIENCE)
+
+        def write() -> None:
+            try:
+                resource.timeout = seconds * 1e3
+                resource.write_raw(data)
+            except Exception as error:
+                failed.append(error)
+
+        self._writer = threading.Thread(target=write, name=self.address, daemon=True)
+        self._writer.start()
+        self._writer.join(seconds)
+        if self._writer.is_alive():
+            raise _stuck(self.address, seconds)
+        if failed:
+            raise ConnectionError(f"{self.address}: {failed[0]}")
 
     def receive(self, seconds: float) -> bytes:
         errors = self._pyvisa.errors
@@ -229,10 +246,14 @@ class VisaPort:
             raise ConnectionError(f"{self.address}: {error}") from None
 
     def close(self) -> None:
-        if self._resource is not None:
-            with suppress(self._pyvisa.errors.Error):
-                self._resource.close()
-            self._resource = None
+        if self._resource is None:
+            return
+        if self._writer is not None and self._writer.is_alive():
+            with suppress(Exception):  # PyVISA-py's socket: what waits for it to take more goes on waiting otherwise
+                self._resource.visalib.sessions[self._resource.session].interface.shutdown(socket.SHUT_RDWR)
+        with suppress(self._pyvisa.errors.Error):
+            self._resource.close()
+        self._resource = self._writer = None
 
 
 def open_port(address: str) -> tuple[Port, str]:
