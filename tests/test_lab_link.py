@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -367,119 +366,6 @@ def test_a_request_is_answered_from_memory_and_not_done_again() -> None:
     assert ask(3).payload[0] == 4  # out of order: 2 has not come
     assert ask(2, kind=0x7F).payload[0] == 1  # unknown, and done with
     assert responder.sessions[9].expected == 3
-
-
-# ------------------------------------------------------------------------------------------------------- hostile boards
-
-
-def hostile(talk: Callable[[socket.socket], None]) -> str:
-    """The address of a board that says what ``talk`` sends to each that connects."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def run() -> None:
-        with server:
-            for _ in range(40):
-                connection, _ = server.accept()
-                with connection:
-                    try:
-                        talk(connection)
-                    except OSError:
-                        continue
-
-    threading.Thread(target=run, daemon=True).start()
-    return f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def endless(data: bytes) -> Callable[[socket.socket], None]:
-    def talk(connection: socket.socket) -> None:
-        while True:
-            connection.sendall(data)
-
-    return talk
-
-
-def once(data: bytes) -> Callable[[socket.socket], None]:
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(data)
-        while connection.recv(1 << 16):
-            pass
-
-    return talk
-
-
-HUGE = Frame(0x81, 9, 0, b"").encode()[:12] + (2**32 - 1).to_bytes(4, "little")
-TALKS = {
-    "junk without end": endless(bytes(1 << 16)),
-    "headers without end": endless(b"\xb1\x7e\x01" * 1000),
-    "frames nobody asked for": endless(Frame(0x90, 9, 77, b"\0\0\0\0").encode() * 100),
-    "a length beyond all bounds": once(HUGE),
-    "a reply without status": once(Frame(0x81, 9, 0, b"").encode()),
-    "a reply cut short": once(Frame(0x81, 9, 0, b"\0\0\1\0\0\0").encode()),
-    "nothing": once(b""),
-}
-
-
-@pytest.mark.parametrize("talk", TALKS)
-def test_a_hostile_board_can_neither_hang_nor_exhaust_the_host(talk: str) -> None:
-    port, started = TcpPort(*_split(hostile(TALKS[talk]))), time.monotonic()
-    with pytest.raises(LinkError):
-        FrameLink(port, timeout=0.1, retries=2, session=9)
-    assert time.monotonic() - started < 5
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-LINES = {
-    "a line without end": endless(b"1" * 1000),
-    "a block beyond all bounds": once(b"#9999999999\n"),
-    "a block of no digits": once(b"#0\n"),
-    "numbers that are none": once(b"x,y,z\n" * 10),
-    "too few numbers": once(b"1,2\n" * 10),
-}
-
-
-@pytest.mark.parametrize("talk", LINES)
-def test_a_hostile_scpi_board_neither(talk: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(LinkError):
-        ScpiLink(TcpPort(*_split(hostile(LINES[talk]))), timeout=0.1, retries=2)
-    assert time.monotonic() - started < 5
-
-
-HUGE_BOARDS = {
-    "a field": ({"lanes": 1 << 31}, "which no board can be"),
-    "cells": (dict.fromkeys(("rows", "active_rows", "columns", "lanes"), 1 << 16), "1 arrays of 65536 × 65536 cells"),
-    "lanes": ({"arrays": 1 << 16, "columns": 512, "lanes": 512}, "65536 arrays .* and 512 lanes; up to .* in all are"),
-}
-
-
-@pytest.mark.parametrize("lie", HUGE_BOARDS)
-def test_a_board_that_describes_itself_absurdly_is_refused(lie: str) -> None:
-    """Field by field, and where fields that pass ask for more together than a host can hold."""
-    values, told = HUGE_BOARDS[lie]
-
-    class Liar(Board):
-        def _identify(self, *given):  # type: ignore[no-untyped-def, override]
-            reply = super()._identify(*given)
-            return type(reply)({**reply.values, **values}, reply.data)
-
-    with pytest.raises(LinkError, match=told):
-        Instrument(Liar(MACRO))
-
-
-def test_the_largest_board_is_accepted() -> None:
-    """4096 arrays of 4096 × 4096 cells, both bounds themselves."""
-
-    class Large(Board):
-        def _identify(self, *given):  # type: ignore[no-untyped-def, override]
-            reply = super()._identify(*given)
-            much = dict.fromkeys(("arrays", "rows", "columns", "lanes"), 1 << 12)
-            return type(reply)({**reply.values, **much}, reply.data)
-
-    assert Instrument(Large(MACRO)).identity.arrays == 1 << 12
 
 
 # ------------------------------------------------------------------------------------------ streams, protocols, doubles

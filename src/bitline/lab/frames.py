@@ -19,6 +19,7 @@ VERSION = 1
 REPLY = 0x80
 HEADER = struct.Struct("<2sBBIII")
 OVERHEAD = HEADER.size + 8  # bytes of a frame beside its payload
+VAIN = 8  # largest payloads that may be checked in vain beyond as many bytes as have passed
 _CRC = struct.Struct("<I")
 
 
@@ -43,11 +44,13 @@ class Parser:
 
     A frame counts only if both its checks hold; where one fails, the search goes on two bytes further, so that a good
     frame inside what a damaged length swallowed is still found. Never holds more than one frame of ``most`` payload
-    bytes and one chunk fed; ``junk`` counts the bytes thrown away.
+    bytes and one chunk fed; ``junk`` counts the bytes thrown away. Where headers that promise long payloads lie inside
+    one another, whole frames are dropped, so that the time for a stream grows with its length alone.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.junk = most, 0
+        self._vain = 0  # bytes of payloads checked in vain, less those that have passed
         self._held = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -64,30 +67,31 @@ class Parser:
         self._held.clear()
 
     def _next(self) -> Frame | None:
-        held = self._held
-        while True:
-            start = held.find(MAGIC)
-            if start < 0:
-                self._drop(len(held) - (1 if held.endswith(MAGIC[:1]) else 0))
-                return None
-            self._drop(start)
-            if len(held) < HEADER.size + 4:
-                return None
-            head = bytes(held[: HEADER.size])
+        held, at = self._held, 0
+        while (at := held.find(MAGIC, at)) >= 0:
+            start = at + HEADER.size + 4
+            if len(held) < start:
+                break
+            head = bytes(held[at : at + HEADER.size])
             _, version, kind, session, sequence, length = HEADER.unpack(head)
-            if _CRC.unpack_from(held, HEADER.size)[0] != zlib.crc32(head) or length > self.most:
-                self._drop(len(MAGIC))
+            if _CRC.unpack_from(held, start - 4)[0] != zlib.crc32(head) or length > self.most:
+                at += len(MAGIC)
                 continue
-            end = HEADER.size + 4 + length
+            end = start + length
             if len(held) < end + 4:
-                return None
-            payload = bytes(held[HEADER.size + 4 : end])
-            if _CRC.unpack_from(held, end)[0] != zlib.crc32(payload):
-                self._drop(len(MAGIC))
-                continue
-            del held[: end + 4]
-            return Frame(kind, session, sequence, payload, version)
+                break
+            payload = bytes(held[start:end])
+            if _CRC.unpack_from(held, end)[0] == zlib.crc32(payload):
+                self._pass(end + 4, junk=at)
+                return Frame(kind, session, sequence, payload, version)
+            self._vain += length
+            at = at + len(MAGIC) if self._vain <= VAIN * self.most else end + 4
+        else:
+            at = len(held) - (1 if held.endswith(MAGIC[:1]) else 0)
+        self._pass(at, junk=at)
+        return None
 
-    def _drop(self, count: int) -> None:
-        self.junk += count
+    def _pass(self, count: int, junk: int) -> None:
+        self.junk += junk
+        self._vain = max(0, self._vain - count)
         del self._held[:count]

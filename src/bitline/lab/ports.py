@@ -65,9 +65,9 @@ def _both(
     return True
 
 
-def _emptied(early: bytearray) -> bytes:
-    data = bytes(early)
-    early.clear()
+def _first(early: bytearray) -> bytes:
+    data = bytes(early[:CHUNK])
+    del early[:CHUNK]
     return data
 
 
@@ -95,7 +95,7 @@ class TcpPort:
 
     def receive(self, seconds: float) -> bytes:
         if self._early:
-            return _emptied(self._early)
+            return _first(self._early)
         held = self._held()
         try:
             if not select.select([held], [], [], max(seconds, 1e-3))[0]:
@@ -163,7 +163,7 @@ class SerialPort:
 
     def receive(self, seconds: float) -> bytes:
         if self._early:
-            return _emptied(self._early)
+            return _first(self._early)
         try:
             self._line.timeout = max(seconds, 1e-3)
             first: bytes = self._line.read(1)
