@@ -157,6 +157,22 @@ def test_a_lost_answer_is_asked_for_while_the_board_has_it() -> None:
         assert here.board.silicon.conversions == 200 * 24
 
 
+@pytest.mark.parametrize("side", ["board", "host"])
+def test_a_frame_that_lost_its_end_does_not_swallow_what_follows(side: str, codes: np.ndarray) -> None:
+    with served() as (_, address):
+        instrument = connect(address, timeout=0.2, retries=4)
+        use(instrument, codes)
+        link = instrument.link
+        assert isinstance(link, FrameLink)
+        half = Frame(READ.kind | (0x80 if side == "host" else 0), link.session, 99, bytes(600)).encode()[:50]
+        if side == "host":
+            assert link._parser.feed(half) == []
+        else:
+            link.port.send(half)
+        assert instrument.faults == 0  # five small questions and answers are no 600 bytes
+        use(instrument, codes)
+
+
 @pytest.mark.parametrize("at", range(1, 9))
 def test_a_connection_lost_inside_an_answer_is_taken_up_again(at: int, codes: np.ndarray) -> None:
     with served(Faults(disconnect=at)) as (_, address):

@@ -61,6 +61,12 @@ class Parser:
             found.append(frame)
         return found
 
+    def skip(self) -> list[Frame]:
+        """Give up the frame that has begun, if its end has been lost; the frames that came behind its beginning."""
+        if self._held.startswith(MAGIC):
+            self._pass(len(MAGIC), junk=len(MAGIC))
+        return self.feed(b"")
+
     def clear(self) -> None:
         """Forget a half frame: the stream starts anew."""
         self.junk += len(self._held)

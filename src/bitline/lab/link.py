@@ -67,6 +67,7 @@ class FrameLink:
         self._remembered = 1  # answers that the board has kept
         self.resent = 0  # requests sent more than once, for who wants to know how good the link is
         self._parser = Parser(MOST)
+        self._longest = 0  # bytes of a frame sent
         self._sequence = 0
         self._stuck = False  # the board takes nothing more: what was sent last is not with it
         self._open()
@@ -128,14 +129,16 @@ class FrameLink:
         pending[self._sequence], commands[self._sequence] = _Sent(request.command, frame), request.command
         self._sequence += 1
 
-    def _send(self, pending: OrderedDict[int, _Sent]) -> None:
-        """Send what is not out, in order, while the board has room; up to what is not taken for ``timeout`` seconds."""
+    def _send(self, pending: OrderedDict[int, _Sent], filler: bytes = b"") -> None:
+        """Send what is not out, in order, while the board has room; up to what is not taken for ``timeout`` seconds.
+        ``filler`` goes before it."""
         self._stuck = False
         room = self.window - sum(sent.out for sent in pending.values())
         due = [sent for sent in pending.values() if not sent.out][: max(0, room)]
         try:
             for sent in due:
-                self.port.send(sent.frame, self.timeout)
+                self.port.send(filler + sent.frame, self.timeout)
+                filler, self._longest = b"", max(self._longest, len(sent.frame))
                 self.resent += sent.before
                 sent.out = sent.before = True
         except TimeoutError:
@@ -143,19 +146,23 @@ class FrameLink:
         except ConnectionError:
             pass  # found again, and mended, when the answer is waited for
 
-    def _send_again(self, pending: OrderedDict[int, _Sent]) -> None:
+    def _send_again(self, pending: OrderedDict[int, _Sent], filler: bytes = b"") -> None:
         """Send from the first on, whatever was sent before."""
         for sent in pending.values():
             sent.out = False
-        self._send(pending)
+        self._send(pending, filler)
 
     def _deadline(self) -> float:
         """When to send again; where the board took nothing for ``timeout`` seconds that time is over."""
         return time.monotonic() + (0.0 if self._stuck else self.timeout)
 
     def _await(self, pending: OrderedDict[int, _Sent], answered: dict[int, Frame]) -> None:
-        """Wait until one more request is answered, sending again what is not."""
-        tries, ordered = 0, False
+        """Wait until one more request is answered, sending again what is not.
+
+        A frame that lost its end swallows what comes next, on either side: where nothing was heard twice in a row the
+        host gives up the one it holds, and completes one that the board may hold by zeros.
+        """
+        tries, silent, ordered, found = 0, 0, False, list[Frame]()
         if not self._stuck:
             self._send(pending)
         deadline = self._deadline()
@@ -163,15 +170,17 @@ class FrameLink:
             left = deadline - time.monotonic()
             again = left <= 0
             try:
-                frames = self._parser.feed(self.port.receive(max(left, 0.0)))
+                frames = found + self._parser.feed(self.port.receive(0.0 if found else max(left, 0.0)))
             except ConnectionError:
                 self._reconnect(pending)
                 frames, again = [], True
+            found = []
             if self._parser.junk > JUNK:
                 raise LinkError(f"{self.port.address}: {self._parser.junk} bytes came that are no frames")
             progress = False
             for frame in frames:
                 status = self._status(frame, pending)
+                silent = silent if status is None else -1
                 if status == OUT_OF_ORDER:
                     again, ordered = again or not ordered, True  # one before it was lost
                 elif status is not None and status != BUSY:
@@ -188,7 +197,9 @@ class FrameLink:
                         f"{self.port.address}: no answer to {next(iter(pending.values())).command.name} after "
                         f"{tries} tries of {self.timeout:g} s"
                     )
-                self._send_again(pending)
+                silent += 1
+                found = self._parser.skip() if silent > 1 else []
+                self._send_again(pending, bytes(self._longest if silent > 1 else 0))
                 deadline = self._deadline()
 
     def _status(self, frame: Frame, pending: OrderedDict[int, _Sent]) -> int | None:

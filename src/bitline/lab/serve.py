@@ -124,10 +124,12 @@ class Served:
         parser, inward, outward = Parser(self.board.most), Line(self.faults, "in"), Line(self.faults, "out")
         damaged = Parser(self.board.most)  # behind the faults of the line
         while data := self._heard(stream):
-            for frame in parser.feed(data):
-                for message in inward.passes(frame.encode()):
-                    for request in damaged.feed(message):
-                        self._respond(stream, outward, lambda request=request: self.responder.answer(request))  # type: ignore[misc]
+            messages = [message for frame in parser.feed(data) for message in inward.passes(frame.encode())]
+            messages.insert(0, bytes(parser.junk))  # what is no frame
+            parser.junk = 0
+            for message in messages:
+                for request in damaged.feed(message):
+                    self._respond(stream, outward, lambda request=request: self.responder.answer(request))  # type: ignore[misc]
 
     def _heard(self, stream: Stream) -> bytes:
         """What has arrived; a board that is deaf holds the stream and reads nothing."""
