@@ -436,18 +436,47 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     here.close()
 
 
+SHARES = dict.fromkeys(("drop", "corrupt", "duplicate", "truncate", "delay"), 0.01)
+SEED = 389  # each kind happens among the first messages, both ways
+
+
+def swept(macro: Macro, faults: Faults, out: Path, stream: str = "tcp") -> Samples:
+    """A sweep over a link with these faults: each happened, and each conversion was made once since the last start."""
+    here = Served(lab.Board(macro, DIE, ARRAYS), faults)
+    address = f"serial:{here.pty()}" if stream == "serial" else f"tcp://127.0.0.1:{here.listen('frames')}"
+    instrument, starts = lab.connect(address, timeout=0.1, retries=8), list[int]()
+
+    def measured(done: int, total: int) -> None:
+        starts.append(instrument.link.boots)  # type: ignore[attr-defined]
+
+    samples = lab.characterize(instrument, out, conversions=150_000, low=LOW, progress=measured)
+    instrument.link.close()
+    here.close()
+    boots = 1 + (faults.reset is not None)
+    assert here.board.boots == boots
+    assert all(here.happened[kind] > 0 for kind in SHARES if getattr(faults, kind)), here.happened
+    assert here.board.silicon.conversions == starts.count(boots) * VECTORS * 64
+    assert len(starts) * VECTORS * 64 == len(samples)
+    assert samples.column is not None
+    assert samples.read is not None
+    assert len(np.unique(samples.column * (1 << 32) + samples.read)) == len(samples)
+    return samples
+
+
 def test_a_sweep_over_a_bad_link_and_a_reset_is_the_same_sweep(tmp_path: Path) -> None:
     quiet = Macro.model_validate({**HIDDEN, "column": {**HIDDEN["column"], "sigma": None}})
-    tables = []
-    shares = dict.fromkeys(("drop", "corrupt", "duplicate", "truncate", "delay"), 0.01)
-    for faults in (Faults(), Faults(**shares, reset=67, disconnect=44)):
-        here = Served(lab.Board(quiet, DIE, ARRAYS), faults)
-        instrument = lab.connect(f"tcp://127.0.0.1:{here.listen('frames')}", timeout=0.1, retries=8)
-        out = tmp_path / f"{len(tables)}.parquet"
-        tables.append(lab.characterize(instrument, out, conversions=150_000, low=LOW))
-        assert here.board.boots == 1 + (faults.reset is not None)
-        here.close()
-    assert tables[0] == tables[1]
+    good = swept(quiet, Faults(), tmp_path / "good.parquet")
+    assert swept(quiet, Faults(**SHARES, seed=SEED, reset=67, disconnect=44), tmp_path / "bad.parquet") == good
+
+
+@pytest.mark.parametrize("stream", ["tcp", "serial"])
+def test_a_noisy_die_reads_the_same_over_a_bad_link(stream: str, tmp_path: Path) -> None:
+    """A board draws its noise by the number of the conversion: one lost or doubled would change all that follow."""
+    if stream == "serial":
+        pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
+    faults = Faults(**SHARES, seed=SEED, disconnect=44 if stream == "tcp" else None)
+    good = lab.characterize(lab.Instrument(board()), tmp_path / "good.parquet", conversions=150_000, low=LOW)
+    assert swept(MACRO, faults, tmp_path / "bad.parquet", stream) == good
 
 
 def test_a_board_reset_in_mid_replay_is_written_again(walk: Walk) -> None:

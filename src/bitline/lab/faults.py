@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,10 +31,10 @@ class Faults(BaseModel):
 
 
 class Line:
-    """One direction of a link with faults."""
+    """One direction of a link with faults; ``happened`` counts them by kind, where several lines may add to it."""
 
-    def __init__(self, faults: Faults, name: str) -> None:
-        self.faults = faults
+    def __init__(self, faults: Faults, name: str, happened: Counter[str] | None = None) -> None:
+        self.faults, self.happened = faults, Counter[str]() if happened is None else happened
         self._random = random.Random(f"{faults.seed} {name}")
         self._late: list[bytes] = []
 
@@ -42,15 +43,20 @@ class Line:
         faults, draw = self.faults, self._random
         found = [message]
         if draw.random() < faults.corrupt:
+            self.happened["corrupt"] += 1
             place = draw.randrange(len(message))
             found = [message[:place] + bytes([message[place] ^ (1 << draw.randrange(8))]) + message[place + 1 :]]
         if draw.random() < faults.truncate:
+            self.happened["truncate"] += 1
             found = [found[0][: draw.randrange(len(message))]]
         if draw.random() < faults.drop:
+            self.happened["drop"] += 1
             found = []
         if draw.random() < faults.duplicate:
+            self.happened["duplicate"] += len(found)
             found *= 2
         if found and draw.random() < faults.delay:
+            self.happened["delay"] += 1
             self._late += found
             return []
         found += self._late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -69,11 +70,15 @@ class PtyStream:
 
 
 class Served:
-    """A board behind its protocols, one command at a time whoever asks, with the faults of its links."""
+    """A board behind its protocols, one command at a time whoever asks, with the faults of its links.
+
+    ``happened`` counts the messages that something happened to, by kind of fault.
+    """
 
     def __init__(self, board: Board, faults: Faults | None = None, window: int = 8) -> None:
         self.board, self.faults = board, faults or Faults()
         self.responder = Responder(board, window, faults=self.faults)
+        self.happened = Counter[str]()
         self._lock = threading.Lock()
         self._asked = 0
         self._closed = threading.Event()
@@ -121,7 +126,8 @@ class Served:
             return  # the host is gone, or talks nonsense: the connection ends, the board stays
 
     def _frames(self, stream: Stream) -> None:
-        parser, inward, outward = Parser(self.board.most), Line(self.faults, "in"), Line(self.faults, "out")
+        inward, outward = (Line(self.faults, name, self.happened) for name in ("in", "out"))
+        parser = Parser(self.board.most)
         damaged = Parser(self.board.most)  # behind the faults of the line
         while data := self._heard(stream):
             messages = [message for frame in parser.feed(data) for message in inward.passes(frame.encode())]
