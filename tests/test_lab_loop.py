@@ -29,7 +29,7 @@ from bitline.lab.serve import Served
 from bitline.lab.significance import f_survival, holm, survival
 from bitline.lab.sweep import VECTORS
 from bitline.macro import Chip, Macro, curve_errors, fit_curve, fit_table
-from bitline.methods import ErrorAware
+from bitline.methods import DNat
 from bitline.nn import calibrate, convert
 from bitline.samples import Samples
 from bitline.train import TrainConfig, train
@@ -45,9 +45,9 @@ HIDDEN: dict[str, Any] = {
     "weights": {"kind": "twos_complement", "bits": 4},
     "column": {
         "kind": "curve",
-        "sigma": {"kind": "polynomial", "coefficients": [0.3]},
-        "gain_sigma": 0.003,
-        "offset_sigma": 0.1,
+        "sigma": {"kind": "polynomial", "coefficients": [0.5]},
+        "gain_sigma": 0.01,
+        "offset_sigma": 0.3,
     },
     "converter": {"kind": "adc", "bits": 6, "range": {"kind": "fixed", "low": LOW, "high": LOW + CODES - 1}},
 }
@@ -143,7 +143,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
         order = torch.randperm(1197, generator=torch.Generator().manual_seed(epoch))
         return [(images[some], labels[some], some) for some in order.split(64)]
 
-    train(model, batches, config=TrainConfig(epochs=4, lr=0.02), method=ErrorAware(), progress=False)
+    train(model, batches, config=TrainConfig(epochs=4, lr=0.02), method=DNat(), progress=False)
     made = lab.export(model, images=(images[1197:], labels[1197:]), samples=samples)
     lab.save(made, folder / "bundle")
     return Walk(folder, samples, macro, folder / "bundle")
@@ -199,11 +199,23 @@ def test_the_log_becomes_the_macro(walk: Walk, tmp_path: Path) -> None:
         assert wrong in refused.output
 
 
-def test_noise_below_the_converters_steps_is_no_curve(walk: Walk) -> None:
-    """The walk's die has 0.3 steps of it: its log is a table, and is not taken for a curve."""
-    some = walk.samples.select(ideal=np.arange(2, 51))
-    with pytest.raises(ValueError, match="which the converter's steps hide"):
-        fit_curve(some, low=LOW, codes=CODES)
+def recovered(samples: Samples) -> None:
+    """Within four standard errors a curve fitted to the log has the hidden parameters, and the errors are small."""
+    some = samples.select(ideal=np.arange(2, 51))
+    found, errors = fit_curve(some, low=LOW, codes=CODES), curve_errors(some, low=LOW, codes=CODES)
+    for name, error in (("gain_sigma", errors.gain_sigma), ("offset_sigma", errors.offset_sigma)):
+        hidden = HIDDEN["column"][name]
+        assert getattr(found, name) == pytest.approx(hidden, abs=4 * error)
+        assert error < 0.15 * hidden
+    assert found.sigma is not None
+    (hidden,) = HIDDEN["column"]["sigma"]["coefficients"]
+    noise = found.sigma.at(torch.from_numpy(errors.ideal.astype(np.float64)), 64.0).numpy()
+    assert (abs(noise - hidden) < 4 * errors.sigma).all()
+    assert (errors.sigma < 0.1 * hidden).all()
+
+
+def test_the_log_of_the_walk_gives_the_hidden_parameters(walk: Walk) -> None:
+    recovered(walk.samples)
 
 
 @pytest.mark.parametrize("stream", ["tcp", "serial"])
@@ -239,7 +251,7 @@ def test_the_hidden_parameters_are_recovered(stream: str, tmp_path: Path) -> Non
 
 
 def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) -> None:
-    """Every read of 100 000 conversions, noise and all: the same die, asked without a wire."""
+    """Every read of 100 000 conversions, noise and all: the same die, asked without a wire. Its parameters come out."""
     pytest.importorskip("serial", reason="pySerial is not installed: no board on a serial line")
     near = lab.characterize(lab.Instrument(board()), tmp_path / "near.parquet", conversions=100_000, low=LOW)
     here = Served(board())
@@ -251,6 +263,7 @@ def test_a_sweep_over_a_serial_line_is_that_of_the_board_itself(tmp_path: Path) 
     assert here.board.silicon.conversions == len(samples)
     assert samples == near
     assert len(np.unique(samples.code)) > CODES // 2
+    recovered(samples)
 
 
 @pytest.mark.parametrize(("name", "low"), [("generic-spice-sram-compact", 0.0), ("rram-a-128", -128.0)])
