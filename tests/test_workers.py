@@ -6,7 +6,9 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +94,45 @@ def test_workers_that_die_and_steps_that_fail(local: Any, model: nn.Module, tmp_
 
 @ray
 def test_runs_and_sweeps_over_workers_write_the_same_bytes(local: Any, tmp_path: Path) -> None:
-    """The whole walk: batch norm of each chip, per-layer sensitivity and all."""
+    """The whole walk of one process, of 1, 2 and 4: batch norm of each chip, per-layer sensitivity and all."""
     test = TINY["test"] | {"chips": 3, "recalibrate_per_chip": True}
     experiment = parse(SWEPT | {"test": test}, "test")
     over = [Over(key="macro.variation.sigma", values=(0.1, 0.3))]
     texts: dict[str, list[bytes]] = {"result.json": [], "sweep.json": [], "sweep.csv": []}
-    for folder, workers in ((tmp_path / "alone", None), (tmp_path / "shared", Workers(count=2))):
+    for count in (0, 1, 2, 4):
+        folder, workers = tmp_path / str(count), Workers(count=count) if count else None
         Run(experiment, folder, quiet, progress=False, workers=workers)()
         SweepRun(experiment, over, folder, tell=quiet, progress=False, workers=workers)()
         for name, found in texts.items():
             found.append((folder / name).read_bytes())
-    assert all(alone == shared for alone, shared in texts.values())
+    assert all(found.count(found[0]) == 4 for found in texts.values())
+
+
+@ray
+def test_a_worker_killed_in_mid_sweep_loses_nothing(local: Any, tmp_path: Path) -> None:
+    experiment = parse(SWEPT, "test")
+    over = [Over(key="macro.variation.sigma", values=(0.1, 0.3))]
+    SweepRun(experiment, over, tmp_path / "alone", tell=quiet, progress=False)()
+    done, killed = threading.Event(), list[int]()
+
+    def kill() -> None:
+        """The first worker that is seen at work."""
+        while not killed and not done.wait(0.01):
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # processes end while they are listed
+                    if file.read_bytes().startswith(b"ray::_Worker.work"):
+                        os.kill(int(file.parent.name), signal.SIGKILL)
+                        killed.append(int(file.parent.name))
+                        break
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    SweepRun(experiment, over, tmp_path / "shared", tell=quiet, progress=False, workers=Workers(count=2))()
+    done.set()
+    killer.join()
+    assert killed
+    for name in ("sweep.json", "sweep.csv"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
