@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -29,15 +30,15 @@ NAMES = {
     "placement": "Where LeNet-5's compensators pay: searchers against every placement",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
-    "dnat_networks": "D-NAT on a skewed table, short settings",
+    "dnat_networks": "D-NAT on a table with a pedestal, short settings",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }
 LONG = {  # by name only: some take half an hour of a core a seed
     "s0_resnet20:seeds": "Error-aware against Gaussian training, ResNet20, three seeds",
-    "dnat_networks:resnet20": "D-NAT on a skewed table, ResNet20, three seeds",
-    "dnat_networks:vgg8": "D-NAT on a skewed table, VGG8, three seeds",
-    "dnat_networks:vgg16": "D-NAT on a skewed table, VGG16",
+    "dnat_networks:resnet20": "D-NAT on a table with a pedestal, ResNet20, three seeds",
+    "dnat_networks:vgg8": "D-NAT on a table with a pedestal, VGG8",
+    "dnat_networks:vgg16": "D-NAT on a table with a pedestal, VGG16",
     "dnat:cost": "D-NAT: what a training step costs",
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -55,7 +56,7 @@ def main(names: list[str]) -> None:
         text = getattr(import_module(f"benchmarks.{module}"), part or "run")()
         print(text, flush=True)
         sections = _sections()  # as they are now: another benchmark may have ended meanwhile
-        sections[titles[name]] = f"`python -m benchmarks {name}` · {_machine()}\n\n{text}"
+        sections[titles[name]] = f"`{_command(name)}` · {_machine()}\n\n{text}"
         body = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
         RESULTS.write_text(f"# Benchmark results\n\n{body}\n", encoding="utf-8")
 
@@ -67,11 +68,17 @@ def _sections() -> dict[str, str]:
     return {title: content.strip() for title, _, content in (part.partition("\n") for part in parts)}
 
 
+def _command(name: str) -> str:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return " ".join([*([f"OMP_NUM_THREADS={threads}"] if threads else []), "python -m benchmarks", name])
+
+
 def _machine() -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     place = commit.stdout.strip() or "none"
-    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {place}"
+    threads = torch.get_num_threads()
+    return f"{cpu}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, commit {place}"
 
 
 def _cpuinfo() -> list[str]:
