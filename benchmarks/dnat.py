@@ -58,6 +58,10 @@ ABLATIONS = (  # gradient, and the bounds of the inputs
     KEPT,
     DNat(gradient=Ste(), inputs=None),
 )
+PAPER = (
+    "The paper's own gains of its statistical gradient over the straight-through one, on its own chip's table: +0.55 "
+    "points with ResNet20, +1.3 with VGG8; of E-PACT over other quantizers: +1.1 to +30.1 and +0.51 to +12.06."
+)
 
 
 def tie() -> str:
@@ -74,7 +78,7 @@ def ablations() -> str:
         test = whole.test.model_copy(update={"recalibrate": False})
         changed = whole.model_copy(update={"methods": ABLATIONS, "test": test})
         found.append(scores(changed, seeds.KEPT / f"dnat-ablations-{seed}"))
-    return table(found, SEEDS, DNat().title)
+    return f"{table(found, SEEDS, DNat().title)}\n\n{PAPER}"
 
 
 def macro(probability: np.ndarray, **how: Any) -> Macro:
