@@ -31,6 +31,9 @@ NAMES = {
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
     "dnat": "D-NAT: a tie, another chip, its cost",
     "dnat_networks": "D-NAT on a table with a pedestal, short settings",
+    "measurements": "Measurements that a network's accuracy needs",
+    "ranges": "Input ranges: rounding against clipping, one bound and two",
+    "signed": "E-PACT against PACT, inputs of both signs",
     "memory": "Memory of an evaluation",
     "crossbar": "Exact IR drop",
 }

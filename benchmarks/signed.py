@@ -1,0 +1,55 @@
+"""E-PACT against PACT where inputs have both signs: D-NAT with two learned bounds and with an upper one alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from benchmarks.dnat import FOUR, SEEDS, digits
+from benchmarks.seeds import KEPT, scores, table
+from bitline import presets
+from bitline.experiment import Experiment, slug
+from bitline.macro import Macro
+from bitline.methods import DNat
+from bitline.networks import Digits
+from bitline.nn.quantizers import Lsq, Pact
+
+ACTIVATIONS, SLOPE = ("leaky ReLU", "tanh"), 0.1
+METHODS = (DNat(), DNat(inputs=Pact()))
+
+
+class Signed(Digits):
+    """The digits network with another activation than ReLU: inputs of all layers but the first have both signs."""
+
+    activation: Literal["leaky ReLU", "tanh"]
+
+    def module(self) -> nn.Sequential:
+        net = super().module()
+        for name, layer in net.named_children():
+            if isinstance(layer, nn.ReLU):
+                setattr(net, name, nn.Tanh() if self.activation == "tanh" else nn.LeakyReLU(SLOPE))
+        return net
+
+
+def run() -> str:
+    """Three seeds of each activation on the macro of D-NAT's other ablations; what was done is kept."""
+    parts = {name: table([one(name, seed) for seed in SEEDS], SEEDS, DNat().title) for name in ACTIVATIONS}
+    return "\n\n".join(f"**{name}**\n\n{text}" for name, text in parts.items())
+
+
+def one(activation: str, seed: int) -> dict[str, torch.Tensor]:
+    """Right answers with two bounds and with one."""
+    on = Macro.model_validate(presets.load("generic-skewed-sram").dump() | {"weights": FOUR})
+    whole = signed(on, activation, seed)
+    changed = {"methods": METHODS, "test": whole.test.model_copy(update={"recalibrate": False})}
+    return scores(whole.model_copy(update=changed), KEPT / f"signed-{slug(activation)}-{seed}")
+
+
+def signed(on: Macro, activation: str, seed: int) -> Experiment:
+    """The digits with such an activation on a macro, ranges of two bounds calibrated."""
+    whole = digits(on, seed)
+    network = Signed.model_validate(whole.network.model_dump() | {"activation": activation})
+    two = whole.convert.model_copy(update={"inputs": Lsq(asymmetric=True)})
+    return whole.model_copy(update={"network": network, "convert": two})
