@@ -45,6 +45,7 @@ COMMANDS = [
     "export",
     "characterize",
     "fit",
+    "enough",
     "export-spice",
 ]
 NAME = "generic-8t-sram"

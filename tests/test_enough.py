@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
+from typer.testing import CliRunner
 
 import bitline as bl
+from bitline.cli import app
 from bitline.evaluate import AccuracyCurve
 from bitline.evaluate.enough import SizeError
 from bitline.macro import Macro, fit_table
 from bitline.nn import Lsq, layers
 from bitline.report.sample_curve import accuracy_picture
 from bitline.samples import Samples
+from test_experiment import TINY
 
 CODES, COLUMNS = 17, 8
 KEPT = {"name": "m", "rows": 16, "columns": COLUMNS, "inputs": {"kind": "unsigned", "bits": 2}}
@@ -113,6 +120,33 @@ def test_the_picture_of_the_curve() -> None:
     assert svg.count('class="whisker"') == 3
     assert "32000 reads are enough" in svg
     assert len(svg) < 10_000
+
+
+def test_the_command_tells_it_of_an_experiment(tmp_path: Path) -> None:
+    """A log, the macro that `bitline fit` makes of it, an experiment on that macro."""
+
+    def call(*arguments: str | Path) -> Any:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    samples, file = tmp_path / "chip.parquet", tmp_path / "net.yaml"
+    log(16_000).save(samples)
+    bare = KEPT | {"weights": {"kind": "twos_complement", "bits": 4}, "converter": {"kind": "adc", "bits": 5}}
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(bare))
+    file.write_text(yaml.safe_dump(TINY | {"macro": "chip.yaml", "methods": [{"kind": "dnat"}]}))
+    done = call("fit", samples, tmp_path / "bare.yaml", "--low", "0", "--step", "1", "--out", tmp_path / "chip.yaml")
+    assert done.exit_code == 0, done.output
+    few = ("--out", tmp_path / "out", "--halvings", "2", "--parts", "2", "--chips", "1", "--tolerance", "50")
+    done = call("enough", samples, file, *few, "--method", "dnat", "--picture", tmp_path / "enough.svg")
+    assert done.exit_code == 0, done.output
+    assert "reads are enough" in done.output
+    ElementTree.fromstring((tmp_path / "enough.svg").read_text())
+    found = json.loads(call("enough", samples, file, *few, "--where", "column=0", "--json").stdout)
+    assert found["whole"] < 4_000
+    assert [size["reads"] for size in found["sizes"]] == [found["whole"] // 4, found["whole"] // 2]
+    other = ("--out", tmp_path / "other", "--set", "macro=generic-8t-sram", "--set", "methods=[]")
+    refused = call("enough", samples, file, *other)
+    assert refused.exit_code == 2
+    assert "has no measured table" in refused.stderr
 
 
 def test_what_cannot_be_told_is_refused() -> None:

@@ -10,7 +10,7 @@ from bitline.cli.catalogue import presets, schema
 from bitline.cli.circuits import characterize, export_spice
 from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
 from bitline.cli.hardening import harden
-from bitline.cli.measured import fit
+from bitline.cli.measured import enough, fit
 from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
 from bitline.cli.placing import place
 from bitline.cli.search import search
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "report": report,
     "characterize": characterize,
     "fit": fit,
+    "enough": enough,
     "presets": presets,
     "export-spice": export_spice,
     "export": export,
