@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    PositiveFloat,
     ValidationError,
     field_validator,
     model_validator,
@@ -127,6 +128,10 @@ class Test(Part):
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
     trim_per_chip: bool = Field(default=False, description="also with outputs trimmed to each chip's own")
+    per_sample: PositiveFloat | None = Field(
+        default=None,
+        description="also with each sample's own statistics in batch norms; the others count as so many positions",
+    )
     verify: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], OneOrMany()] = Field(
         default=(), description="also with these shares of the weights verified as they are written, not all of them"
     )

@@ -46,7 +46,18 @@ from bitline.macro import Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.methods.usual import WHY, analog
-from bitline.nn import batch_norms, calibrate, layers, mapping, programmed, use, verify_writes
+from bitline.nn import (
+    AnalogNorm,
+    SampleNorm,
+    batch_norms,
+    calibrate,
+    layers,
+    mapping,
+    per_sample,
+    programmed,
+    use,
+    verify_writes,
+)
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
@@ -189,6 +200,9 @@ class Run:
             yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
         if not batch_norms(model):
             return
+        own = [module for module in batch_norms(model) if isinstance(module, SampleNorm | AnalogNorm)]
+        if test.per_sample is not None and not own:
+            yield f"{name} + normalised per sample", per_sample(copy.deepcopy(model), test.per_sample), None
         if test.recalibrate:
             yield f"{name} + BN recalibrated", self.recalibrated(model), None
         if test.recalibrate_per_chip:

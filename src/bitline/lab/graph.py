@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bitline.lab.bundle import Bundle, Node
 from bitline.lab.errors import BundleError
-from bitline.nn import CimLayer
+from bitline.nn import CimLayer, SampleNorm
 
 Settings = dict[str, Any]
 Run = Callable[[list[Tensor], Settings, dict[str, Tensor]], Tensor]
@@ -70,10 +70,10 @@ def evaluate(bundle: Bundle, x: Tensor, layer: Callable[[str, Tensor], Tensor]) 
 
 
 class _Tracer(fx.Tracer):
-    """Stops at layers on the macro, and at torch's own modules."""
+    """Stops at layers on the macro, at norms, and at torch's own modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, CimLayer) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, CimLayer | SampleNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
@@ -151,6 +151,8 @@ def _module(module: nn.Module, name: str) -> Found:
         return "same", {}, {}, None
     if isinstance(module, nn.ReLU | nn.ReLU6):
         return ("relu6" if isinstance(module, nn.ReLU6) else "relu"), {}, {}, None
+    if isinstance(module, SampleNorm):
+        raise ValueError(f"{name} ({module}) cannot be held by a bundle: its statistics are each sample's own")
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
         assert module.running_var is not None
         held = {"mean": module.running_mean, "variance": module.running_var}

@@ -12,7 +12,7 @@ from bitline.macro import Chip, Macro, ideal
 from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.methods.suppression import Suppression
-from bitline.nn import layers, on_chip, silicon, suit_ranges, use
+from bitline.nn import layers, on_chip, per_sample, silicon, suit_ranges, use
 from bitline.nn.suited import FACTORS, WEIGHTS
 
 
@@ -37,6 +37,10 @@ class OnMacro(BaseModel):
     distil: Distillation | None = None
     ranges: Ranges | None = Field(default=None, description="absent: as calibrated")
     suppress: Suppression | None = None
+    per_sample: PositiveFloat | None = Field(
+        default=None,
+        description="batch norms mix in each sample's own statistics; the others count as so many positions: try 256",
+    )
     _teacher: nn.Module | None = PrivateAttr(default=None)
     _progress: Progress = PrivateAttr(default=Progress(0, 1))
 
@@ -47,7 +51,7 @@ class OnMacro(BaseModel):
 
     def titled(self, name: str) -> str:
         """``name``, and what was done beside."""
-        beside = {"ranges suited": self.ranges, "distilled": self.distil}
+        beside = {"ranges suited": self.ranges, "distilled": self.distil, "normalised per sample": self.per_sample}
         done = [told for told, part in beside.items() if part is not None]
         return ", ".join([name, *done, *([self.suppress.title] if self.suppress else [])])
 
@@ -61,12 +65,14 @@ class OnMacro(BaseModel):
         return self.suppress.refuses(macro) if self.suppress else None
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
-        """The macros as designed; raises ValueError where the method refuses every one of them."""
+        """The macros as designed; raises ValueError where the method refuses all of them, or norms ``per_sample``."""
         reasons = [self.refuses(layer.design) for layer in layers(model).values()]
         if reasons and all(reasons):
             raise ValueError(reasons[0])
         use(model)
         self._teacher = self.distil.teacher(model) if self.distil else None
+        if self.per_sample is not None:
+            per_sample(model, self.per_sample)
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """Input ranges, where they are to suit the machine: on the first batch and a die of the training lot."""

@@ -21,6 +21,7 @@ from bitline.nn.norms import AnalogNorm, batch_norms
 from bitline.nn.outputs import count_outputs
 from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
+from bitline.nn.samplenorm import SampleNorm, per_sample
 from bitline.nn.side import SidePath
 from bitline.nn.streamline import norms_behind, streamlined
 from bitline.nn.suited import suit_ranges
@@ -39,6 +40,7 @@ __all__ = [
     "OnSilicon",
     "Pact",
     "Percentile",
+    "SampleNorm",
     "SidePath",
     "Silicon",
     "Tradeoff",
@@ -63,6 +65,7 @@ __all__ = [
     "norms_behind",
     "on_chip",
     "parts",
+    "per_sample",
     "programmed",
     "range_tradeoff",
     "requantise",

@@ -63,7 +63,8 @@ class _Tracer(fx.Tracer):
         self.leaf = leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (self.leaf is not None and isinstance(m, self.leaf)) or super().is_leaf_module(m, module_qualified_name)
+        known = (_BatchNorm,) if self.leaf is None else (_BatchNorm, self.leaf)
+        return isinstance(m, known) or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(model: nn.Module, leaf: type[nn.Module] | None = None) -> fx.Graph:
