@@ -112,11 +112,11 @@ def test_a_method_trains_with_it_and_evaluation_keeps_it(tmp_path: Path) -> None
     assert torch.equal(start.eval()(x), model(x))
 
 
-def test_a_row_of_a_run_is_its_own() -> None:
+def test_a_row_of_a_run_is_its_own(tmp_path: Path) -> None:
     test = SWEPT["test"] | {"per_sample": 64, "details": False}
     experiment = parse(SWEPT | {"test": test}, "test")
     assert experiment.test.per_sample == 64
-    walk = Run(experiment, Path("unused"), quiet, progress=False)
+    walk = Run(experiment, tmp_path, quiet, progress=False)
     model = convert(net(), analog(0.3))
     rows = {name: one for name, one, _ in walk.remedies("untrained", model)}
     assert [name for name in rows if "sample" in name] == ["untrained + normalised per sample"]
