@@ -214,7 +214,10 @@ def test_an_experiment(tmp_path: Path, changes: dict[str, Any], says: str) -> No
             r"macro\.column\.mean\.compresion: no such key; did you mean compression\? known: compression, dead_zone",
         ),
         ("methods.0.kind=qad", r"methods\.0: no kind 'qad'; did you mean qat\? there are: plain, qat, error_aware, ga"),
-        ("methods.0.sigma=1", r"methods\.0\.sigma: no such key; known: distil, kind, per_sample, ranges, seed, suppress"),
+        (
+            "methods.0.sigma=1",
+            r"methods\.0\.sigma: no such key; known: distil, kind, per_sample, ranges, seed, suppress",
+        ),
         ("methods.0.kind=error_aware", "2 of them are called 'error-aware'"),
         ("macro=[generic-8t-sram, generic-8t-sram]", "2 of them are called 'generic-8t-sram'"),
         ("macro=[]", r"macro: .*at least 1"),
