@@ -71,7 +71,7 @@ def tie() -> str:
 
 def ablations() -> str:
     """Three seeds of D-NAT with other gradients and other quantizers of the inputs; what was done is kept."""
-    design = Macro.model_validate(presets.load("generic-skewed-sram").dump() | {"weights": FOUR})
+    design = four_columns("generic-skewed-sram")
     found = []
     for seed in SEEDS:
         whole = digits(design, seed)
@@ -79,6 +79,11 @@ def ablations() -> str:
         changed = whole.model_copy(update={"methods": ABLATIONS, "test": test})
         found.append(scores(changed, seeds.KEPT / f"dnat-ablations-{seed}"))
     return f"{table(found, SEEDS, DNat().title)}\n\n{PAPER}"
+
+
+def four_columns(preset: str) -> Macro:
+    """A preset of 1-bit columns, four of them a weight."""
+    return Macro.model_validate(presets.load(preset).dump() | {"weights": FOUR})
 
 
 def macro(probability: np.ndarray, **how: Any) -> Macro:
@@ -162,7 +167,7 @@ def cost() -> str:
     """
     plain = ResNet(depth=20).build()
     skewed = presets.load("generic-skewed-sram").dump()
-    four = presets.load("generic-pedestal-sram").dump() | {"weights": FOUR}
+    four = four_columns("generic-pedestal-sram").dump()
     told = f"ResNet20, batch {fused.BATCH}, training step (bound {TIME:g}×)"
     times = []
     for name, design, distil in (

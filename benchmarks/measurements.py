@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.dnat import FOUR, digits
+from benchmarks.dnat import digits, four_columns
 from benchmarks.seeds import KEPT
-from bitline import presets
 from bitline.evaluate import AccuracyCurve, accuracy_curve, over_chips
 from bitline.experiment import Run
 from bitline.macro import Chip, Macro, distance, fit_table, simulate
@@ -26,7 +25,7 @@ RARE = {"least": 1, "reach": 128}  # rows without reads borrow from any distance
 
 def run() -> str:
     """Sizes of a log, and the smallest that is enough to ``TOLERANCE``; the network is kept."""
-    design = Macro.model_validate(presets.load("generic-pedestal-sram").dump() | {"weights": FOUR})
+    design = four_columns("generic-pedestal-sram")
     assert isinstance(design.column, TableColumn)
     walk = Run(digits(design, 0), KEPT / "measurements", lambda line: None, progress=False)
     model = walk.trained(walk.converted(walk.float_network(), design), design, DNat())

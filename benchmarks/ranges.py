@@ -8,12 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.dnat import FOUR
+from benchmarks.dnat import four_columns
 from benchmarks.seeds import EXAMPLES, missing
 from benchmarks.signed import ACTIVATIONS, signed
-from bitline import presets
 from bitline.experiment import Experiment, Run, load
-from bitline.macro import Macro
 from bitline.nn import InputRange, Tradeoff, input_ranges
 from bitline.nn.quantizers import Lsq
 
@@ -24,7 +22,7 @@ RESNET = ("data.train_images=512", "data.test_images=64", "convert.skip=[]", "co
 
 def run() -> str:
     """A table a network and number of bits."""
-    pedestal = Macro.model_validate(presets.load("generic-pedestal-sram").dump() | {"weights": FOUR})
+    pedestal = four_columns("generic-pedestal-sram")
     parts = {f"digits, {name}": tables(signed(pedestal, name, 0)) for name in ACTIVATIONS}
     if (why := missing()) is None:
         whole = load(EXAMPLES / "dnat-resnet20.yaml", RESNET)

@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from benchmarks.dnat import FOUR, SEEDS, digits
+from benchmarks.dnat import SEEDS, digits, four_columns
 from benchmarks.seeds import KEPT, scores, table
-from bitline import presets
 from bitline.experiment import Experiment, slug
 from bitline.macro import Macro
 from bitline.methods import DNat
@@ -46,7 +45,7 @@ def run() -> str:
 
 def one(activation: str, seed: int, wide: int = 1) -> dict[str, torch.Tensor]:
     """Right answers with two bounds and with one."""
-    design = presets.load("generic-skewed-sram").dump() | {"weights": FOUR}
+    design = four_columns("generic-skewed-sram").dump()
     column = design["column"] | {"step": wide * design["column"]["step"]}
     whole = signed(Macro.model_validate(design | {"column": column}), activation, seed)
     changed = {"methods": METHODS, "test": whole.test.model_copy(update={"recalibrate": False})}

@@ -132,5 +132,10 @@ def test_what_cannot_be_is_refused() -> None:
     there = convert(net(), bl.Macro.model_validate(analog(0.3).dump() | {"norm": {}}))
     with pytest.raises(ValueError, match="1 is on the array"):
         per_sample(there)
+    x = torch.rand(2, 1, 8, 8)
+    for changes in ({"test": SWEPT["test"] | {"per_sample": 64}}, {"methods": [{"kind": "ha_sgd", "per_sample": 64}]}):
+        on_array = parse(SWEPT | changes | {"macro": analog(0.3).dump() | {"norm": {}}}, "test")
+        with pytest.raises(ValueError, match="is on the array"):  # before anything is trained
+            on_array.check(x)
     with pytest.raises(ValueError, match=r"SampleNorm2d.*cannot be held by a bundle"):
         trace(per_sample(convert(net(), analog(0.3))))

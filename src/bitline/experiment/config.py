@@ -35,7 +35,7 @@ from bitline.macro.plans import PLANS
 from bitline.methods import AnyMethod
 from bitline.methods.usual import usual
 from bitline.networks import AnyNetwork
-from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, walk
+from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, per_sample, walk
 from bitline.search import Space
 from bitline.train import TrainConfig
 
@@ -278,6 +278,8 @@ class Experiment(Written):
                     raise ValueError(
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
+            if self.test.per_sample or any(getattr(method, "per_sample", None) for method in self.methods):
+                per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)
             names = [layer.site.name for layer in found]
             for method in self.methods:

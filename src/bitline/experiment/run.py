@@ -47,7 +47,6 @@ from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.methods.usual import WHY, analog
 from bitline.nn import (
-    AnalogNorm,
     SampleNorm,
     batch_norms,
     calibrate,
@@ -200,8 +199,7 @@ class Run:
             yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
         if not batch_norms(model):
             return
-        own = [module for module in batch_norms(model) if isinstance(module, SampleNorm | AnalogNorm)]
-        if test.per_sample is not None and not own:
+        if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in batch_norms(model)):
             yield f"{name} + normalised per sample", per_sample(copy.deepcopy(model), test.per_sample), None
         if test.recalibrate:
             yield f"{name} + BN recalibrated", self.recalibrated(model), None

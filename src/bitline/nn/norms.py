@@ -20,6 +20,15 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
+def share_of_batch(norm: _BatchNorm) -> float:
+    """Of one batch more in the running statistics, as the torch class has it; the batch is counted."""
+    factor = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        factor = 1 / float(norm.num_batches_tracked) if factor is None else factor
+    return factor or 0.0
+
+
 class AnalogNorm(OnSilicon, _BatchNorm):
     """A batch norm as an array does it: a depthwise 1×1 convolution by w = γ/√(σ² + ε) with the shift b = β − µ·w in a
     row beside it, both with the errors of this die, on one physical range (S1: Wan et al., JETC 2022, authors' code).
@@ -98,11 +107,8 @@ class AnalogNorm(OnSilicon, _BatchNorm):
     def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of a batch, (C,) each; running statistics are updated as the torch class does."""
         self._check_input_dim(x)
-        factor = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            factor = 1 / float(self.num_batches_tracked) if factor is None else factor
-        mean, variance = torch.batch_norm_update_stats(x.detach(), self.running_mean, self.running_var, factor or 0.0)
+        factor = share_of_batch(self)
+        mean, variance = torch.batch_norm_update_stats(x.detach(), self.running_mean, self.running_var, factor)
         return mean, variance
 
     def _with(self, x: Tensor, more: Tensor, shift: Tensor, batch: tuple[Tensor, Tensor] | None) -> Tensor:

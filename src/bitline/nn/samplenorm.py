@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bitline.nn.norms import AnalogNorm, batch_norms
+from bitline.nn.norms import AnalogNorm, batch_norms, share_of_batch
 
 POSITIONS = 256.0
 
@@ -56,12 +56,9 @@ class SampleNorm(_BatchNorm):
         if self.running_mean is None:
             return
         assert self.running_var is not None
-        factor = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            factor = 1 / float(self.num_batches_tracked) if factor is None else factor
-        self.running_mean.lerp_(mean, factor or 0.0)
-        self.running_var.lerp_(variance * (count / max(1, count - 1)), factor or 0.0)
+        factor = share_of_batch(self)
+        self.running_mean.lerp_(mean, factor)
+        self.running_var.lerp_(variance * (count / max(1, count - 1)), factor)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, positions={self.positions:g}"
