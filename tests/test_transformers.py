@@ -114,7 +114,7 @@ def test_fine_tuned_on_a_macros_errors_and_tested_on_chips(net: nn.Module, kind:
     )
     untouched = next(fallen)
     tuned = copy.deepcopy(untouched)
-    config = bl.TrainConfig(epochs=3, lr=3e-3, clip=1.0, optimizer={"kind": "adamw"})
+    config = bl.TrainConfig(epochs=8, lr=3e-3, clip=1.0, optimizer={"kind": "adamw"})
     bl.train(tuned, TRAINING, config=config, progress=False)
     mean = means(untouched=untouched, tuned=tuned)
     assert mean["tuned"] > mean["untouched"] + 8
