@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitline.compensate import (
     AnyPath,
+    Centred,
     CorrectNet,
     LowRank,
     Path,
@@ -39,9 +40,10 @@ DRAW = torch.Generator().manual_seed(0)
 X = torch.randn(48, 2, 6, 6, generator=DRAW)
 Y = (X.mean((2, 3)) @ torch.randn(2, 3, generator=DRAW)).argmax(1)
 INDEX = torch.arange(48)
-PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Trim()]
+PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Centred(rank=2), Trim()]
 assert {type(path) for path in PATHS} == set(get_args(get_args(AnyPath)[0]))
-TRAINED = PATHS[:-1]
+RANKS, TAPS, STRIDES = (1, 2, 2, 2), (9, 4, 1, 1), (4, 1, 1, 1)
+TRAINED = PATHS[:-2]
 FEW = TrainConfig(steps=6, lr=0.05, log_every=1)
 
 
@@ -133,7 +135,7 @@ def test_a_generator_sees_inputs_and_outputs_averaged_to_one_size() -> None:
     pooled = nn.functional.adaptive_avg_pool2d(X[:5], 3)
     c = nn.functional.conv2d(torch.cat([pooled, y], 1), side.generator[:, :, None, None], side.generator_bias)
     wanted = y + nn.functional.conv2d(torch.cat([y, c], 1), side.compensator[:, :, None, None], side.compensator_bias)
-    torch.testing.assert_close(side(layer, X[:5], y), wanted)
+    torch.testing.assert_close(side(layer, X[:5], lambda x: y), wanted)
 
 
 def test_a_product_of_low_rank_is_its_two_steps() -> None:
@@ -141,7 +143,9 @@ def test_a_product_of_low_rank_is_its_two_steps() -> None:
     side, layer = sides(net)["0"], layers(net)["0"]
     inner = nn.functional.conv2d(X, side.down[0].view(2, 2, 3, 3), stride=2, padding=1)
     y = torch.randn(48, 4, 3, 3)
-    torch.testing.assert_close(side(layer, X, y), y + nn.functional.conv2d(inner, side.up[0][:, :, None, None]))
+    torch.testing.assert_close(
+        side(layer, X, lambda x: y), y + nn.functional.conv2d(inner, side.up[0][:, :, None, None])
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- what is trained
@@ -220,6 +224,13 @@ def test_costs_by_hand() -> None:
             [round(n * g * k / 4) for _, n, k, g, _ in sizes],
             [p * round(n * g * k / 4) for p, n, k, g, _ in sizes],
         ),
+        Centred(rank=2): (  # the first layer, of two channels, has one direction besides its mean
+            [(r + 1) * (c + n * g * t) for r, t, (_, n, _, g, c) in zip(RANKS, TAPS, sizes, strict=True)],
+            [
+                p * r * (2 * c * s + n * g * t)
+                for r, t, s, (p, n, _, g, c) in zip(RANKS, TAPS, STRIDES, sizes, strict=True)
+            ],
+        ),
         Trim(): ([2 * n * g for _, n, _, g, _ in sizes], [p * n * g for p, n, _, g, _ in sizes]),
     }
     for path, (parameters, macs) in wanted.items():
@@ -246,6 +257,9 @@ def fetched(path: Path, sizes: list[tuple[int, int, int, int, int]]) -> list[int
         met = [{(i * g // len(c), j) for i, row in enumerate(c.tolist()) for j, one in enumerate(row) if one}
                for c, (*_, g, _) in zip(chosen, sizes, strict=True)]  # fmt: skip
         return [p * len(some) for some, (p, *_) in zip(met, sizes, strict=True)]
+    if isinstance(path, Centred):  # each once for its coordinates, and those for every position
+        seen = [2 * 6 * 6, 4 * 3 * 3, 24, 5]
+        return [each + p * r * t for each, r, t, (p, *_) in zip(seen, RANKS, TAPS, sizes, strict=True)]
     return [0 if isinstance(path, Trim) else p * g * k for p, _, k, g, _ in sizes]
 
 
@@ -262,10 +276,12 @@ def test_energy_of_a_side_path_by_hand() -> None:
     wanted[LowRank(rank=1)] = 8 * mac + (8 + 5) * 8 * bit
     # rank 1: the random 5 + 3 are of a seed and are not read; b, g and d are 3 + 3 + 1
     wanted[Vectors(rank=1)] = 15 * mac + (7 + 5) * 8 * bit
+    # rank 1: 5 products of 5 terms to the coordinate and 5 from it, 3 from it to the outputs; 2 · (5 + 3) numbers
+    wanted[Centred(rank=1)] = 13 * mac + (16 + 5 + 1) * 8 * bit
     # a product an output, of one term; 3 gains and 3 offsets
     wanted[Trim()] = 3 * (64 * multiply + 17 * add) + 6 * 8 * bit
     for path, joules in wanted.items():
-        net = attach(model(converting()), path, at=["8"])
+        net = attach(model(converting(path)), path, at=["8"])
         *_, total = side_costs(net, X[:1], given)
         assert total.joules == pytest.approx(joules), path.kind
         *_, dry = side_costs(net, X[:1], given.model_copy(update={"buffer": None}))
@@ -273,10 +289,11 @@ def test_energy_of_a_side_path_by_hand() -> None:
         assert dry.joules == pytest.approx(joules - read * 8 * bit), path.kind
 
 
-def converting() -> Macro:
+def converting(path: Path) -> Macro:
+    kind = "twos_complement" if isinstance(path, Centred) else "unsigned"
     return macro(
         variation=None,
-        inputs={"kind": "unsigned", "bits": 4, "digit_bits": 1},
+        inputs={"kind": kind, "bits": 4, "digit_bits": 1},
         weights={"kind": "differential", "bits": 4, "cell_bits": 3},
         converter={"bits": 6},
     )
@@ -285,7 +302,7 @@ def converting() -> Macro:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.kind)
 def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
     """A3.10: the network without them is counted as before, and what they add is theirs alone, energy too."""
-    bare, net = model(converting()), attach(model(converting()), path, at=["0", "6"])
+    bare, net = model(converting(path)), attach(model(converting(path)), path, at=["0", "6"])
     weights = net[0].weight.clone()
     before, found = cost(bare, X[:1]), cost(net, X[:1])
     assert torch.equal(net[0].weight, weights)
@@ -329,7 +346,7 @@ def test_without_converters_side_paths_are_priced_alone() -> None:
 
 def test_terms_are_those_of_the_longest_sum() -> None:
     net = {path.kind: sides(attach(model(), path, at=["0"]))["0"].terms for path in PATHS}
-    assert net == {"correctnet": 2 + 4, "low_rank": 18, "vectors": 18, "sparse": net["sparse"], "trim": 1}
+    assert net == {"correctnet": 2 + 4, "low_rank": 18, "vectors": 18, "sparse": net["sparse"], "centred": 9, "trim": 1}
     assert 1 <= net["sparse"] <= 18
 
 
@@ -409,10 +426,15 @@ def test_what_cannot_be_is_refused() -> None:
         attach(model(macro(variation=None)), LowRank(weights="analog"))
     with pytest.raises(ValidationError, match=r"test\.trim_per_chip"):
         Compensate(path=Trim())
+    with pytest.raises(ValidationError, match=r"centred is found on inputs, not trained: .* `centre`"):
+        Compensate(path=Centred())
+    for both in ({"centre": Centred()}, {"after": ErrorAware(centre=Centred())}):
+        with pytest.raises(ValidationError, match="centred inputs are a side path, and a layer has room for one"):
+            Compensate.model_validate(both)
     method = Compensate(after=ErrorAware(suppress=Suppression()))
     assert "give suppress.sigma" in (method.refuses(macro(variation=None)) or "")
     kind: TypeAdapter[Any] = TypeAdapter(AnyPath)
-    with pytest.raises(ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'trim'"):
+    with pytest.raises(ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'centred', 'trim'"):
         kind.validate_python({"kind": "lora"})
 
 

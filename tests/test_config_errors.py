@@ -163,7 +163,7 @@ def test_a_macro_that_stands_on_itself(tmp_path: Path) -> None:
         ),
         (
             {"methods": ["qat", {"kind": "qat", "warmup": 3}]},
-            "methods.1.warmup: no such key; known: distil, kind, per_sample, ranges, seed, suppress",
+            "methods.1.warmup: no such key; known: centre, distil, kind, per_sample, ranges, seed, suppress",
         ),
         ({"methods": ["qad"]}, "methods.0: no kind 'qad'; did you mean qat? there are: plain, qat, error_aware, "),
         ({"methods": ["qat", "qat"]}, "methods: 2 of them are called 'untrained on chips': rows of the result could"),
@@ -199,7 +199,7 @@ def test_an_experiment(tmp_path: Path, changes: dict[str, Any], says: str) -> No
         ("methods.x=1", "'x' is no place in a list of 2"),
         ("title.x=1", "title is 'tiny', which has no parts"),
         ("title=[", r"'\[' is not YAML"),
-        ("test.chip=5", r"test\.chip: no such key; did you mean chips\? known: chips, corners, detail_chips"),
+        ("test.chip=5", r"test\.chip: no such key; did you mean chips\? known: centre, chips, corners, detail_chips"),
         ("tests.chips=5", rf"tests: no such key; did you mean test\? known: {EXPERIMENT}"),
         ("test.chips=0", r"test\.chips: .*greater than or equal to 1 \(given: 0\)"),
         ("test.chips=many", r"test\.chips: .*integer.*'many'"),
@@ -216,7 +216,7 @@ def test_an_experiment(tmp_path: Path, changes: dict[str, Any], says: str) -> No
         ("methods.0.kind=qad", r"methods\.0: no kind 'qad'; did you mean qat\? there are: plain, qat, error_aware, ga"),
         (
             "methods.0.sigma=1",
-            r"methods\.0\.sigma: no such key; known: distil, kind, per_sample, ranges, seed, suppress",
+            r"methods\.0\.sigma: no such key; known: centre, distil, kind, per_sample, ranges, seed, suppress",
         ),
         ("methods.0.kind=error_aware", "2 of them are called 'error-aware'"),
         ("macro=[generic-8t-sram, generic-8t-sram]", "2 of them are called 'generic-8t-sram'"),

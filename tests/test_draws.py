@@ -250,6 +250,17 @@ def test_samples_are_drawn_apart():
     assert np.abs(np.corrcoef(long) - np.eye(7)).max() < 4.5 / 150_000**0.5
 
 
+def test_many_draws_are_those_of_each_part():
+    """On a CPU they are made block by block."""
+    many = 2 * draws.BLOCK * torch.get_num_threads() + 5
+    counter = torch.arange(3, 3 + many).view(1, -1).expand(2, -1)
+    for draw in (draws.normal, draws.uniform):
+        found = draw(11, counter)
+        assert found.shape == counter.shape
+        parts = [draw(11, part) for part in counter[0].split(1001)]
+        assert torch.equal(found, torch.cat(parts).expand_as(found))
+
+
 def test_no_samples():
     assert draws.sample_normals(torch.zeros(0, dtype=torch.int64), torch.Size([0, 5])).shape == (0, 5)
 

@@ -5,16 +5,18 @@ from typing import Annotated
 from pydantic import Field
 
 from bitline.compensate.attach import attach, remove, sides
+from bitline.compensate.centre import Centred, centre
 from bitline.compensate.correctnet import CorrectNet
 from bitline.compensate.overhead import Overhead, overhead
 from bitline.compensate.path import Path, Trained
 from bitline.compensate.rivals import LowRank, Sparse, Vectors
 from bitline.compensate.trim import Trim, Trimming
 
-AnyPath = Annotated[CorrectNet | LowRank | Vectors | Sparse | Trim, Field(discriminator="kind")]
+AnyPath = Annotated[CorrectNet | LowRank | Vectors | Sparse | Centred | Trim, Field(discriminator="kind")]
 
 __all__ = [
     "AnyPath",
+    "Centred",
     "CorrectNet",
     "LowRank",
     "Overhead",
@@ -25,6 +27,7 @@ __all__ = [
     "Trimming",
     "Vectors",
     "attach",
+    "centre",
     "overhead",
     "remove",
     "sides",

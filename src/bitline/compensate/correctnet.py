@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bitline.compensate.path import Trained, TrainedPath, axis, inputs, normals, outputs, parameter, pointwise, pooled
-from bitline.nn import CimLayer
+from bitline.nn import CimLayer, Read
 
 
 class CorrectNet(Trained):
@@ -46,7 +46,8 @@ class CorrectNetPath(TrainedPath):
         self.compensator = parameter(layer.weight.new_zeros(after, after + middle))
         self.compensator_bias = parameter(layer.weight.new_zeros(after))
 
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
+        y = read(x)
         seen = torch.cat([pooled(layer, x, y).to(y.dtype), y], axis(layer))
         made = pointwise(layer, seen, self.held(layer, "generator"), self.generator_bias)
         both = torch.cat([y, made.to(y.dtype)], axis(layer))

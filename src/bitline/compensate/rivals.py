@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitline import draws
 from bitline.compensate.path import Trained, TrainedPath, normals, outputs, parameter, per_channel
-from bitline.nn import CimLayer
+from bitline.nn import CimLayer, Read
 
 
 class LowRank(Trained):
@@ -55,8 +55,9 @@ class LowRankPath(ProductPath):
         self.down = parameter(normals(layer, "down", groups, config.rank, rows) / rows**0.5)
         self.up = parameter(layer.weight.new_zeros(groups, outputs(layer) // groups, config.rank))
 
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         weight = self.held(layer, "up") @ self.held(layer, "down")
+        y = read(x)
         return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
 
     def macs(self, positions: int) -> int:
@@ -96,9 +97,10 @@ class VectorsPath(ProductPath):
         for (name, shape), fan in zip(shapes.items(), (config.rank, rows), strict=True):
             self.register_buffer(name, normals(layer, name, *shape) / fan**0.5, persistent=False)
 
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         inner = self.held(layer, "inner").view(len(self.up), -1, 1)
         weight = self.held(layer, "scale")[:, None] * (self.up @ (inner * self.down)).flatten(0, 1)
+        y = read(x)
         more = layer._exact(x, weight.view_as(layer.weight), None)
         return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
 
@@ -143,8 +145,9 @@ class SparsePath(TrainedPath):
         self.groups = layer.matrix_shape[2]
         layer.weight.masked_fill_(self.chosen, 0.0)
 
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         weight = torch.zeros_like(layer.weight).masked_scatter(self.chosen, self.held(layer, "values"))
+        y = read(x)
         return y + layer._exact(x, weight, None).to(y.dtype)
 
     def macs(self, positions: int) -> int:

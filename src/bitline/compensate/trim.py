@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitline.compensate.path import Path, axis, outputs, per_channel
 from bitline.macro import ideal
-from bitline.nn import CimLayer, SidePath, kept, layers, parts, silicon, use
+from bitline.nn import CimLayer, Read, SidePath, kept, layers, parts, silicon, use
 
 
 class Trim(Path):
@@ -42,7 +42,8 @@ class TrimPath(SidePath):
         self.register_buffer("offset", layer.weight.new_zeros(outputs(layer)))
         self.watch: Callable[[TrimPath, CimLayer, Tensor], None] | None = None  # called before it corrects
 
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
+        y = read(x)
         if self.watch is not None:
             self.watch(self, layer, y)
         return per_channel(layer, self.gain) * y + per_channel(layer, self.offset)

@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from bitline import presets
+from bitline.compensate import Centred
 from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
 from bitline.cost import DEFAULT, Technology
 from bitline.data import AnyDataset, CropFlip, Split
@@ -131,6 +132,9 @@ class Test(Part):
     per_sample: PositiveFloat | None = Field(
         default=None,
         description="also with each sample's own statistics in batch norms; the others count as so many positions",
+    )
+    centre: Centred | None = Field(
+        default=None, description="also with mean and principal directions of the inputs of every layer in digital"
     )
     verify: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], OneOrMany()] = Field(
         default=(), description="also with these shares of the weights verified as they are written, not all of them"
@@ -278,6 +282,9 @@ class Experiment(Written):
                     raise ValueError(
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
+            for one in self.designs(macro).values():
+                if self.test.centre is not None and (reason := self.test.centre.refuses(one)):
+                    raise ValueError(f"test.centre on {one.name}: {reason}")
             if self.test.per_sample or any(getattr(method, "per_sample", None) for method in self.methods):
                 per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)

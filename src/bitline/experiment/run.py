@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitline.compensate import Trim, Trimming, attach, sides
+from bitline.compensate import Trim, Trimming, attach, centre, sides
 from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
@@ -190,13 +190,20 @@ class Run:
     def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
         """(row, network, what is done on each chip before it is tested): as it is, where asked with outputs trimmed and
         with batch-norm statistics of the macro that the model computes with."""
-        test = self.experiment.test
+        test, seed = self.experiment.test, self.experiment.seed
         yield name, model, None
         for share in test.verify:
             yield f"{name} + {100 * share:g} % verified", self.verified(model, share), None
         batches = list(islice(self.plain(), test.recalibration_batches))
         if test.trim_per_chip and not sides(model):
             yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
+        if test.centre is not None and not sides(model):
+            found = centre(
+                copy.deepcopy(model), batches, test.centre, chip=lambda i: training_chip(seed, 2_000_000 + i)
+            )
+            yield f"{name} + {test.centre.title}", found, None
+            if test.recalibrate and batch_norms(model):
+                yield f"{name} + {test.centre.title}, BN recalibrated", self.recalibrated(found), None
         if not batch_norms(model):
             return
         if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in batch_norms(model)):

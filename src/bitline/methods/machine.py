@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr
 from torch import Tensor, nn
 
 from bitline import draws
+from bitline.compensate import Centred, attach
+from bitline.compensate.centre import fit
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.methods.suppression import Suppression
 from bitline.nn import layers, on_chip, per_sample, silicon, suit_ranges, use
 from bitline.nn.suited import FACTORS, WEIGHTS
+
+SEEN = 8  # batches that a mean of inputs is found on
 
 
 def training_chip(seed: int, number: int) -> Chip:
@@ -41,6 +46,9 @@ class OnMacro(BaseModel):
         default=None,
         description="batch norms mix in each sample's own statistics; the others count as so many positions: try 256",
     )
+    centre: Centred | None = Field(
+        default=None, description="mean and principal directions of inputs in digital, beside every layer; absent: none"
+    )
     _teacher: nn.Module | None = PrivateAttr(default=None)
     _progress: Progress = PrivateAttr(default=Progress(0, 1))
 
@@ -53,6 +61,7 @@ class OnMacro(BaseModel):
         """``name``, and what was done beside."""
         beside = {"ranges suited": self.ranges, "distilled": self.distil, "normalised per sample": self.per_sample}
         done = [told for told, part in beside.items() if part is not None]
+        done += [self.centre.title] if self.centre else []
         return ", ".join([name, *done, *([self.suppress.title] if self.suppress else [])])
 
     @property
@@ -61,8 +70,9 @@ class OnMacro(BaseModel):
         return self.suppress.exempt if self.suppress else ()
 
     def refuses(self, macro: Macro) -> str | None:
-        """No macro, but one that leaves ``suppress`` without its sigma."""
-        return self.suppress.refuses(macro) if self.suppress else None
+        """A macro that leaves ``suppress`` without its sigma, or drives nothing of both signs for ``centre``."""
+        reasons = (part.refuses(macro) for part in (self.suppress, self.centre) if part is not None)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """The macros as designed; raises ValueError where the method refuses all of them, or norms ``per_sample``."""
@@ -73,9 +83,14 @@ class OnMacro(BaseModel):
         self._teacher = self.distil.teacher(model) if self.distil else None
         if self.per_sample is not None:
             per_sample(model, self.per_sample)
+        if self.centre is not None:
+            attach(model, self.centre)
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Input ranges, where they are to suit the machine: on the first batch and a die of the training lot."""
+        """What is taken off inputs that are centred, on a few batches and dies; then input ranges, where they are to
+        suit the machine, on the first batch and a die of the training lot."""
+        if self.centre is not None:
+            fit(model, list(islice(batches(0), SEEN)), lambda i: training_chip(self.seed, -2 - i))
         if self.ranges is None:
             return
         x, _, index = next(iter(batches(0)))

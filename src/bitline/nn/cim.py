@@ -211,7 +211,7 @@ class CimLayer(OnSilicon):
         at once."""
         if self.side is None:
             return self._read(x, tail)
-        y: Tensor = self.side(self, x, self._read(x))
+        y: Tensor = self.side(self, x, self._read)
         return y if tail is None else tail(y)
 
     def _read(self, x: Tensor, tail: Tail | None = None) -> Tensor:
@@ -342,15 +342,25 @@ class CimLayer(OnSilicon):
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital, and with the side path."""
+        return self._computed(x) if self.side is None else self.side(self, x, self._computed)
+
+    def _computed(self, x: Tensor) -> Tensor:
         codes, scale, zero = self.input_quantizer(x) if self.input_quantizer is not None else (x, x.new_ones(()), None)
-        if self.weight_quantizer is not None:
-            weight, weight_scale, _ = self.weight_quantizer(self.weight)
-            weight = weight * weight_scale
-        else:
-            weight = self.weight
         value = codes if zero is None else codes - zero
-        y = self._exact(value * scale, weight, self.bias)
-        return y if self.side is None else self.side(self, x, y)
+        return self._exact(value * scale, self.wanted(), self.bias)
+
+    def forget_ranges(self) -> None:
+        """Ranges of inputs and converters that were calibrated are to be calibrated again: other inputs come."""
+        for one in (self.input_quantizer, self.converters):
+            if one is not None:
+                one.reset()
+
+    def wanted(self) -> Tensor:
+        """The weights that the arrays are to hold, as numbers: quantised where they are."""
+        if self.weight_quantizer is None:
+            return self.weight
+        codes, scale, _ = self.weight_quantizer(self.weight)
+        return codes * scale
 
     def _continuous(self, x: Tensor) -> Tensor:
         """The continuous limit: the torch layer itself with this die's weights."""

@@ -113,6 +113,11 @@ class Quantizer(nn.Module, ABC):
         self.ready.fill_(True)
         self.calibrated = True
 
+    def reset(self) -> None:
+        """Not calibrated, as when it was made."""
+        self._seen, self.calibrated = None, False
+        self.ready.fill_(False)
+
     def _unsigned_message(self, seen: Statistics) -> str:
         what = f"{self}: {seen.share_negative:.1%} of the observed values are negative (down to {seen.low.min():.4g})"
         what += f", and the codes {self.grid.low}..{self.grid.high} are unsigned. "

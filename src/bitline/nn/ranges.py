@@ -81,6 +81,11 @@ class ConverterRange(nn.Module):
         self._kept, self.calibrated = [], True
         self.ready.fill_(True)
 
+    def reset(self) -> None:
+        """Not calibrated, where it has to be."""
+        self._kept, self._seen, self.calibrated = [], 0, not isinstance(self.adc.range, CalibratedRange)
+        self.ready.fill_(self.calibrated)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.calibrated = bool(self.ready)

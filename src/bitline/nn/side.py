@@ -1,8 +1,9 @@
-"""What digital arithmetic does beside a layer's array: it sees what goes in and what came out, and corrects that."""
+"""What digital arithmetic does beside a layer's array: it says what goes in, sees what came out, and corrects that."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from bitline.nn.cim import CimLayer
+
+Read = Callable[[Tensor], Tensor]
 
 
 class SidePath(nn.Module):
@@ -19,8 +22,9 @@ class SidePath(nn.Module):
     config: BaseModel
 
     @abstractmethod
-    def forward(self, layer: CimLayer, x: Tensor, y: Tensor) -> Tensor:
-        """The corrected outputs; ``x`` the layer's inputs, ``y`` its outputs, in the layer's own layout."""
+    def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
+        """The corrected outputs for the layer's inputs ``x``; ``read``: what the layer gives for such inputs by itself.
+        All are in the layer's own layout."""
 
     @property
     @abstractmethod
