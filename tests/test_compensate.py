@@ -225,7 +225,10 @@ def test_costs_by_hand() -> None:
             [p * round(n * g * k / 4) for p, n, k, g, _ in sizes],
         ),
         Centred(rank=2): (  # the first layer, of two channels, has one direction besides its mean
-            [(r + 1) * (c + n * g * t) for r, t, (_, n, _, g, c) in zip(RANKS, TAPS, sizes, strict=True)],
+            [
+                (r + 1) * c + n * g * (t * r + offsets)
+                for r, t, offsets, (_, n, _, g, c) in zip(RANKS, TAPS, (9, 1, 1, 1), sizes, strict=True)
+            ],
             [
                 p * r * (2 * c * s + n * g * t)
                 for r, t, s, (p, n, _, g, c) in zip(RANKS, TAPS, STRIDES, sizes, strict=True)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bitline.cli import app
 from bitline.cli.options import folder_of, loaded
-from bitline.compensate import AnyPath, LowRank, Trim, Trimming, attach, sides
+from bitline.compensate import AnyPath, Centred, LowRank, Trim, Trimming, attach, sides
 from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
@@ -104,7 +104,7 @@ def test_what_it_wrote_is_what_it_found_and_an_experiment(easy: tuple[Path, Hard
 
 def test_every_step_is_tried_before_it_gives_up(hard: tuple[Path, Hardened]) -> None:
     _, found = hard
-    assert names(found) == ["measure", "train", "compensate", "per chip", "allocate"]
+    assert names(found) == ["measure", "train", "centre", "compensate", "per chip", "allocate"]
     assert not any(step.holds for step in found.steps)
     assert found.steps[-1].told.startswith("left out: the target does not hold")
     kept = [step.kept.row.mean for step in found.steps if step.kept is not None]
@@ -120,7 +120,7 @@ def test_every_step_is_tried_before_it_gives_up(hard: tuple[Path, Hardened]) -> 
 
 def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) -> None:
     out, found = hard
-    beside = [one for one in found.steps[2].attempts if one.overhead is not None]
+    beside = [one for one in found.steps[3].attempts if one.overhead is not None]
     for one in beside:
         assert one.overhead is not None
         assert one.overhead.mac_share > 0
@@ -130,7 +130,7 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
         assert found.net(one) == pytest.approx({law: -share for law, share in one.overhead.energy_shares.items()})
     methods = load(out / "hardened.yaml").methods
     assert len(methods) == 1
-    last = found.steps[2].kept
+    last = found.steps[3].kept
     assert last is not None
     assert isinstance(methods[0], Compensate) == (last.overhead is not None)
 
@@ -138,7 +138,7 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
 def test_every_kind_that_is_trained_is_a_rival() -> None:
     """Each with sizes that it can have."""
     kinds = set(get_args(get_args(AnyPath)[0]))
-    assert {type(path) for path, _ in PATHS} == kinds - {Trim}
+    assert {type(path) for path, _ in PATHS} == kinds - {Trim, Centred}
     for path, sizes in PATHS:
         for size in sizes:
             assert getattr(path.sized(size), str(path.SIZE)) == size
@@ -152,9 +152,9 @@ def test_a_step_without_tries_says_so(hard: tuple[Path, Hardened], tmp_path: Pat
     again = HardenRun(
         parse(tiny(**LEARNED), "test"), tmp_path / "again", 1.0, placing=few, tell=told.append, progress=False
     )()
-    assert names(again) == ["measure", "train", "compensate", "allocate"]
-    assert not again.steps[2].attempts
-    assert again.steps[2].told.endswith(": none of them left to try")
+    assert names(again) == ["measure", "train", "centre", "compensate", "allocate"]
+    assert not again.steps[3].attempts
+    assert again.steps[3].told.endswith(": none of them left to try")
     assert any("of the placements tried within the budget, none is best" in line for line in told)
     assert "none of them left to try" in render_hardened(again)
 
@@ -187,7 +187,7 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
     between = (kept["compensate"] + kept["per chip"]) / 2
     shutil.copytree(folder, tmp_path / "again")
     again = hardened(tiny(**LEARNED), tmp_path / "again", between, per_chip=True)
-    assert names(again) == ["measure", "train", "compensate", "per chip", "allocate"]
+    assert names(again) == ["measure", "train", "centre", "compensate", "per chip", "allocate"]
     assert again.steps[-1].told == "left out: what is done on each chip is not done in a search"
     assert load(tmp_path / "again" / "hardened.yaml").test.trim_per_chip  # and is done by what was written
 
@@ -209,6 +209,30 @@ def test_trims_are_tried_where_side_paths_were_kept(easy: tuple[Path, Hardened])
         "bare + trimmed per chip",
         "bare + BN recalibrated per chip",
     ]
+
+
+def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
+    """The mean alone, and the most directions within the budget; what is kept is an experiment. Paths stand beside the
+    network without."""
+    memory = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 1.0}}
+    changes = LEARNED | {"macro": memory, "methods": [{"kind": "error_aware"}], "search": None}
+    found = hardened(tiny(**changes), tmp_path / "out", 1.0)
+    centred, beside = found.steps[2], found.steps[3]
+    names = [one.name for one in centred.attempts if "recalibrated" not in one.name]
+    assert [name.partition(", inputs ")[2] for name in names] == ["centred", "centred, 16 directions digital"]
+    assert all(one.overhead is not None for one in centred.attempts)
+    assert not any("centred" in one.name for one in beside.attempts)
+    (method,) = load(tmp_path / "out" / "hardened.yaml").methods
+    last = found.steps[-1].kept
+    assert last is not None
+    assert ("centred" in last.name) == (getattr(method, "centre", None) is not None)
+    few = PLACING.model_copy(update={"budget": Budget(share=1e-6)})
+    told: list[str] = []
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    run = HardenRun(parse(tiny(**changes), "test"), tmp_path / "again", 1.0, placing=few, tell=told.append)
+    kept = Network("kept", run.walk.float_network(), ErrorAware())
+    assert not list(Ladder(run.walk, run.macro, few, False, told.append).centre(kept))
+    assert told[0].startswith("inputs centred: left out: takes ")
 
 
 def test_a_search_that_cannot_be_is_left_out_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class CentredPath(SidePath):
         self.register_buffer("directions", weight.new_zeros(channels, min(config.rank, channels - 1)))
         self.register_buffer("gain", weight.new_ones(()))
         self.outputs, self.taps = outputs(layer), math.prod(getattr(layer.geometry, "kernel", ()))
+        self.padded = any(getattr(layer, "_reversed_padding_repeated_twice", ()))
         self.stride = math.prod(getattr(layer.geometry, "stride", ()))
         self.watch: Callable[[CentredPath, CimLayer, Tensor, Tensor], None] | None = (
             None  # sees what the array is given
@@ -117,7 +118,8 @@ class CentredPath(SidePath):
     @property
     def size(self) -> int:
         channels, rank = self.directions.shape
-        return channels * (rank + 1) + self.outputs * self.taps * (rank + 1)
+        offsets = self.taps if self.padded else 1  # at an edge those of padding are not added
+        return channels * (rank + 1) + self.outputs * (self.taps * rank + offsets)
 
     def macs(self, positions: int) -> int:
         channels, rank = self.directions.shape

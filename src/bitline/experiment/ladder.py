@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,12 +10,13 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Trimming, Vectors, sides
+from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Trimming, Vectors, attach, sides
+from bitline.cost import side_costs
 from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths
 from bitline.experiment.run import Run
 from bitline.macro import Macro
-from bitline.methods import AnyMethod, Compensate, ErrorAware, Qat, Suppression
+from bitline.methods import AnyMethod, Compensate, ErrorAware, OnMacro, Qat, Suppression
 from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Random
 
@@ -25,6 +27,8 @@ PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their wid
     (Vectors(), (4, 16)),
     (Sparse(), (0.02, 0.05, 0.1)),
 )
+
+RANKS = (0, 1, 2, 4, 8, 16)  # of directions beside the mean of centred inputs
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Ladder:
         share = f"{100 * self.placing.budget.share:g} % more {self.placing.budget.of}"
         yield "measure", "the network as converted, and once its batch norms know the macro", self.measure
         yield "train", "on the machine with its errors, and with S3's suppression of their growth", self.train
+        yield "centre", f"inputs centred: their mean in digital, and as many directions as {share} allow", self.centre
         yield "compensate", f"side paths, the paper's and its rivals, placed within {share}", self.compensate
         if self.per_chip:
             yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip
@@ -90,9 +95,39 @@ class Ladder:
             else:
                 yield from self._made(title, method)
 
+    def centre(self, kept: Network) -> Iterator[Network]:
+        """The method of the network kept, or error-aware training, with inputs centred: the mean alone, and the most
+        directions within the budget."""
+        self.bare, method = kept, kept.method or ErrorAware()
+        assert isinstance(method, OnMacro)
+        if reason := Centred().refuses(self.macro):
+            self.tell(f"left out: {reason}")
+        elif method.centre is not None:
+            self.tell("left out: the experiment's own method has inputs centred")
+        else:
+            ranks = [rank for rank in RANKS if self._within(Centred(rank=rank))]
+            for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
+                one = method.model_copy(update={"centre": Centred(rank=rank)})
+                yield from self._made(one.title, one)
+
+    def _within(self, path: Centred) -> bool:
+        """Whether the budget allows it beside every layer."""
+        sample = next(iter(self.walk.source()))[0][:1].float()
+        used = self.placing.budget.used(
+            side_costs(attach(copy.deepcopy(self.start), path), sample, self.walk.experiment.technology)[-1]
+        )
+        if allowed := used is not None and used <= self.placing.budget.share:
+            return allowed
+        told = "not told" if used is None else f"{100 * used:.1f} %"
+        self.tell(f"{path.title}: left out: takes {told} more {self.placing.budget.of}")
+        return False
+
     def compensate(self, kept: Network) -> Iterator[Network]:
-        """Each kind of side path where the searcher wants it, beside the network kept."""
-        self.bare, how = kept, self.placing
+        """Each kind of side path where the searcher wants it, beside the best network without any."""
+        how, kept = self.placing, self.bare or kept
+        if sides(kept.model):
+            self.tell("left out: the experiment's method has inputs centred, and a layer has room for one side path")
+            return
         for path, widths in PATHS:
             wanted = Compensate.model_validate({"path": path, "after": kept.method})
             try:

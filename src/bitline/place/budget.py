@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bitline.cost import SideCost
 from bitline.units import share
 
 Measure = Literal["parameters", "macs", "energy"]
@@ -26,6 +27,12 @@ class Budget(BaseModel):
     def read(text: str, of: Measure = "parameters") -> Budget:
         """From ``5%`` or ``0.05``; raises ValueError for anything else."""
         return Budget(share=share(text, "budget"), of=of)
+
+    def used(self, total: SideCost) -> float | None:
+        """What side paths take of a network, ``total`` of ``side_costs``; None where energies are not told."""
+        if self.of == "energy":
+            return next(iter(total.energy_shares.values()), None)
+        return total.parameter_share if self.of == "parameters" else total.mac_share
 
     def penalty(self, overhead: float) -> float:
         """What is taken from the reward of a placement with this overhead."""
