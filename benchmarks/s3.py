@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.seeds import at, demo
-from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Trim, Vectors, attach
+from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Trim, Vectors, attach
 from bitline.cost import SideCost, brief, side_costs
 from bitline.evaluate import error_gain, injected_from, layer_gains
 from bitline.experiment import Experiment, Run, load
@@ -29,7 +29,7 @@ COUNTED = Macro.model_validate(  # what weights without digits are priced as
         "name": "8-bit arrays",
         "rows": 128,
         "columns": 128,
-        "inputs": {"kind": "unsigned", "bits": 8, "digit_bits": 1},
+        "inputs": {"kind": "twos_complement", "bits": 8, "digit_bits": 1},
         "weights": {"kind": "differential", "bits": 8, "cell_bits": 4},
         "converter": {"bits": 8},
     }
@@ -61,6 +61,7 @@ def methods(last: str) -> tuple[AnyMethod, ...]:
         ErrorAware(suppress=quiet.suppress),
         *(Compensate(path=path, after=noisy) for path in (CorrectNet(), LowRank(), Vectors(), Sparse())),
         Compensate(path=CorrectNet(weights="analog"), after=noisy),
+        *(ErrorAware(centre=Centred(rank=rank)) for rank in (0, 4)),
     )
 
 
@@ -126,6 +127,8 @@ def cost_of(experiment: Experiment, row: str) -> SideCost:
         method.model_copy(update={"path": digital(method.path)}).put(model)
     if remedy.startswith("trimmed"):
         attach(model, Trim())
+    if (centred := experiment.test.centre if remedy.startswith("inputs centred") else method.centre) is not None:
+        attach(model, centred)
     return side_costs(model, experiment.data.set.test()[:1].images.float())[-1]
 
 

@@ -300,7 +300,7 @@ def test_presets_are_listed_and_described() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--set", "test.chip=5"], ["tiny.yaml", "test.chip: no such key; did you mean chips? known: chips"]),
+        (["--set", "test.chip=5"], ["tiny.yaml", "test.chip: no such key; did you mean chips? known: centre, chips"]),
         (["--set", "macro=generic-9t"], ["no preset 'generic-9t'", NAME]),
         (["--set", "macro.volts_per_count=8 mA"], ["'8 mA' has the unit 'mA'; expected volts, for example '0.8 V'"]),
         (["--set", "convert.skip=[conv9]"], ["pattern 'conv9' matches no layer; the layers are: conv1"]),
