@@ -137,8 +137,9 @@ def cost_of(experiment: Experiment, row: str) -> SideCost:
         method.model_copy(update={"path": digital(method.path)}).put(model)
     if remedy.startswith("trimmed"):
         attach(model, Trim())
-    if (centred := experiment.test.centre if remedy.startswith("inputs centred") else method.centre) is not None:
-        attach(model, centred)
+    done = remedy.removesuffix(", BN recalibrated")
+    for path in [method.centre] if method.centre else [one for one in experiment.test.centre if one.title == done]:
+        attach(model, path)
     return side_costs(model, experiment.data.set.test()[:1].images.float())[-1]
 
 

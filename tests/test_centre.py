@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import bitline as bl
-from bitline.compensate import Centred, centre, sides
+from bitline.compensate import Centred, centre, remove, sides
+from bitline.compensate.centre import fit
+from bitline.cost import measure_activity
 from bitline.experiment import Run, parse
-from bitline.macro import Chip, Macro
-from bitline.methods import ErrorAware
-from bitline.nn import CimLayer, calibrate, convert, layers, on_chip
+from bitline.macro import Chip, Macro, ideal
+from bitline.methods import ErrorAware, Qat
+from bitline.nn import CimLayer, calibrate, convert, input_ranges, layers, moved, on_chip, walk
 from test_experiment import TINY, quiet
 
 DRAW = torch.Generator().manual_seed(0)
@@ -94,7 +96,7 @@ def test_a_chip_shifts_no_output(kind: str) -> None:
     at = 1 if x.dim() == 4 else -1
     if kind == "conv2d":  # inputs of all positions of the kernel have the same mean where it slides over all
         x = x.mean((2, 3), keepdim=True).expand_as(x)
-    gain = float(next(iter(sides(found).values())).gain)
+    gain = math.exp(0.125) * float(next(iter(sides(found).values())).gain)
 
     def means(model: nn.Module) -> Tensor:
         y = model(x).movedim(at, -1).flatten(0, -2)
@@ -120,7 +122,7 @@ def test_errors_have_the_power_of_what_is_left(rank: int) -> None:
     nn.init.normal_(net.weight, generator=torch.Generator().manual_seed(1))
     found = centre(layer_of(net, macro(**LOGNORMAL), x), [x], Centred(rank=rank), chip=dies)
     path = found[0].side
-    path.gain.fill_(math.exp(0.125))
+    path.gain.fill_(1.0)
     _, rest = path.parts(found[0], x)
     mean = x.mean(0)
     values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
@@ -136,11 +138,28 @@ def test_errors_have_the_power_of_what_is_left(rank: int) -> None:
 
 @torch.no_grad()
 def test_the_digital_part_has_the_arrays_gain() -> None:
+    """But for how weights grow, which the variation in use tells: any sigma of it, and the ideal macro."""
     x = inputs(100, 6)
     wide = torch.cat([x] * 20, 1) + torch.randn(100, 120, generator=DRAW)
     net = nn.Linear(120, 60)
     found = centre(layer_of(net, macro(**LOGNORMAL), wide), [wide], chip=dies)
-    assert float(found[0].side.gain) == pytest.approx(math.exp(0.125), rel=0.03)
+    path = found[0].side
+    assert float(path.gain) == pytest.approx(1, rel=0.03)
+    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.125), rel=0.03)
+    bl.nn.use(found, lambda macro: macro.model_copy(update={"variation": macro.variation.at(2.0)}))
+    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.5), rel=0.03)
+    torch.testing.assert_close(found[0].exact(wide), net(wide), atol=1e-4, rtol=1e-4)
+    bl.nn.use(found, ideal)
+    torch.testing.assert_close(found(wide), net(wide), atol=1e-4, rtol=1e-4)
+    seen: list[Tensor] = []
+    walk(found, [wide], lambda layer, x, y: seen.append(y))
+    torch.testing.assert_close(seen[0], net(wide), atol=1e-4, rtol=1e-4)
+    bl.nn.use(found, ideal)
+    again = fit(copy.deepcopy(found), [wide], dies)  # of the macro as designed, whichever is in use
+    assert torch.equal(again[0].side.gain, path.gain)
+    assert again[0].macro == ideal(found[0].design)
+    other = moved(found, lambda macro: macro.model_copy(update={"variation": macro.variation.at(2.0)}))
+    assert float(other[0].side.scale(other[0])) == pytest.approx(math.exp(0.5), rel=0.03)
     found = centre(layer_of(net, macro(variation={"kind": "range", "sigma": 0.1}), wide), [wide], chip=dies)
     assert float(found[0].side.gain) == pytest.approx(1, rel=0.03)
     silent = centre(layer_of(net, macro(), wide), [torch.ones(4, 120)])
@@ -174,6 +193,50 @@ def test_ranges_suit_what_is_left(scheme: str) -> None:
     assert torch.equal(again(x), found(x))
 
 
+@torch.no_grad()
+def test_a_coarse_converter_does_not_mute_what_is_digital() -> None:
+    """The gain is of the array: a converter that has hardly a step for a layer's sums says nothing of it."""
+    net, x = nn.Linear(6, 30), inputs(200, 6)
+    coarse = macro(**CONVERTING | {"converter": {"bits": 3}})
+    found = centre(layer_of(net, coarse, x), [x], Centred(rank=3))
+    assert float(found[0].side.gain) == pytest.approx(1, rel=0.02)
+    assert (found(x) - net(x)).square().mean() < 0.1 * net(x).var()
+
+
+@torch.no_grad()
+def test_what_is_left_is_what_is_measured_and_ranges_are_found_anew_without_it() -> None:
+    net, x = nn.Linear(6, 30), inputs(200, 6).relu() + 1
+    plain = layer_of(net, macro(**CONVERTING), x)
+    found = centre(copy.deepcopy(plain), [x], Centred(rank=2))
+    active = {name: measure_activity(model, x)["0"] for name, model in (("plain", plain), ("found", found))}
+    layer = found[0]
+    codes, _, _ = layer.input_quantizer(layer.driven(x))
+    digits = layer.design.inputs.digits(codes)
+    assert active["found"].drives == pytest.approx(float((digits != 0).double().mean()))
+    assert active["found"].drives != active["plain"].drives
+    (row,) = input_ranges(found, [x])
+    assert row.own is not None
+    assert row.own.clipping < 1e-3 * float(layer.driven(x).square().mean())
+    remove(found)
+    with pytest.raises(RuntimeError, match="not calibrated"):
+        found(x)
+    torch.testing.assert_close(calibrate(found, [x])(x), plain(x))
+
+
+@torch.no_grad()
+def test_the_digital_part_is_exact_in_mixed_precision() -> None:
+    net, x = nn.Linear(6, 30), inputs(200, 6) + 30
+    plain = layer_of(net, macro(), x)
+    found = centre(copy.deepcopy(plain), [x], Centred(rank=5))
+    wanted = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [float((model(x) - wanted).square().mean()) for model in (plain, found)]
+    assert errors[1] < 1.2 * errors[0]  # outputs are rounded, as they were
+    half = copy.deepcopy(found).to(torch.bfloat16)
+    assert half(x.bfloat16()).dtype == torch.bfloat16
+    assert found(x[:0]).shape == (0, 30)
+
+
 def test_gradients_pass_both_parts() -> None:
     net, x = nn.Conv2d(6, 5, 3, padding=1), inputs(4, 6, 5, 5)
     found = centre(layer_of(net, macro(), x), [x], Centred(rank=2))
@@ -196,6 +259,7 @@ def test_a_method_trains_on_centred_inputs_and_goes_on_from_its_checkpoint(tmp_p
     bl.train(whole, batches, config=config, method=method, progress=False)
     assert list(sides(whole)) == ["0", "2"]
     assert float(whole[0].side.gain) != 1
+    assert Qat(centre=Centred()).title == "without errors, inputs centred, 1 direction digital"
 
     def broken(epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         if epoch == 2:
@@ -214,13 +278,15 @@ def test_rows_of_a_test(tmp_path: Path) -> None:
     data = TINY | {
         "macro": {"name": "memory", "rows": 64, "columns": 64} | LOGNORMAL,
         "methods": [{"kind": "error_aware", "centre": {"rank": 2}}],
-        "test": TINY["test"] | {"centre": {"rank": 0}, "details": False},
+        "test": TINY["test"] | {"centre": [{"rank": 0}, {"rank": 3}], "details": False},
     }
     result = Run(parse(data, "test"), tmp_path, quiet, progress=False)()
     names = [row.method for row in result.rows if row.chips > 1]
     assert [name for name in names if "centred" in name] == [
         "untrained on chips + inputs centred",
         "untrained on chips + inputs centred, BN recalibrated",
+        "untrained on chips + inputs centred, 3 directions digital",
+        "untrained on chips + inputs centred, 3 directions digital, BN recalibrated",
         "error-aware, inputs centred, 2 directions digital",
         "error-aware, inputs centred, 2 directions digital + BN recalibrated",
     ]
@@ -244,6 +310,16 @@ def test_inputs_without_a_sign_are_refused(scheme: str, tmp_path: Path) -> None:
 def test_without_inputs_nothing_is_found() -> None:
     with pytest.raises(ValueError, match="centring needs at least one batch of inputs"):
         centre(convert(nn.Linear(6, 5), macro()), [])
+    x = inputs(8, 6)
+    x[3, 2] = math.nan
+    with pytest.raises(ValueError, match=r"batch 0: input\[3, 2\] = nan is not a finite number"):
+        centre(convert(nn.Linear(6, 5), macro()), [x])
+    signed = centre(layer_of(nn.Linear(6, 5), macro(**CONVERTING), inputs(8, 6)), [inputs(8, 6)])
+    with pytest.raises(ValueError, match=r"0: centred inputs have both signs.*'offset' have no such codes"):
+        moved(signed, lambda design: Macro.model_validate(design.dump() | {"inputs": {"kind": "offset", "bits": 4}}))
+    data = TINY | {"macro": "generic-8t-sram", "methods": [{"kind": "compensate"}]}
+    with pytest.raises(ValueError, match=r"test\.verify of 'compensated .*': not beside side paths; remove one"):
+        parse(data | {"test": TINY["test"] | {"verify": 0.5}}, "test").check(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="rank"):
         Centred(rank=-1)
 

@@ -42,7 +42,7 @@ Y = (X.mean((2, 3)) @ torch.randn(2, 3, generator=DRAW)).argmax(1)
 INDEX = torch.arange(48)
 PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Centred(rank=2), Trim()]
 assert {type(path) for path in PATHS} == set(get_args(get_args(AnyPath)[0]))
-RANKS, TAPS, STRIDES = (1, 2, 2, 2), (9, 4, 1, 1), (4, 1, 1, 1)
+RANKS, TAPS, SEEN = (1, 2, 2, 2), (9, 4, 1, 1), (2 * 6 * 6, 4 * 3 * 3, 24, 5)
 TRAINED = PATHS[:-2]
 FEW = TrainConfig(steps=6, lr=0.05, log_every=1)
 
@@ -229,10 +229,7 @@ def test_costs_by_hand() -> None:
                 (r + 1) * c + n * g * (t * r + offsets)
                 for r, t, offsets, (_, n, _, g, c) in zip(RANKS, TAPS, (9, 1, 1, 1), sizes, strict=True)
             ],
-            [
-                p * r * (2 * c * s + n * g * t)
-                for r, t, s, (p, n, _, g, c) in zip(RANKS, TAPS, STRIDES, sizes, strict=True)
-            ],
+            [r * (2 * x + p * n * g * t) for r, t, x, (p, n, _, g, _) in zip(RANKS, TAPS, SEEN, sizes, strict=True)],
         ),
         Trim(): ([2 * n * g for _, n, _, g, _ in sizes], [p * n * g for p, n, _, g, _ in sizes]),
     }
@@ -254,15 +251,14 @@ def test_costs_by_hand() -> None:
 def fetched(path: Path, sizes: list[tuple[int, int, int, int, int]]) -> list[int]:
     """Inputs that a side path takes: each once to average, those of every position for a product, none for a trim."""
     if isinstance(path, CorrectNet):
-        return [2 * 6 * 6, 4 * 3 * 3, 24, 5]
+        return list(SEEN)
     if isinstance(path, Sparse):  # of each group those that one of its weights meets
         chosen = [side.chosen.flatten(1) for side in sides(attach(model(), path)).values()]
         met = [{(i * g // len(c), j) for i, row in enumerate(c.tolist()) for j, one in enumerate(row) if one}
                for c, (*_, g, _) in zip(chosen, sizes, strict=True)]  # fmt: skip
         return [p * len(some) for some, (p, *_) in zip(met, sizes, strict=True)]
     if isinstance(path, Centred):  # each once for its coordinates, and those for every position
-        seen = [2 * 6 * 6, 4 * 3 * 3, 24, 5]
-        return [each + p * r * t for each, r, t, (p, *_) in zip(seen, RANKS, TAPS, sizes, strict=True)]
+        return [each + p * r * t for each, r, t, (p, *_) in zip(SEEN, RANKS, TAPS, sizes, strict=True)]
     return [0 if isinstance(path, Trim) else p * g * k for p, _, k, g, _ in sizes]
 
 

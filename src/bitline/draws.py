@@ -66,7 +66,7 @@ def _by_blocks(counter: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
     block = BLOCK * torch.get_num_threads()
     if counter.device.type != "cpu" or counter.numel() <= block:
         return draw(counter)
-    found = torch.empty(counter.shape, dtype=torch.float64)
+    found = torch.empty(counter.shape, dtype=torch.float64, device=counter.device)
     for into, some in zip(found.view(-1).split(block), counter.reshape(-1).split(block), strict=True):
         into.copy_(draw(some))
     return found

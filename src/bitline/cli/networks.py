@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +92,10 @@ def cost(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="kind or title of a `compensate`, whose side paths count; absent: none"),
+        typer.Option(
+            "--method",
+            help="kind or title of a method with side paths, which count; absent: none",
+        ),
     ] = None,
     out: Out = None,
     changes: Changes = None,
@@ -103,11 +107,14 @@ def cost(
     Example: `bitline cost examples/resnet20-cifar10.yaml --set macro=generic-8t-sram`
     """
     from bitline import cost as costs
+    from bitline.compensate import sides
+    from bitline.compensate.centre import fit
+    from bitline.methods import Compensate
     from bitline.report.costs import cost_tables, overheads_table
 
     experiment = loaded(file, changes)
     paths = method_of(experiment, method) if method else None
-    if paths is not None and not hasattr(paths, "path"):
+    if paths is not None and not isinstance(paths, Compensate) and getattr(paths, "centre", None) is None:
         raise ValueError(f"--method {method}: it has no side paths; what others do to weights costs nothing")
     chosen = costs.Technology.load(technology or experiment.technology)
     walk = walk_of(experiment, folder_of(file, out), errors if as_json else console) if zero_skip else None
@@ -120,10 +127,12 @@ def cost(
             model = experiment.place(experiment.network.build(experiment.seed).eval(), macro)
         else:
             model = walk.converted(walk.float_network(), macro)
+            if paths is not None and paths.centre is not None:
+                fit(paths.put(model), list(islice(walk.plain(), walk.experiment.test.recalibration_batches)))
             device = next(model.parameters()).device
             images = walk.testing[:zero_skip].images.float()
             activity = costs.measure_activity(model, images.to(device))
-        if paths is not None:
+        if paths is not None and not sides(model):
             paths.put(model)
         found.append(costs.cost(model.cpu(), sample, chosen, batch=batch, activity=activity))
         beside.append(costs.side_costs(model, sample, chosen, batch=batch) if paths is not None else ())

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from bitline.compensate.attach import attach
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
-from bitline.macro import Chip, Macro
-from bitline.nn import CimLayer, Read, SidePath, calibrate, kept, layers, on_chip, silicon, walk
+from bitline.macro import Chip, Macro, ideal
+from bitline.nn import CimLayer, Read, SidePath, calibrate, kept, layers, on_chip, parts, silicon, use, walk
+from bitline.nn.calibrate import check_finite
 
 CHIPS = 4  # that tell the arrays' gain
 
@@ -58,7 +59,11 @@ CENTRED = Centred()
 
 
 class CentredPath(SidePath):
-    """Mean (C,), directions (C, R) and gain () of one layer; nothing is taken off before they are found."""
+    """Mean (C,), directions (C, R) and gain () of one layer; nothing is taken off before they are found.
+
+    ``gain``: of the array as designed, but for how weights grow on average, which the variation in use says itself; 1
+    where the macro in use is ideal, and for what is not read from an array.
+    """
 
     config: Centred
     mean: Tensor
@@ -73,84 +78,122 @@ class CentredPath(SidePath):
         self.register_buffer("directions", weight.new_zeros(channels, min(config.rank, channels - 1)))
         self.register_buffer("gain", weight.new_ones(()))
         self.outputs, self.taps = outputs(layer), math.prod(getattr(layer.geometry, "kernel", ()))
-        self.padded = any(getattr(layer, "_reversed_padding_repeated_twice", ()))
-        self.stride = math.prod(getattr(layer.geometry, "stride", ()))
-        self.watch: Callable[[CentredPath, CimLayer, Tensor, Tensor], None] | None = (
-            None  # sees what the array is given
-        )
+        pads = getattr(layer, "_reversed_padding_repeated_twice", ())
+        self.padded = any(pads) and getattr(layer, "padding_mode", "") == "zeros"
+        self.watch: Callable[[CentredPath, CimLayer, Tensor, Tensor], None] | None = None  # sees rests and readings
+        self._growth: tuple[Macro, float] | None = None  # of the macro in use
 
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         known, rest = self.parts(layer, x)
         y = read(rest)
         if self.watch is not None:
             self.watch(self, layer, rest, y)
-        return y + (self.gain * self.product(layer, known)).to(y.dtype)
+        product = self.product(layer, known)
+        if read == layer._read and not layer.observing:  # from an array
+            product = product * self.scale(layer)
+        return y + product.to(y.dtype)
+
+    def driven(self, layer: CimLayer, x: Tensor) -> Tensor:
+        return self.parts(layer, x)[1]
+
+    def scale(self, layer: CimLayer) -> Tensor | float:
+        """What a typical array makes of a product, with the macro in use."""
+        macro = layer.macro
+        if self._growth is None or self._growth[0] is not macro:
+            self._growth = (macro, 0.0 if macro == ideal(macro) else growth(macro))
+        return self.gain * self._growth[1] if self._growth[1] else 1.0
 
     def parts(self, layer: CimLayer, x: Tensor) -> tuple[Tensor, Tensor]:
         """(coordinates of p, R + 1 channels of which the last is 1; x - p), laid out as the inputs."""
-        positions = x.shape[x.dim() - dimensions(layer) :]
+        number = dimensions(layer)
         with torch.autocast(x.device.type, enabled=False):  # what one part loses the other would have to have
             wide = x if x.dtype == torch.float64 else x.float()
-            centred = wide.reshape(*x.shape[: x.dim() - len(positions)], -1) - self.mean[:, None]
-            along = self.directions.T @ centred
-            rest = centred - self.directions @ along
+            mean, directions = self.mean.to(wide.dtype), self.directions.to(wide.dtype)
+            if not number:
+                centred = wide - mean
+                along = centred @ directions
+                rest = centred - along @ directions.T
+                return torch.cat([along, torch.ones_like(rest[..., :1])], -1), rest.to(x.dtype)
+            centred = wide.flatten(-number) - mean[:, None]
+            along = directions.T @ centred
+            rest = centred - directions @ along
         known = torch.cat([along, torch.ones_like(rest[..., :1, :])], -2)
-        return known.unflatten(-1, positions or (1,)), rest.view(x.shape)
+        return known.unflatten(-1, x.shape[-number:]), rest.view(x.shape).to(x.dtype)
 
     def product(self, layer: CimLayer, known: Tensor) -> Tensor:
         """W · p from the coordinates of p, as the layer itself would have it, without its bias."""
-        basis, weight = torch.cat([self.directions, self.mean[:, None]], 1), layer.wanted()
-        _, _, groups = layer.matrix_shape
-        shape = (groups, len(weight) // groups, len(basis) // groups, -1)
-        seen = torch.einsum("gnct,gcr->gnrt", weight.view(shape), basis.view(groups, shape[2], -1))
-        seen = seen.reshape(len(weight), -1, *weight.shape[2:])
-        if not dimensions(layer):
-            return layer._exact(known.squeeze(-1), seen, None)
-        return layer._exact(torch.cat([known] * groups, axis(layer)), seen, None)
+        with torch.autocast(known.device.type, enabled=False):
+            basis = torch.cat([self.directions, self.mean[:, None]], 1).to(known.dtype)
+            weight = layer.wanted().to(known.dtype)
+            _, _, groups = layer.matrix_shape
+            shape = (groups, len(weight) // groups, len(basis) // groups, -1)
+            seen = torch.einsum("gnct,gcr->gnrt", weight.view(shape), basis.view(groups, shape[2], -1))
+            seen = seen.reshape(len(weight), -1, *weight.shape[2:])
+            return layer._exact(torch.cat([known] * groups, axis(layer)), seen, None)
 
+    @torch.no_grad()
     def fit(self, moments: Moments) -> None:
         """The mean and the directions of most variance."""
         mean, covariance = moments()
-        vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)
         self.mean.copy_(mean)
-        self.directions.copy_(vectors[:, : self.directions.shape[1]])
+        if covariance is not None:
+            vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)
+            self.directions.copy_(vectors[:, : self.directions.shape[1]])
+
+    @property
+    def rank(self) -> int:
+        """Directions that there are: fewer than channels."""
+        return self.directions.shape[1]
 
     @property
     def size(self) -> int:
-        channels, rank = self.directions.shape
         offsets = self.taps if self.padded else 1  # at an edge those of padding are not added
-        return channels * (rank + 1) + self.outputs * (self.taps * rank + offsets)
+        return len(self.mean) * (self.rank + 1) + self.outputs * (self.taps * self.rank + offsets)
 
-    def macs(self, positions: int) -> int:
-        channels, rank = self.directions.shape
-        return positions * rank * (2 * channels * self.stride + self.outputs * self.taps)
+    def macs(self, positions: int, inputs: int) -> int:
+        return self.rank * (2 * inputs + positions * self.outputs * self.taps)
 
     def fetched(self, positions: int, inputs: int) -> int:
-        rank = self.directions.shape[1]
-        return inputs + positions * rank * self.taps if rank else 0  # a mean is taken off as inputs are driven
+        return inputs + positions * self.rank * self.taps if self.rank else 0  # a mean goes as inputs are driven
 
     @property
     def terms(self) -> int:
-        channels, rank = self.directions.shape
-        return max(channels if rank else 1, rank * self.taps, 1)
+        return max(len(self.mean), self.rank * self.taps) if self.rank else 1
+
+    def refuses(self, macro: Macro) -> str | None:
+        return self.config.refuses(macro)
+
+    def take_back(self, layer: CimLayer) -> None:
+        layer.forget_ranges()
+
+
+def growth(macro: Macro) -> float:
+    """What its variation makes of weights on average."""
+    return 1.0 if macro.variation is None else macro.variation.growth
 
 
 class Moments:
-    """Mean and covariance of the channels of what passes."""
+    """Mean and, where wanted, covariance of the channels of what passes."""
 
-    def __init__(self) -> None:
-        self.count, self.sum, self.square = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self, covariance: bool) -> None:
+        self.count, self.sum, self.shift = 0, torch.zeros(()), torch.zeros(())
+        self.square = torch.zeros(()) if covariance else None
 
     def add(self, x: Tensor, channel: int) -> None:
         """Count inputs, whose channels are on this axis."""
         flat = x.movedim(channel, -1).flatten(0, -2).float()
+        if not self.count:
+            self.shift = flat.mean(0)  # squares are of small numbers
+        flat = flat - self.shift
         self.count += len(flat)
         self.sum = self.sum + flat.sum(0).double()
-        self.square = self.square + (flat.T @ flat).double()
+        if self.square is not None:
+            self.square = self.square + (flat.T @ flat).double()
 
-    def __call__(self) -> tuple[Tensor, Tensor]:
+    def __call__(self) -> tuple[Tensor, Tensor | None]:
         mean = self.sum / self.count
-        return mean, self.square / self.count - torch.outer(mean, mean)
+        covariance = None if self.square is None else self.square / self.count - torch.outer(mean, mean)
+        return self.shift + mean, covariance
 
 
 @torch.no_grad()
@@ -178,8 +221,9 @@ def fit(model: nn.Module, batches: Iterable[Any], chip: Callable[[int], Chip] | 
     data = [(batch[0] if isinstance(batch, tuple | list) else batch).to(device) for batch in batches]
     if not data:
         raise ValueError("centring needs at least one batch of inputs: the loader is empty")
+    check_finite(data, "batch")
     paths = {layer: layer.side for layer in layers(model).values() if isinstance(layer.side, CentredPath)}
-    moments = {layer: Moments() for layer in paths}
+    moments = {layer: Moments(covariance=path.rank > 0) for layer, path in paths.items()}
     with kept(model):
         model.eval()
         walk(model, data, lambda layer, x, _: moments[layer].add(x, axis(layer)) if layer in moments else None)
@@ -192,8 +236,10 @@ def fit(model: nn.Module, batches: Iterable[Any], chip: Callable[[int], Chip] | 
 
 
 def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip: Callable[[int], Chip] | None) -> None:
-    """What the arrays make of a product on average: the slope of outputs over those of an exact one, as x passes."""
+    """What the arrays make of a product on average: the slope of outputs over those of an exact one, as x passes. On
+    macros as designed, whichever are in use, and before their converters, whose steps and ends are not of the array."""
     found: dict[CentredPath, list[Tensor]] = {path: [] for path in paths.values()}
+    before = {name: (part.macro, part.cause) for name, part in parts(model).items()}
 
     def watch(path: CentredPath, layer: CimLayer, rest: Tensor, y: Tensor) -> None:
         wanted = layer._computed(rest)
@@ -202,6 +248,7 @@ def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip
         found[path].append(torch.stack([(a * b).sum(), a.square().sum()]))
 
     try:
+        use(model, lambda macro: macro.model_copy(update={"converter": None, "trim": None}))
         for path in found:
             path.watch = watch
         for i in range(CHIPS if chip is not None else 1):
@@ -212,6 +259,9 @@ def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip
     finally:
         for path in found:
             path.watch = None
-    for path, seen in found.items():
-        product, square = torch.stack(seen).sum(0)
-        path.gain.copy_(torch.where(square > 0, product / square, 1.0))
+        for name, part in parts(model).items():
+            part.use(*before[name])
+    for layer, path in paths.items():
+        product, square = torch.stack(found[path]).sum(0)
+        slope = torch.where(square > 0, product / square, 1.0) / growth(layer.design)
+        path.gain.copy_(torch.where(slope > 0, slope, 1.0))

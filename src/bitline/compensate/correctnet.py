@@ -53,7 +53,7 @@ class CorrectNetPath(TrainedPath):
         both = torch.cat([y, made.to(y.dtype)], axis(layer))
         return y + pointwise(layer, both, self.held(layer, "compensator"), self.compensator_bias).to(y.dtype)
 
-    def macs(self, positions: int) -> int:
+    def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.generator.numel() + self.compensator.numel())
 
     def fetched(self, positions: int, inputs: int) -> int:

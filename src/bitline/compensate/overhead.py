@@ -52,7 +52,7 @@ def overhead(model: nn.Module, x: Tensor) -> tuple[Overhead, ...]:
         if layer.side is not None:
             weights = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
             positions, taken = reached.get(name, (0, 0))
-            side = layer.side.size, layer.side.macs(positions), layer.side.fetched(positions, taken)
+            side = layer.side.size, layer.side.macs(positions, taken), layer.side.fetched(positions, taken)
             rows.append(_cost(name, weights, macs.get(name, 0), *side))
     whole = sum(p.numel() for p in plain.parameters())
     totals = (sum(getattr(row, f"side_{one}") for row in rows) for one in ("parameters", "macs", "inputs"))

@@ -60,7 +60,7 @@ class LowRankPath(ProductPath):
         y = read(x)
         return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
 
-    def macs(self, positions: int) -> int:
+    def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
 
 
@@ -104,7 +104,7 @@ class VectorsPath(ProductPath):
         more = layer._exact(x, weight.view_as(layer.weight), None)
         return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
 
-    def macs(self, positions: int) -> int:
+    def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.down.numel() + self.up.numel() + self.size)
 
 
@@ -150,7 +150,7 @@ class SparsePath(TrainedPath):
         y = read(x)
         return y + layer._exact(x, weight, None).to(y.dtype)
 
-    def macs(self, positions: int) -> int:
+    def macs(self, positions: int, inputs: int) -> int:
         return positions * self.size
 
     def fetched(self, positions: int, inputs: int) -> int:

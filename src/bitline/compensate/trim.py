@@ -61,7 +61,7 @@ class TrimPath(SidePath):
     def size(self) -> int:
         return self.gain.numel() + self.offset.numel()
 
-    def macs(self, positions: int) -> int:
+    def macs(self, positions: int, inputs: int) -> int:
         return positions * self.gain.numel()
 
     def fetched(self, positions: int, inputs: int) -> int:

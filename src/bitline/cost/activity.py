@@ -30,7 +30,7 @@ def measure_activity(model: nn.Module, x: Tensor) -> dict[str, Activity]:
         model.eval()
 
         def hook(layer: CimLayer, inputs: tuple[Tensor, ...]) -> None:
-            seen.setdefault(layer.site.name, []).append(_digits(layer, inputs[0]))
+            seen.setdefault(layer.site.name, []).append(_digits(layer, layer.driven(inputs[0])))
 
         hooks = [layer.register_forward_pre_hook(hook) for layer in layers(model).values()]
         try:

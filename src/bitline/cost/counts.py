@@ -94,7 +94,7 @@ def count(model: nn.Module, x: Tensor, activity: Mapping[str, Activity] | None =
         rows.append(counted.model_copy(update={"parameters": stored}))
         if name in beside:
             side = beside[name]
-            rows.append(count_side(name, side, side.macs(positions), side.fetched(positions, taken)))
+            rows.append(count_side(name, side, side.macs(positions, taken), side.fetched(positions, taken)))
     return tuple(rows)
 
 

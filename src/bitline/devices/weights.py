@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Annotated, Literal
 
@@ -29,6 +30,11 @@ class WeightError(Model):
     def varies(self) -> bool:
         """Whether dies differ in it."""
         return self.sigma > 0 and not self.fresh
+
+    @property
+    def growth(self) -> float:
+        """What the weights of a die are of those wanted, on average."""
+        return 1.0
 
     @abstractmethod
     def sample(self, draw: Draw) -> Tensor:
@@ -64,6 +70,10 @@ class LogNormalWeight(WeightError):
 
     kind: Literal["lognormal"] = "lognormal"
     sigma: float = Field(ge=0, le=2, description="standard deviation of ln(w)")
+
+    @property
+    def growth(self) -> float:
+        return math.exp(self.sigma**2 / 2)
 
     def sample(self, draw: Draw) -> Tensor:
         return draw.normal()

@@ -133,8 +133,8 @@ class Test(Part):
         default=None,
         description="also with each sample's own statistics in batch norms; the others count as so many positions",
     )
-    centre: Centred | None = Field(
-        default=None, description="also with mean and principal directions of the inputs of every layer in digital"
+    centre: Annotated[tuple[Centred, ...], OneOrMany()] = Field(
+        default=(), description="also with mean and principal directions of the inputs of every layer in digital"
     )
     verify: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], OneOrMany()] = Field(
         default=(), description="also with these shares of the weights verified as they are written, not all of them"
@@ -277,14 +277,17 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reason := method.refuses(one):
                         raise ValueError(f"{method.kind} on {one.name}: {reason}")
+            beside = [one for one in self.methods if getattr(one, "centre", None) or one.kind == "compensate"]
+            if self.test.verify and beside:
+                raise ValueError(f"test.verify of {beside[0].title!r}: not beside side paths; remove one of the two")
             for one in self.designs(macro).values() if self.test.verify else ():
                 if one.cell is None or one.cell.write_verify is None:
                     raise ValueError(
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
             for one in self.designs(macro).values():
-                if self.test.centre is not None and (reason := self.test.centre.refuses(one)):
-                    raise ValueError(f"test.centre on {one.name}: {reason}")
+                if reasons := [why for path in self.test.centre if (why := path.refuses(one))]:
+                    raise ValueError(f"test.centre on {one.name}: {reasons[0]}")
             if self.test.per_sample or any(getattr(method, "per_sample", None) for method in self.methods):
                 per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)

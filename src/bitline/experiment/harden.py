@@ -55,7 +55,7 @@ class HardenRun:
         self.macro, self.unpriced = self.experiment.on(), ""
         if (space := self._space()) is not None:
             searchable(self.experiment, space)
-        changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip, "centre": None}
+        changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip, "centre": ()}
         test = self.experiment.test.model_copy(update=changes)
         self.walk = Run(self.experiment.model_copy(update={"test": test}), self.out, self.tell, progress=self.progress)
         _, self.deciding, self.unseen = apart(self.walk, self.placing.images)

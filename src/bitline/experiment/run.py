@@ -197,13 +197,11 @@ class Run:
         batches = list(islice(self.plain(), test.recalibration_batches))
         if test.trim_per_chip and not sides(model):
             yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
-        if test.centre is not None and not sides(model):
-            found = centre(
-                copy.deepcopy(model), batches, test.centre, chip=lambda i: training_chip(seed, 2_000_000 + i)
-            )
-            yield f"{name} + {test.centre.title}", found, None
+        for path in () if sides(model) else test.centre:
+            found = centre(copy.deepcopy(model), batches, path, chip=lambda i: training_chip(seed, 2_000_000 + i))
+            yield f"{name} + {path.title}", found, None
             if test.recalibrate and batch_norms(model):
-                yield f"{name} + {test.centre.title}, BN recalibrated", self.recalibrated(found), None
+                yield f"{name} + {path.title}, BN recalibrated", self.recalibrated(found), None
         if not batch_norms(model):
             return
         if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in batch_norms(model)):

@@ -74,6 +74,10 @@ class OnMacro(BaseModel):
         reasons = (part.refuses(macro) for part in (self.suppress, self.centre) if part is not None)
         return next((reason for reason in reasons if reason is not None), None)
 
+    def put(self, model: nn.Module) -> nn.Module:
+        """The side paths of the method, untrained, beside their layers, in place; returns the model."""
+        return model if self.centre is None else attach(model, self.centre)
+
     def begin(self, model: nn.Module, batches: Batches) -> None:
         """The macros as designed; raises ValueError where the method refuses all of them, or norms ``per_sample``."""
         reasons = [self.refuses(layer.design) for layer in layers(model).values()]
@@ -83,8 +87,7 @@ class OnMacro(BaseModel):
         self._teacher = self.distil.teacher(model) if self.distil else None
         if self.per_sample is not None:
             per_sample(model, self.per_sample)
-        if self.centre is not None:
-            attach(model, self.centre)
+        OnMacro.put(self, model)
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """What is taken off inputs that are centred, on a few batches and dies; then input ranges, where they are to
@@ -135,7 +138,7 @@ class Qat(OnMacro):
 
     @property
     def title(self) -> str:
-        return self.titled("without errors") if self.suppress else "untrained on chips"
+        return self.titled("without errors") if self.suppress or self.centre else "untrained on chips"
 
     def begin(self, model: nn.Module, batches: Batches) -> None:
         super().begin(model, batches)

@@ -36,15 +36,20 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     data = [(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device) for batch in islice(loader, batches)]
     if not data:
         raise ValueError("calibration needs at least one batch: the loader is empty")
-    for i, x in enumerate(data):
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            first = (~x.isfinite()).nonzero()[0].tolist()
-            raise ValueError(f"calibration batch {i}: input{first} = {x[tuple(first)].item()} is not a finite number")
+    check_finite(data, "calibration batch")
     with kept(model), torch.no_grad():
         model.eval()
         _quantizers(model, data)
         _converters(model, data)
     return model
+
+
+def check_finite(data: Iterable[Tensor], what: str) -> None:
+    """Raise ValueError that names the first input that is NaN or infinite, and its batch as ``what``."""
+    for i, x in enumerate(data):
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            first = (~x.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"{what} {i}: input{first} = {x[tuple(first)].item()} is not a finite number")
 
 
 def walk(

@@ -349,6 +349,10 @@ class CimLayer(OnSilicon):
         value = codes if zero is None else codes - zero
         return self._exact(value * scale, self.wanted(), self.bias)
 
+    def driven(self, x: Tensor) -> Tensor:
+        """What of its inputs the array is driven by: all of them, but for a side path that takes some off."""
+        return x if self.side is None else self.side.driven(self, x)
+
     def forget_ranges(self) -> None:
         """Ranges of inputs and converters that were calibrated are to be calibrated again: other inputs come."""
         for one in (self.input_quantizer, self.converters):

@@ -23,7 +23,8 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro] | Mapping[str, Macr
 
     Quantizers stay where their codes do, converter ranges where bits, rule and span of the converter do. Others begin
     anew, of the same kinds: ``calibrated`` says whether any does, and ``calibrate`` sets them and leaves the rest. Side
-    paths go along as they are. Raises ValueError as ``convert`` does, and for a model that was not converted.
+    paths go along as they are. Raises ValueError as ``convert`` does, for a model that was not converted, and for a
+    side path that cannot be on the macro.
     """
     found = converted_layers(model)
     first = next(iter(found.values()))
@@ -40,6 +41,8 @@ def moved(model: nn.Module, change: Callable[[Macro], Macro] | Mapping[str, Macr
     made = convert(restore(bare, inplace=True), designs, gradient=first.asked, plan=first.forced, inplace=True)
     for name, layer in layers(made).items():
         _carry(found[name], layer)
+        if layer.side is not None and (reason := layer.side.refuses(layer.design)):
+            raise ValueError(f"{name}: {reason}")
     return made.to(first.weight.device).train(model.training)
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from bitline.macro import Macro
     from bitline.nn.cim import CimLayer
 
 Read = Callable[[Tensor], Tensor]
@@ -26,14 +27,23 @@ class SidePath(nn.Module):
         """The corrected outputs for the layer's inputs ``x``; ``read``: what the layer gives for such inputs by itself.
         All are in the layer's own layout."""
 
+    def driven(self, layer: CimLayer, x: Tensor) -> Tensor:
+        """What of the layer's inputs its array is driven by."""
+        return x
+
+    def refuses(self, macro: Macro) -> str | None:
+        """Why its layer cannot sit on this macro; None if it can."""
+        return None
+
     @property
     @abstractmethod
     def size(self) -> int:
         """Numbers that it stores."""
 
     @abstractmethod
-    def macs(self, positions: int) -> int:
-        """Multiplications with addition for one sample, whose outputs have so many positions."""
+    def macs(self, positions: int, inputs: int) -> int:
+        """Multiplications with addition for one sample, whose outputs have so many positions and whose layer has so
+        many ``inputs``."""
 
     @abstractmethod
     def fetched(self, positions: int, inputs: int) -> int:

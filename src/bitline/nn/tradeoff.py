@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitline.nn.calibrate import walk
+from bitline.nn.cim import CimLayer
 from bitline.nn.grid import Grid
 from bitline.nn.kept import kept
 from bitline.nn.model import layers
@@ -130,8 +131,8 @@ def input_ranges(
     found = layers(model)
     seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in found.values()}
 
-    def see(layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        seen[layer].append(x.flatten())
+    def see(layer: CimLayer, x: Tensor, y: Tensor) -> None:
+        seen[layer].append(layer.driven(x).flatten())
 
     with kept(model):
         model.eval()
