@@ -24,6 +24,7 @@ NAMES = {
     "s1": "Training for analog memory, digits",
     "untouched": "A Wide ResNet untouched on analog memory (A1.5)",
     "s3": "Log-normal weights: suppression, compensation and rivals",
+    "centred": "Networks as given, inputs centred",
     "search": "Bits layer by layer: LeNet-5, log-normal weights",
     "harden": "From a network to one that holds: LeNet-5, log-normal weights, 8 bits",
     "depth": "Log-normal weights by depth, networks untouched (A3.5)",

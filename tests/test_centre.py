@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import bitline as bl
+from bitline.cli import app
 from bitline.compensate import Centred, centre, remove, sides
 from bitline.compensate.centre import fit
 from bitline.cost import measure_activity
@@ -322,6 +326,23 @@ def test_without_inputs_nothing_is_found() -> None:
         parse(data | {"test": TINY["test"] | {"verify": 0.5}}, "test").check(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="rank"):
         Centred(rank=-1)
+
+
+def test_the_command_tells_what_it_costs(tmp_path: Path) -> None:
+    """Untrained; where zeros are skipped, on what is left to drive."""
+    signed = {"base": "generic-8t-sram", "name": "signed", "inputs": {"kind": "twos_complement", "bits": 4}}
+    methods = [{"kind": "error_aware", "centre": {"rank": 1}}, {"kind": "qat"}]
+    file = tmp_path / "signed.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"macro": signed, "methods": methods}), encoding="utf-8")
+    for more in ([], ["--zero-skip", "8", "--out", str(tmp_path / "out")]):
+        told = CliRunner().invoke(app, ["cost", str(file), "--method", "error_aware", "--json", *more])
+        assert told.exit_code == 0, told.output
+        (found,) = json.loads(told.stdout)
+        *_, total = found["side_paths"]
+        assert 0 < total["side_macs"] < total["macs"]
+    refused = CliRunner().invoke(app, ["cost", str(file), "--method", "qat"])
+    assert refused.exit_code == 2
+    assert "it has no side paths" in refused.stderr
 
 
 def test_layers_are_chosen_by_name() -> None:
