@@ -38,6 +38,7 @@ from bitline.nn.calibrate import calibrate
 from bitline.nn.convert import convert
 from bitline.nn.model import layers, on_chip, silicon
 from bitline.nn.quantizers import AnyQuantizer, Observer
+from bitline.nn.ranges import ConverterRange
 from bitline.train import TrainConfig, train
 from contracts import (
     ADCS,
@@ -121,6 +122,24 @@ in_both_plans = pytest.mark.parametrize(
 def test_each_kind_has_an_example(union, examples):
     missing = members(union) - {type(example) for example in examples}
     assert not missing, f"no example in tests/contracts.py of {missing}"
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RANGES if rule.calibrated], ids=lambda rule: rule.kind)
+def test_a_calibrated_range_is_what_its_rule_makes_of_what_was_seen(rule):
+    """Each field of it counts, beside those that say what is trained."""
+    values = torch.randn(4096, generator=torch.Generator().manual_seed(0)) * 9
+
+    def found(one):
+        module = ConverterRange(Adc(bits=5, range=one), -64.0, 64.0)
+        module.observe(values)
+        module.freeze()
+        return float(module.step.detach()), float(module.zero)
+
+    low, step = rule.fit(Adc(bits=5), values, signed=True)
+    assert found(rule) == pytest.approx((step, round(low / step)))
+    for name in rule.model_fields_set - {"kind", "learn"}:
+        other = rule.model_copy(update={name: type(rule).model_fields[name].default})
+        assert found(other) != found(rule), f"{name} of a {rule.kind} range changes nothing"
 
 
 @pytest.mark.parametrize(

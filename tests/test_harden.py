@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from bitline.cli import app
 from bitline.cli.options import folder_of, loaded
-from bitline.compensate import AnyPath, Centred, LowRank, Trim, Trimming, attach, sides
+from bitline.compensate import AnyPath, LowRank, Trimming, attach, sides
 from bitline.cost import brief
 from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
 from bitline.experiment.folder import record
-from bitline.experiment.ladder import PATHS, Ladder, Network
+from bitline.experiment.ladder import RIVALS, Ladder, Network
 from bitline.methods import Compensate, ErrorAware
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence
@@ -138,8 +138,9 @@ def test_side_paths_are_told_with_what_they_cost(hard: tuple[Path, Hardened]) ->
 def test_every_kind_that_is_trained_is_a_rival() -> None:
     """Each with sizes that it can have."""
     kinds = set(get_args(get_args(AnyPath)[0]))
-    assert {type(path) for path, _ in PATHS} == kinds - {Trim, Centred}
-    for path, sizes in PATHS:
+    wanted = {kind for kind in kinds if kind.SIZE is not None and kind.UNTRAINED is None}
+    assert {type(path) for path, _ in RIVALS} == wanted, "a row for each in RIVALS of experiment/ladder.py"
+    for path, sizes in RIVALS:
         for size in sizes:
             assert getattr(path.sized(size), str(path.SIZE)) == size
 

@@ -7,11 +7,14 @@ An ADC's code c stands for the value low + step · c. Rounding is half up everyw
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+CANDIDATES = 60  # clip levels tried by the mse rule
 
 
 class Model(BaseModel):
@@ -20,18 +23,43 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FullRange(Model):
+class RangeRule(Model):
+    """How a converter's range is found: by the circuit, or, where ``calibrated``, for each layer by what it sees."""
+
+    calibrated: ClassVar[bool] = False
+    kind: str
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return f"{self.kind} range"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the step is learned from there on."""
+        return False
+
+    @abstractmethod
+    def start(self, adc: Adc, low: float, high: float) -> tuple[float, float]:
+        """(low, step) for a column whose values lie between ``low`` and ``high``; before calibration, where there is
+        one."""
+
+    def fit(self, adc: Adc, values: Tensor, signed: bool) -> tuple[float, float]:
+        """(low, step) from ``values`` (n,) that were seen, counts, of one sign unless ``signed``."""
+        raise NotImplementedError(f"{self.title}: nothing is calibrated")
+
+
+class FullRange(RangeRule):
     """From the smallest to the largest value that a column of ideal cells can have; in whole counts if they fit."""
 
     kind: Literal["full"] = "full"
 
     def start(self, adc: Adc, low: float, high: float) -> tuple[float, float]:
-        """(low, step) for a column whose values lie between ``low`` and ``high``."""
         start, step = adc.cover(low, high)
         return (start / step, 1.0) if step <= 1 else (start, step)
 
 
-class FixedRange(Model):
+class FixedRange(RangeRule):
     """A range set by the circuit."""
 
     kind: Literal["fixed"] = "fixed"
@@ -45,21 +73,46 @@ class FixedRange(Model):
         return self
 
     def start(self, adc: Adc, low: float, high: float) -> tuple[float, float]:
-        """(low, step), whatever the column's values."""
         return self.low, (self.high - self.low) / (adc.codes - 1)
 
 
-class CalibratedRange(Model):
+class CalibratedRange(RangeRule):
     """A range set per layer from the values seen in a few batches, then kept. Zero is always a code."""
 
+    calibrated: ClassVar[bool] = True
     kind: Literal["calibrated"] = "calibrated"
     rule: Literal["percentile", "mse"] = "mse"
     percentile: float = Field(default=99.9, gt=50, le=100, description="share of values inside, %; for rule percentile")
     learn: bool = Field(default=False, description="train the step from there on (Esser et al., ICLR 2020)")
 
+    @property
+    def title(self) -> str:
+        return f"percentile {self.percentile:g}" if self.rule == "percentile" else "mse"
+
+    @property
+    def trained(self) -> bool:
+        return self.learn
+
     def start(self, adc: Adc, low: float, high: float) -> tuple[float, float]:
-        """(low, step) that covers everything, before calibration."""
+        """(low, step) that covers everything."""
         return adc.cover(low, high)
+
+    def fit(self, adc: Adc, values: Tensor, signed: bool) -> tuple[float, float]:
+        """The range whose ends the percentile is, or the one of least square error among sixty up to the largest."""
+        extent = values.abs() if signed else values.clamp(min=0)
+        if self.rule == "percentile":
+            clips = [float(torch.quantile(extent[:: max(1, len(extent) // 1_000_000)], self.percentile / 100))]
+        else:
+            clips = [float(extent.max()) * (i + 1) / CANDIDATES for i in range(CANDIDATES)]
+        best: tuple[float, float, float] | None = None
+        for clip in clips:
+            low, step = adc.cover(-clip if signed else 0.0, max(clip, 1e-6))
+            code = ((values - low) / step + 0.5).floor().clamp(0, adc.codes - 1)
+            error = float((code * step + low - values).double().square().mean())
+            if best is None or error < best[0]:
+                best = (error, low, step)
+        assert best is not None
+        return best[1:]
 
 
 Range = Annotated[FullRange | FixedRange | CalibratedRange, Field(discriminator="kind")]

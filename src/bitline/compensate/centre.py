@@ -34,6 +34,7 @@ class Centred(Path):
     """
 
     SIZE = "rank"
+    UNTRAINED = "centred is found on inputs, not trained: give a method that trains the network `centre`"
     kind: Literal["centred"] = "centred"
     rank: int = Field(default=1, ge=0, description="directions of the inputs' channels in digital, beside their mean")
 

@@ -36,6 +36,8 @@ class Path(BaseModel):
         """One for this layer, which is changed by nothing or by what ``take_back`` undoes."""
 
     SIZE: ClassVar[str | None] = None
+    UNTRAINED: ClassVar[str | None] = None
+    """Why there is nothing in it to train; None where there is."""
 
     def sized(self: P, size: float) -> P:
         """The kind with another size: the key that ``SIZE`` names (`width`, `rank`, `share`).

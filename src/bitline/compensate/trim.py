@@ -18,6 +18,7 @@ class Trim(Path):
     """F = gain · F~ + offset of each output, in digital. **A step on each chip**: ``Trimming`` fits them there; nothing
     is trained. It stores 2N numbers."""
 
+    UNTRAINED = "trim is fitted on each chip, not trained: ask for test.trim_per_chip"
     kind: Literal["trim"] = "trim"
 
     @property

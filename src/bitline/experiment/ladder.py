@@ -21,7 +21,7 @@ from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Random
 
 CONVERTED = "as converted"
-PATHS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their widths, ranks or shares
+RIVALS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their widths, ranks or shares
     (CorrectNet(), (0.125, 0.25)),
     (LowRank(), (1, 2, 4)),
     (Vectors(), (4, 16)),
@@ -128,7 +128,7 @@ class Ladder:
         if sides(kept.model):
             self.tell("left out: the experiment's method has inputs centred, and a layer has room for one side path")
             return
-        for path, widths in PATHS:
+        for path, widths in RIVALS:
             wanted = Compensate.model_validate({"path": path, "after": kept.method})
             try:
                 found = place_paths(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from bitline.converters import Adc, CalibratedRange
+from bitline.converters import Adc
 from bitline.devices import Cell, Constant, MeasuredCell, Profile
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import CurveColumn, TableColumn
@@ -125,7 +125,7 @@ def _converter(macro: Macro) -> list[tuple[str, str]]:
     if adc is None:
         return [("converter", "none: a column's value is read as it is")]
     low, step = adc.range.start(adc, *macro.value_range)
-    start = " before calibration" if isinstance(adc.range, CalibratedRange) else ""
+    start = " before calibration" if adc.range.calibrated else ""
     facts = [
         ("converter", f"{_many(adc.bits, 'bit')}, {_words(adc.range.kind)} range"),
         ("LSB", _value(macro, step) + start),

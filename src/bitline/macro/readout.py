@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
-from bitline.converters import CalibratedRange
 from bitline.macro.macro import Macro
 
 
@@ -28,7 +27,7 @@ class Readout:
         Raises ValueError where it has no converter, or one whose range each layer calibrates for itself.
         """
         adc = macro.converter
-        if adc is None or isinstance(adc.range, CalibratedRange):
+        if adc is None or adc.range.calibrated:
             what = "no converter" if adc is None else "a calibrated converter range, another in each layer"
             raise ValueError(f"macro {macro.name} has {what}: one with a fixed or full range is expected")
         low, step = adc.range.start(adc, *macro.value_range)

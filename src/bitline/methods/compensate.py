@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, model_validator
 from torch import nn
 
-from bitline.compensate import AnyPath, Centred, CorrectNet, Trim, attach
+from bitline.compensate import AnyPath, CorrectNet, attach
 from bitline.macro import Macro
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
@@ -41,14 +41,10 @@ class Compensate(OnFreshChips):
 
     @model_validator(mode="after")
     def _trains(self) -> Compensate:
-        if isinstance(self.path, Centred):
-            raise ValueError(
-                "centred is found on inputs, not trained: give `centre` of a method that trains the network"
-            )
+        if self.path.UNTRAINED is not None:
+            raise ValueError(self.path.UNTRAINED)
         if self.centre is not None or (self.after is not None and self.after.centre is not None):
             raise ValueError("centred inputs are a side path, and a layer has room for one: remove centre")
-        if isinstance(self.path, Trim):
-            raise ValueError("trim is fitted on each chip, not trained: ask for test.trim_per_chip")
         if self.suppress is not None:
             raise ValueError("suppress acts on weights, which are frozen here: put it into `after`")
         if isinstance(self.at, dict):

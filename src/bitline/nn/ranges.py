@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitline.converters import Adc, CalibratedRange
+from bitline.converters import Adc
 from bitline.macro import Converters
 
 KEPT = 1 << 16  # values kept for calibration
-CANDIDATES = 60  # clip levels tried by the mse rule
 
 
 class ConverterRange(nn.Module):
@@ -25,13 +24,12 @@ class ConverterRange(nn.Module):
         self.adc, self.limits = adc, (low, high)
         start, step = adc.range.start(adc, low, high)
         value = torch.tensor(step, dtype=torch.float32)
-        learn = isinstance(adc.range, CalibratedRange) and adc.range.learn
-        if learn:
+        if adc.range.trained:
             self.step: Tensor = nn.Parameter(value)
         else:
             self.register_buffer("step", value)
         self.register_buffer("zero", torch.tensor(start / step, dtype=torch.float32))
-        self.calibrated = not isinstance(adc.range, CalibratedRange)
+        self.calibrated = not adc.range.calibrated
         self.register_buffer("ready", torch.tensor(self.calibrated))
         self._kept: list[Tensor] = []
         self._seen = 0
@@ -56,34 +54,19 @@ class ConverterRange(nn.Module):
     def freeze(self) -> None:
         """Set the range from what was observed. A range set by the circuit stays."""
         rule = self.adc.range
-        if not isinstance(rule, CalibratedRange):
+        if not rule.calibrated:
             return
         if not self._kept:
             raise RuntimeError("converter range: nothing observed; calibrate with data that reaches this layer")
-        values = torch.cat(self._kept)
-        signed = self.limits[0] < 0
-        extent = values.abs() if signed else values.clamp(min=0)
-        most = float(extent.max())
-        if rule.rule == "percentile":
-            clips = [float(torch.quantile(extent[:: max(1, len(extent) // 1_000_000)], rule.percentile / 100))]
-        else:
-            clips = [most * (i + 1) / CANDIDATES for i in range(CANDIDATES)]
-        best: tuple[float, float, float] | None = None
-        for clip in clips:
-            low, step = self.adc.cover(-clip if signed else 0.0, max(clip, 1e-6))
-            code = ((values - low) / step + 0.5).floor().clamp(0, self.adc.codes - 1)
-            error = float((code * step + low - values).double().square().mean())
-            if best is None or error < best[0]:
-                best = (error, low, step)
-        assert best is not None
-        self.step.copy_(torch.tensor(best[2]))
-        self.zero.copy_(torch.tensor(round(best[1] / best[2])))
+        low, step = rule.fit(self.adc, torch.cat(self._kept), signed=self.limits[0] < 0)
+        self.step.copy_(torch.tensor(step))
+        self.zero.copy_(torch.tensor(round(low / step)))
         self._kept, self.calibrated = [], True
         self.ready.fill_(True)
 
     def reset(self) -> None:
         """Not calibrated, where it has to be."""
-        self._kept, self._seen, self.calibrated = [], 0, not isinstance(self.adc.range, CalibratedRange)
+        self._kept, self._seen, self.calibrated = [], 0, not self.adc.range.calibrated
         self.ready.fill_(self.calibrated)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

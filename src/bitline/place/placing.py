@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitline.compensate import AnyPath, CorrectNet, Trim
+from bitline.compensate import AnyPath, CorrectNet
 from bitline.cost import DEFAULT, Technology
 from bitline.evaluate import Ledger, injected_from, without_errors
 from bitline.evaluate.simple import Source
@@ -58,8 +58,8 @@ def place(
     """
     searcher, path = searcher or Reinforce(), path or CorrectNet()
     searcher.check()
-    if isinstance(path, Trim):
-        raise ValueError("trim is fitted on each chip and has no width: there is nothing to place")
+    if path.UNTRAINED is not None:
+        raise ValueError(f"there is nothing to place: {path.UNTRAINED}")
     widths = _checked(widths, path)
     budget = budget if isinstance(budget, Budget) else Budget.read(str(budget))
     source = Source(validation)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import model_serializer
 
 from bitline.configuration import Value
-from bitline.converters import CalibratedRange, Range
+from bitline.converters import Range
 from bitline.encode import Bits
 from bitline.macro import Macro
 
@@ -85,9 +85,7 @@ def value_of(knob: str, value: Any) -> str:
     """A choice in words: ``ADC 5``, ``percentile 99``."""
     if knob in SHORT:
         return f"{SHORT[knob]} {value}"
-    if not isinstance(value, CalibratedRange):
-        return f"{value.kind} range"
-    return f"percentile {value.percentile:g}" if value.rule == "percentile" else "mse"
+    return str(value.title)
 
 
 def key(settings: Settings) -> str:
