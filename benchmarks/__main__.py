@@ -26,7 +26,7 @@ NAMES = {
     "s3": "Log-normal weights: suppression, compensation and rivals",
     "centred": "Networks as given, inputs centred",
     "search": "Bits layer by layer: LeNet-5, log-normal weights",
-    "harden": "From a network to one that holds: LeNet-5, log-normal weights, 8 bits",
+    "harden": "From a network to one that holds: LeNet-5, log-normal weights, 8 bits, signed inputs",
     "depth": "Log-normal weights by depth, networks untouched (A3.5)",
     "placement": "Where LeNet-5's compensators pay: searchers against every placement",
     "rram": "ResNet20 on measured RRAM cells, by age and temperature",
