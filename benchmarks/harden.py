@@ -12,7 +12,7 @@ from bitline.experiment import HardenRun, load
 from bitline.report.hardening import conclusion, sentence
 
 TARGET = 0.98
-SIGNED = ("macro.inputs.kind=twos_complement",)  # inputs may be centred, which takes one bit of them for the sign
+SIGNED = ("macro.inputs.kind=twos_complement", "convert.inputs={kind: lsq}")  # they may be centred then
 
 
 def run() -> str:
