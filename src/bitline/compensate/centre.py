@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitline.compensate.attach import attach
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import CimLayer, Read, SidePath, calibrate, kept, layers, on_chip, parts, silicon, use, walk
+from bitline.nn import CimLayer, Read, SidePath, calibrate, computing, kept, layers, on_chip, silicon, walk
 from bitline.nn.calibrate import check_finite
 
 CHIPS = 4  # that tell the arrays' gain
@@ -240,7 +240,6 @@ def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip
     """What the arrays make of a product on average: the slope of outputs over those of an exact one, as x passes. On
     macros as designed, whichever are in use, and before their converters, whose steps and ends are not of the array."""
     found: dict[CentredPath, list[Tensor]] = {path: [] for path in paths.values()}
-    before = {name: (part.macro, part.cause) for name, part in parts(model).items()}
 
     def watch(path: CentredPath, layer: CimLayer, rest: Tensor, y: Tensor) -> None:
         wanted = layer._computed(rest)
@@ -249,19 +248,17 @@ def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip
         found[path].append(torch.stack([(a * b).sum(), a.square().sum()]))
 
     try:
-        use(model, lambda macro: macro.model_copy(update={"converter": None, "trim": None}))
         for path in found:
             path.watch = watch
-        for i in range(CHIPS if chip is not None else 1):
-            if chip is not None:
-                on_chip(model, chip(i))
-            silicon(model).begin(None, -1 - i)
-            model(x)
+        with computing(model, lambda macro: macro.model_copy(update={"converter": None, "trim": None})):
+            for i in range(CHIPS if chip is not None else 1):
+                if chip is not None:
+                    on_chip(model, chip(i))
+                silicon(model).begin(None, -1 - i)
+                model(x)
     finally:
         for path in found:
             path.watch = None
-        for name, part in parts(model).items():
-            part.use(*before[name])
     for layer, path in paths.items():
         product, square = torch.stack(found[path]).sum(0)
         slope = torch.where(square > 0, product / square, 1.0) / growth(layer.design)

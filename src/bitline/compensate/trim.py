@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from bitline.compensate.path import Path, axis, outputs, per_channel
 from bitline.macro import ideal
-from bitline.nn import CimLayer, Read, SidePath, kept, layers, parts, silicon, use
+from bitline.nn import CimLayer, Read, SidePath, computing, kept, layers, silicon
 
 
 class Trim(Path):
@@ -100,7 +101,6 @@ class Trimming:
         def fit(side: TrimPath, layer: CimLayer, y: Tensor) -> None:
             side.fit(layer, y, wanted[layer.site.name])
 
-        before = {name: (part.macro, part.cause) for name, part in parts(model).items()}
         device = next(model.parameters()).device
         x = torch.cat([batch[0] for batch in self.batches]).to(device)
         try:
@@ -109,15 +109,9 @@ class Trimming:
                 for watch in (remember, fit):
                     for side in trims.values():
                         side.watch = watch
-                    if watch is remember:
-                        use(model, ideal)
-                    else:
-                        for name, part in parts(model).items():
-                            part.use(*before[name])
-                    silicon(model).begin(None, -1)
-                    model(x)
+                    with computing(model, ideal) if watch is remember else nullcontext():
+                        silicon(model).begin(None, -1)
+                        model(x)
         finally:
             for side in trims.values():
                 side.watch = None
-            for name, part in parts(model).items():
-                part.use(*before[name])

@@ -4,7 +4,7 @@ from bitline.nn.calibrate import calibrate, walk
 from bitline.nn.cim import CimLayer
 from bitline.nn.convert import Mapped, convert, digital, fingerprint, mapping, restore
 from bitline.nn.die import OnSilicon, Silicon
-from bitline.nn.kept import kept
+from bitline.nn.kept import computing, kept
 from bitline.nn.model import (
     converted_layers,
     differentiate,
@@ -51,6 +51,7 @@ __all__ = [
     "calibrate",
     "calibrated",
     "choose_writes",
+    "computing",
     "convert",
     "converted_layers",
     "count_outputs",

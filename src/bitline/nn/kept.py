@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
 
-from bitline.nn.model import layers, on_chip, silicon
+from bitline.macro import Macro
+from bitline.nn.model import layers, on_chip, parts, silicon, use
 
 
 @contextmanager
@@ -27,3 +28,15 @@ def kept(model: nn.Module) -> Iterator[None]:
                 on_chip(model, before.chip, before.write)
             shared.seed = before.seed
             shared.begin(before.samples, before.read)
+
+
+@contextmanager
+def computing(model: nn.Module, change: Callable[[Macro], Macro]) -> Iterator[None]:
+    """The model with a variant of the macros it was designed for, and afterwards with those it had."""
+    before = [(part, part.macro, part.cause) for part in parts(model).values()]
+    try:
+        use(model, change)
+        yield
+    finally:
+        for part, macro, cause in before:
+            part.use(macro, cause)
