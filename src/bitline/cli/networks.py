@@ -92,10 +92,7 @@ def cost(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            "--method",
-            help="kind or title of a method with side paths, which count; absent: none",
-        ),
+        typer.Option("--method", help="kind or title of a method with side paths, which count; absent: none"),
     ] = None,
     out: Out = None,
     changes: Changes = None,
@@ -109,12 +106,12 @@ def cost(
     from bitline import cost as costs
     from bitline.compensate import sides
     from bitline.compensate.centre import fit
-    from bitline.methods import Compensate
+    from bitline.methods import OnMacro
     from bitline.report.costs import cost_tables, overheads_table
 
     experiment = loaded(file, changes)
     paths = method_of(experiment, method) if method else None
-    if paths is not None and not isinstance(paths, Compensate) and getattr(paths, "centre", None) is None:
+    if paths is not None and not (isinstance(paths, OnMacro) and paths.has_paths):
         raise ValueError(f"--method {method}: it has no side paths; what others do to weights costs nothing")
     chosen = costs.Technology.load(technology or experiment.technology)
     walk = walk_of(experiment, folder_of(file, out), errors if as_json else console) if zero_skip else None

@@ -33,7 +33,7 @@ from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
-from bitline.methods import AnyMethod
+from bitline.methods import AnyMethod, OnMacro
 from bitline.methods.usual import usual
 from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, per_sample, walk
@@ -277,7 +277,7 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reason := method.refuses(one):
                         raise ValueError(f"{method.kind} on {one.name}: {reason}")
-            beside = [one for one in self.methods if getattr(one, "centre", None) or one.kind == "compensate"]
+            beside = [one for one in self.methods if isinstance(one, OnMacro) and one.has_paths]
             if self.test.verify and beside:
                 raise ValueError(f"test.verify of {beside[0].title!r}: not beside side paths; remove one of the two")
             for one in self.designs(macro).values() if self.test.verify else ():

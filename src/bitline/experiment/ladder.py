@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -105,7 +106,9 @@ class Ladder:
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
         else:
-            ranks = [rank for rank in RANKS if self._within(Centred(rank=rank))]
+            ranks = list(
+                takewhile(lambda rank: self._within(Centred(rank=rank)), RANKS)
+            )  # each takes more than the last
             for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
                 one = method.model_copy(update={"centre": Centred(rank=rank)})
                 yield from self._made(one.title, one)
@@ -113,11 +116,10 @@ class Ladder:
     def _within(self, path: Centred) -> bool:
         """Whether the budget allows it beside every layer."""
         sample = next(iter(self.walk.source()))[0][:1].float()
-        used = self.placing.budget.used(
-            side_costs(attach(copy.deepcopy(self.start), path), sample, self.walk.experiment.technology)[-1]
-        )
-        if allowed := used is not None and used <= self.placing.budget.share:
-            return allowed
+        model = attach(copy.deepcopy(self.start), path)
+        used = self.placing.budget.used(side_costs(model, sample, self.walk.experiment.technology)[-1])
+        if used is not None and used <= self.placing.budget.share:
+            return True
         told = "not told" if used is None else f"{100 * used:.1f} %"
         self.tell(f"{path.title}: left out: takes {told} more {self.placing.budget.of}")
         return False

@@ -71,6 +71,10 @@ class Compensate(OnFreshChips):
         before = None if self.after is None else self.after.refuses(macro)
         return before or self.path.refuses(macro)
 
+    @property
+    def has_paths(self) -> bool:
+        return True
+
     def put(self, model: nn.Module) -> nn.Module:
         """The side paths, untrained, beside their layers, in place; returns the model. Errors as of ``attach``."""
         for path, at in self.placed:

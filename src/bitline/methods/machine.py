@@ -74,6 +74,11 @@ class OnMacro(BaseModel):
         reasons = (part.refuses(macro) for part in (self.suppress, self.centre) if part is not None)
         return next((reason for reason in reasons if reason is not None), None)
 
+    @property
+    def has_paths(self) -> bool:
+        """Whether layers get side paths by it."""
+        return self.centre is not None
+
     def put(self, model: nn.Module) -> nn.Module:
         """The side paths of the method, untrained, beside their layers, in place; returns the model."""
         return model if self.centre is None else attach(model, self.centre)
