@@ -29,7 +29,7 @@ RIVALS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their wi
     (Sparse(), (0.02, 0.05, 0.1)),
 )
 
-RANKS = (0, 1, 2, 4, 8, 16)  # of directions beside the mean of centred inputs
+RANKS = (0, 1, 2, 4, 8, 16)  # of directions beside the mean of centred inputs, each dearer than the last
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ class Ladder:
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
         else:
-            ranks = list(
-                takewhile(lambda rank: self._within(Centred(rank=rank)), RANKS)
-            )  # each takes more than the last
+            ranks = list(takewhile(lambda rank: self._within(Centred(rank=rank)), RANKS))
             for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
                 one = method.model_copy(update={"centre": Centred(rank=rank)})
                 yield from self._made(one.title, one)
