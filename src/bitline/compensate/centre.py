@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitline.compensate.attach import attach
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import CimLayer, Read, SidePath, calibrate, computing, kept, layers, on_chip, silicon, walk
+from bitline.nn import CimLayer, Read, SidePath, Steps, calibrate, computing, kept, layers, on_chip, silicon, walk
 from bitline.nn.calibrate import check_finite
 
 CHIPS = 4  # that tell the arrays' gain
@@ -124,13 +124,24 @@ class CentredPath(SidePath):
     def product(self, layer: CimLayer, known: Tensor) -> Tensor:
         """W · p from the coordinates of p, as the layer itself would have it, without its bias."""
         with torch.autocast(known.device.type, enabled=False):
-            basis = torch.cat([self.directions, self.mean[:, None]], 1).to(known.dtype)
-            weight = layer.wanted().to(known.dtype)
-            _, _, groups = layer.matrix_shape
-            shape = (groups, len(weight) // groups, len(basis) // groups, -1)
-            seen = torch.einsum("gnct,gcr->gnrt", weight.view(shape), basis.view(groups, shape[2], -1))
-            seen = seen.reshape(len(weight), -1, *weight.shape[2:])
+            seen, (_, _, groups) = self.weights(layer, known.dtype), layer.matrix_shape
             return layer._exact(torch.cat([known] * groups, axis(layer)), seen, None)
+
+    def weights(self, layer: CimLayer, dtype: torch.dtype) -> Tensor:
+        """What the layer's weights make of the coordinates of p, (N, R + 1, …); all groups have the same."""
+        basis = torch.cat([self.directions, self.mean[:, None]], 1).to(dtype)
+        weight, (_, _, groups) = layer.wanted().to(dtype), layer.matrix_shape
+        shape = (groups, len(weight) // groups, len(basis) // groups, -1)
+        seen = torch.einsum("gnct,gcr->gnrt", weight.view(shape), basis.view(groups, shape[2], -1))
+        return seen.reshape(len(weight), -1, *weight.shape[2:])
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        centred, one = steps.affine(x, shift=-self.mean), torch.eye(self.rank + 1)[-1].to(self.mean)
+        along = torch.cat([self.directions, torch.zeros_like(self.mean)[:, None]], 1)  # and beside them a 1
+        known = steps.pointwise(centred, along.T, one)
+        rest = steps.add(centred, steps.pointwise(known, -along)) if self.rank else centred
+        product = steps.product(known, self.scale(layer) * self.weights(layer, torch.float32))
+        return steps.add(steps.read(rest), product)
 
     @torch.no_grad()
     def fit(self, moments: Moments) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bitline.compensate.path import Trained, TrainedPath, axis, inputs, normals, outputs, parameter, pointwise, pooled
-from bitline.nn import CimLayer, Read
+from bitline.nn import CimLayer, Read, Steps
 
 
 class CorrectNet(Trained):
@@ -52,6 +52,15 @@ class CorrectNetPath(TrainedPath):
         made = pointwise(layer, seen, self.held(layer, "generator"), self.generator_bias)
         both = torch.cat([y, made.to(y.dtype)], axis(layer))
         return y + pointwise(layer, both, self.held(layer, "compensator"), self.compensator_bias).to(y.dtype)
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        y, (before, after) = steps.read(x), (inputs(layer), outputs(layer))
+        of_inputs, of_outputs = self.exact("generator").split((before, after), 1)
+        made = steps.pointwise(steps.pooled(x, y), of_inputs, self.generator_bias)
+        made = steps.add(made, steps.pointwise(y, of_outputs))
+        of_outputs, of_made = self.exact("compensator").split((after, len(self.generator)), 1)
+        more = steps.pointwise(y, of_outputs, self.compensator_bias)
+        return steps.add(y, steps.add(more, steps.pointwise(made, of_made)))
 
     def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.generator.numel() + self.compensator.numel())

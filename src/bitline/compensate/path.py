@@ -91,6 +91,12 @@ class TrainedPath(SidePath):
     def size(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
+    def exact(self, name: str) -> Tensor:
+        """A parameter that is exact; raises ValueError where the path's own weights are on the macro."""
+        if self.config.weights == "analog":
+            raise ValueError("its own weights are on the macro, too (weights: analog)")
+        return self.get_parameter(name)
+
     def held(self, layer: CimLayer, name: str) -> Tensor:
         """A parameter as it is held: exact, or with the error of this die. Biases are exact."""
         value = self.get_parameter(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitline import draws
 from bitline.compensate.path import Trained, TrainedPath, normals, outputs, parameter, per_channel
-from bitline.nn import CimLayer, Read
+from bitline.nn import CimLayer, Read, Steps
 
 
 class LowRank(Trained):
@@ -38,6 +38,12 @@ class ProductPath(TrainedPath):
     up: Tensor
     down: Tensor
 
+    def through(self, layer: CimLayer, x: int, steps: Steps, down: Tensor, up: Tensor) -> int:
+        """The product by its two steps, each group's by itself."""
+        groups, rank, _ = down.shape
+        inner = steps.product(x, down.reshape(groups * rank, *layer.weight.shape[1:]), groups)
+        return steps.pointwise(inner, up.flatten(0, 1), groups=groups)
+
     def fetched(self, positions: int, inputs: int) -> int:
         return positions * self.down.shape[0] * self.down.shape[-1]
 
@@ -59,6 +65,10 @@ class LowRankPath(ProductPath):
         weight = self.held(layer, "up") @ self.held(layer, "down")
         y = read(x)
         return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        down, up = self.exact("down"), self.exact("up")
+        return steps.add(steps.read(x), self.through(layer, x, steps, down, up))
 
     def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
@@ -104,6 +114,12 @@ class VectorsPath(ProductPath):
         more = layer._exact(x, weight.view_as(layer.weight), None)
         return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
 
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        down = self.exact("inner").view(len(self.up), -1, 1) * self.down
+        up = self.exact("scale").view(len(self.up), -1, 1) * self.up
+        y = steps.add(steps.read(x), self.through(layer, x, steps, down, up))
+        return steps.affine(y, self.exact("gain"))
+
     def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.down.numel() + self.up.numel() + self.size)
 
@@ -146,9 +162,16 @@ class SparsePath(TrainedPath):
         layer.weight.masked_fill_(self.chosen, 0.0)
 
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
-        weight = torch.zeros_like(layer.weight).masked_scatter(self.chosen, self.held(layer, "values"))
         y = read(x)
-        return y + layer._exact(x, weight, None).to(y.dtype)
+        return y + layer._exact(x, self.digital(layer, self.held(layer, "values")), None).to(y.dtype)
+
+    def digital(self, layer: CimLayer, values: Tensor) -> Tensor:
+        """The layer's weights, zero but for those chosen."""
+        return torch.zeros_like(layer.weight).masked_scatter(self.chosen, values)
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        weight = self.digital(layer, self.exact("values"))
+        return steps.add(steps.read(x), steps.product(x, weight, self.groups))
 
     def macs(self, positions: int, inputs: int) -> int:
         return positions * self.size

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitline.compensate.path import Path, axis, outputs, per_channel
 from bitline.macro import ideal
-from bitline.nn import CimLayer, Read, SidePath, computing, kept, layers, silicon
+from bitline.nn import CimLayer, Read, SidePath, Steps, computing, kept, layers, silicon
 
 
 class Trim(Path):
@@ -49,6 +49,9 @@ class TrimPath(SidePath):
         if self.watch is not None:
             self.watch(self, layer, y)
         return per_channel(layer, self.gain) * y + per_channel(layer, self.offset)
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        return steps.affine(steps.read(x), self.gain, self.offset)
 
     def fit(self, layer: CimLayer, found: Tensor, wanted: Tensor) -> None:
         """The straight line from what was ``found`` to what was ``wanted``, by least squares."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitline.lab.bundle import Bundle, ConvShape, DenseShape, Layer, Record, Tensors, Tile
+from bitline.lab.bundle import Bundle, Layer, Record, Tensors, Tile
 from bitline.lab.graph import trace
-from bitline.macro import Conv, Macro
+from bitline.lab.lowered import shape_of
+from bitline.macro import Macro
 from bitline.macro.kinds import TableColumn
 from bitline.macro.placement import Layout, Reload
-from bitline.nn import CimLayer, layers
+from bitline.nn import CimLayer, computing, layers
 from bitline.samples import Samples
 
 
@@ -31,10 +31,11 @@ def export(
 
     ``arrays``: arrays of the board; tiles take them in turn and are rewritten where they share one. Absent: the
     macro's ``reload``, or as many as there are tiles. ``images`` (B, …) and labels (B,) come with the bundle to replay
-    it with. ``samples``: single conversions characterised on the very board, which replay compares codes with.
+    it with. ``samples``: single conversions characterised on the very board, which replay compares codes with. Side
+    paths are written as the digital steps that they are (``SidePath.lower``), on the macros as designed.
 
     Raises ValueError for layers on different macros, continuous or uncalibrated layers, quantizers that are no scale
-    and zero point, and for what ``graph.trace`` cannot follow.
+    and zero point, side paths that have no such steps, and for what ``graph.trace`` cannot follow.
     """
     found = layers(model)
     macros = {layer.design.fingerprint: layer.design for layer in found.values()}
@@ -50,7 +51,7 @@ def export(
     model.eval()
     tensors: dict[str, Tensor] = {}
     parts, first = [], 0
-    with torch.no_grad():
+    with torch.no_grad(), computing(model, lambda designed: designed):
         for layer in found.values():
             part = _layer(layer, macro, first, arrays, tensors)
             parts.append(part)
@@ -79,8 +80,6 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
     name, quantizer = layer.site.name, layer.input_quantizer
     inputs, outputs, groups = layer.matrix_shape
     assert macro.weights is not None
-    if layer.side is not None:
-        raise ValueError(f"{name} has a side path, which a bundle cannot hold: bitline.compensate.remove(model) first")
     if quantizer is None or not quantizer.calibrated:
         raise ValueError(f"{name}: inputs are not calibrated; call bitline.calibrate(model, loader)")
     affine = quantizer.affine(torch.zeros(1, inputs))
@@ -107,7 +106,7 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
         inputs=inputs,
         outputs=outputs,
         groups=groups,
-        shape=_shape(layer),
+        shape=shape_of(layer),
         input_scale=scale,
         input_zero=zero,
         input_lower=scale * (macro.inputs.low - zero),
@@ -119,18 +118,6 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
         bias=f"layer/{name}/bias" if layer.bias is not None else None,
         tiles=tiles,
     )
-
-
-def _shape(layer: CimLayer) -> DenseShape | ConvShape:
-    geometry = layer.geometry
-    if not isinstance(geometry, Conv):
-        return DenseShape()
-    mode: Any = layer.padding_mode
-    flat: Any = layer._reversed_padding_repeated_twice
-    if mode != "zeros":
-        raise ValueError(f"{layer.site.name}: padding_mode {mode!r}; a bundle pads with zeros")
-    pads = tuple((int(flat[i]), int(flat[i + 1])) for i in range(len(flat) - 2, -1, -2))
-    return ConvShape(kernel=geometry.kernel, stride=geometry.stride, dilation=geometry.dilation, pads=pads)
 
 
 def _tiles(

@@ -94,6 +94,9 @@ class Runner:
         inputs, stored = macro.inputs, macro.weights
         assert inputs is not None
         assert stored is not None
+        wanted, axis = _channels(layer)
+        if x.dim() < 1 - axis or x.shape[axis] != wanted:
+            raise BundleError(f"layer {name} of {wanted} input channels is given {tuple(x.shape)}")
         codes = (x / layer.input_scale + layer.input_zero + 0.5).floor_().clamp_(inputs.low, inputs.high)
         if isinstance(layer.shape, ConvShape):
             flat = [side for pair in reversed(layer.shape.pads) for side in pair]
@@ -171,6 +174,12 @@ class Runner:
                     driven = inputs.digits(torch.from_numpy(x.astype(np.float32))).transpose(0, 1).numpy()
                     ideal = (driven @ w[row : row + count]).astype(np.int64)  # vectors passes lanes
                     yield np.broadcast_to(address, ideal.shape), ideal, code
+
+
+def _channels(layer: Layer) -> tuple[int, int]:
+    """Channels of a layer's inputs, and their axis."""
+    kernel = layer.shape.kernel if isinstance(layer.shape, ConvShape) else ()
+    return layer.groups * layer.inputs // math.prod(kernel), -1 - len(kernel)
 
 
 def fits(bundle: Bundle, instrument: Instrument) -> None:

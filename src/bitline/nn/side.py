@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,39 @@ if TYPE_CHECKING:
 Read = Callable[[Tensor], Tensor]
 
 
+class Steps(ABC):
+    """Plain arithmetic about one layer, written down to be done elsewhere, without the code of a side path.
+
+    A step is known by its number. What it gives is laid out as the layer's inputs and outputs: channels C on an axis of
+    their own, perhaps positions behind them.
+    """
+
+    @abstractmethod
+    def read(self, x: int) -> int:
+        """What the layer gives for such inputs by itself."""
+
+    @abstractmethod
+    def product(self, x: int, weight: Tensor, groups: int = 1) -> int:
+        """A product with other weights, (N, C / groups, …) or (N, C): kernel, stride, dilation and padding are the
+        layer's. No bias."""
+
+    @abstractmethod
+    def pointwise(self, x: int, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> int:
+        """A product over the channels of each position: ``weight`` (N, C / groups), ``bias`` (N,)."""
+
+    @abstractmethod
+    def affine(self, x: int, scale: Tensor | None = None, shift: Tensor | None = None) -> int:
+        """scale · x + shift, each (C,); absent: 1, 0."""
+
+    @abstractmethod
+    def add(self, x: int, y: int) -> int:
+        """x + y, of one shape."""
+
+    @abstractmethod
+    def pooled(self, x: int, y: int) -> int:
+        """``x`` averaged to the positions of ``y``; where there are none, ``x``."""
+
+
 class SidePath(nn.Module):
     """A correction of one layer's outputs; ``bitline.compensate`` has the kinds. The layer calls it and keeps it as
     ``side``, so that names in the network, checkpoints and copies are as ever."""
@@ -26,6 +59,11 @@ class SidePath(nn.Module):
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         """The corrected outputs for the layer's inputs ``x``; ``read``: what the layer gives for such inputs by itself.
         All are in the layer's own layout."""
+
+    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+        """``forward`` in plain steps, on the macro that the layer computes with; returns the last one, the corrected
+        outputs. ``x``: the layer's inputs. Raises ValueError, saying why, where there are no such steps."""
+        raise ValueError("nobody has written its arithmetic in plain steps (SidePath.lower)")
 
     def driven(self, layer: CimLayer, x: Tensor) -> Tensor:
         """What of the layer's inputs its array is driven by."""
