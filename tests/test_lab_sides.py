@@ -353,6 +353,13 @@ def test_from_an_experiment_with_centred_inputs_to_a_board(tmp_path: Path) -> No
     bundle = lab.load(folder)
     assert "affine" in {node.op for node in bundle.record.nodes}
     assert bundle.record.version == 1
+    done = CliRunner().invoke(app, [*map(str, arguments), "--recalibrate", "--bundle", str(tmp_path / "other")])
+    assert done.exit_code == 0, done.output
+    other = lab.load(tmp_path / "other")
+    assert other.record.provenance["norms"] == "recalibrated"
+    differ = {name for name, value in bundle.tensors.items() if not torch.equal(value, other.tensors[name])}
+    norms = [node.tensors for node in bundle.record.nodes if node.op == "batch_norm"]
+    assert differ == {names[key] for names in norms for key in ("mean", "variance")}
 
     def replayed(**how: Any) -> tuple[int, dict[str, Any]]:
         here = Served(lab.Board(bundle.macro, arrays=2, **how))

@@ -281,6 +281,9 @@ def export(
     samples: Annotated[
         Path | None, typer.Option("--samples", help="characterisation of this very board, to compare codes with")
     ] = None,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="batch norms with statistics of the macro, once for all chips")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Write a trained network as a deploy bundle: cell levels, scales, ranges, all a board and `lab replay` need.
@@ -296,6 +299,7 @@ def export(
     folder = folder_of(file, out)
     walk = walk_of(experiment, folder)
     model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)
+    model = walk.recalibrated(model) if recalibrate else model
     some = walk.testing[:images]
     made = bench.export(
         model.cpu(),
@@ -303,7 +307,8 @@ def export(
         arrays=arrays,
         images=(some.images, some.labels) if images else None,
         samples=Samples.load(samples) if samples else None,
-        provenance={"experiment": str(file), "method": chosen.kind},
+        provenance={"experiment": str(file), "method": chosen.kind}
+        | ({"norms": "recalibrated"} if recalibrate else {}),
     )
     bench.save(made, bundle or folder / "bundle")
     tiles = sum(len(layer.tiles) for layer in made.record.layers)
