@@ -271,6 +271,8 @@ class Experiment(Written):
         """
         if self.float_training is None and self.network.weights is None:
             raise ValueError("the network is untrained: give float_training, or network.weights")
+        if self.float_training is None and self.network.fresh:
+            raise ValueError(f"network.fresh: {', '.join(self.network.fresh)} would be untrained: give float_training")
         net = self.network.build(self.seed).eval()
         for macro in self.macros:
             for method in self.methods:
