@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate.attach import attach
+from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import CimLayer, Read, SidePath, calibrate, computing, kept, layers, on_chip, silicon, walk
+from bitline.nn import CimLayer, Read, SidePath, calibrate, computing, kept, on_chip, silicon, walk
 from bitline.nn.calibrate import check_finite
 
 CHIPS = 4  # that tell the arrays' gain
@@ -90,7 +91,7 @@ class CentredPath(SidePath):
         if self.watch is not None:
             self.watch(self, layer, rest, y)
         product = self.product(layer, known)
-        if read == layer._read and not layer.observing:  # from an array
+        if read != layer._computed and not layer.observing:  # from an array
             product = product * self.scale(layer)
         return y + product.to(y.dtype)
 
@@ -223,7 +224,7 @@ def fit(model: nn.Module, batches: Iterable[Any], chip: Callable[[int], Chip] | 
     if not data:
         raise ValueError("centring needs at least one batch of inputs: the loader is empty")
     check_finite(data, "batch")
-    paths = {layer: layer.side for layer in layers(model).values() if isinstance(layer.side, CentredPath)}
+    paths = paths_of(model, CentredPath)
     moments = {layer: Moments(covariance=path.rank > 0) for layer, path in paths.items()}
     with kept(model):
         model.eval()

@@ -59,6 +59,11 @@ class Recalibration:
 
     batches: Sequence[tuple[Tensor, ...]]
 
+    @property
+    def key(self) -> int:
+        """What sets the step besides network and chip."""
+        return len(self.batches)
+
     def __call__(self, model: nn.Module, chip: int) -> None:
         recalibrate(model, self.batches)
 

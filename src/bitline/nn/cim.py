@@ -345,9 +345,14 @@ class CimLayer(OnSilicon):
         return self._computed(x) if self.side is None else self.side(self, x, self._computed)
 
     def _computed(self, x: Tensor) -> Tensor:
-        codes, scale, zero = self.input_quantizer(x) if self.input_quantizer is not None else (x, x.new_ones(()), None)
-        value = codes if zero is None else codes - zero
-        return self._exact(value * scale, self.wanted(), self.bias)
+        return self._exact(self.met(x), self.wanted(), self.bias)
+
+    def met(self, x: Tensor) -> Tensor:
+        """Inputs as the arrays meet them, as numbers: quantised where they are."""
+        if self.input_quantizer is None:
+            return x
+        codes, scale, zero = self.input_quantizer(x)
+        return (codes if zero is None else codes - zero) * scale
 
     def driven(self, x: Tensor) -> Tensor:
         """What of its inputs the array is driven by: all of them, but for a side path that takes some off."""
