@@ -32,7 +32,7 @@ from bitline.cost import Technology, cost, side_costs
 from bitline.evaluate import Result, evaluate, fingerprint, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
-from bitline.methods.compensate import AnyFirst
+from bitline.methods.kinds import AnyOfWeights
 from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
 from bitline.report.costs import cost_tables, overheads_table
 from bitline.report.html import render_html
@@ -475,7 +475,7 @@ def test_each_layer_may_have_its_own_size() -> None:
 
 def test_side_paths_may_come_after_every_method_on_a_macro() -> None:
     """``harden`` puts them after whatever it kept."""
-    first, every = (set(get_args(get_args(union)[0])) for union in (AnyFirst, AnyMethod))
+    first, every = (set(get_args(get_args(union)[0])) for union in (AnyOfWeights, AnyMethod))
     assert first == every - {Plain, Compensate}
 
 

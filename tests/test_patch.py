@@ -149,8 +149,8 @@ def test_what_cannot_be_patched_is_refused() -> None:
         Patching()(layer_of(net, macro(**LOGNORMAL), x))
     with pytest.raises(ValueError, match="at least one batch"):
         patch(layer_of(net, macro(**LOGNORMAL), x), [], ALL)
-    data = {**TINY, "macro": "generic-skewed-sram", "methods": [], "test": TINY["test"] | {"patch_per_chip": 0.1}}
-    experiment = parse(data, "test")
+    test = TINY["test"] | {"patch_per_chip": {"share": 0.1}}
+    experiment = parse({**TINY, "macro": "generic-skewed-sram", "methods": [], "test": test}, "test")
     with pytest.raises(ValueError, match=r"test\.patch_per_chip on .*: a measured table of codes holds no weights"):
         experiment.check(torch.rand(2, 1, 8, 8))
 
@@ -158,7 +158,8 @@ def test_what_cannot_be_patched_is_refused() -> None:
 def test_rows_of_an_experiment(tmp_path: Path) -> None:
     """Patched as given, inside centred inputs, and beside a method's own; the more, the nearer to the ideal macro."""
     memory = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 1.0}}
-    test = TINY["test"] | {"details": False, "chips": 4, "patch_per_chip": [0.05, 0.4], "centre": {"rank": 1}}
+    test = TINY["test"] | {"details": False, "chips": 4, "centre": {"rank": 1}}
+    test["patch_per_chip"] = [{"share": 0.05}, {"share": 0.4}]
     methods = [{"kind": "error_aware", "centre": {"rank": 1}}]
     training = {"epochs": 12, "lr": 0.1, "checkpoint_every": 100}
     data = config(macro=memory, methods=methods, test=test, float_training=training)
@@ -180,3 +181,24 @@ def test_what_is_patched_sets_what_is_remembered() -> None:
     plain = layer_of(net, Macro.model_validate(macro(**LOGNORMAL)), x)
     marks = {fingerprint(patch(copy.deepcopy(plain), [x], Patch(share=share)), "") for share in (0.1, 0.2)}
     assert len(marks | {fingerprint(plain, "")}) == 3
+
+
+@torch.no_grad()
+def test_a_weight_is_read_back_with_noise() -> None:
+    """Relative to the largest weight, the same for one die, another for the next: what is patched errs by it."""
+    net, x = nn.Linear(300, 40, bias=False), torch.randn(20, 300)
+    plain = layer_of(net, macro(**LOGNORMAL), x)
+    share, noise = ALL.share, 0.03
+    exact, noisy = (patch(copy.deepcopy(plain), [x], Patch(share=share, noise=n)) for n in (0, noise))
+    assert sides(noisy)["0"].config.title == "99.99 % of the weights, read back to 3 % of the largest, patched per chip"
+
+    def off(number: int) -> Tensor:
+        for model in (exact, noisy):
+            Patching()(die(model, number))
+        found: Tensor = paths_of(noisy, PatchPath)[noisy[0]].correction - sides(exact)["0"].correction
+        return found / net.weight.abs().max()
+
+    first, second = off(0), off(1)
+    assert float(first.std()) == pytest.approx(noise, rel=0.05)
+    assert torch.equal(off(0), first)
+    assert abs(float((first * second).mean())) < 0.1 * noise**2

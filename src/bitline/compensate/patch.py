@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline import draws
 from bitline.compensate.attach import attach
 from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, Stands, axis, inputs
@@ -22,7 +23,8 @@ class Patch(Path):
     """F = F~ + D · x̂, x̂ the inputs as quantised: D is what the ``share`` of a layer's weights that err most on a chip
     lack, in digital memory.
 
-    **A step on each chip**: ``Patching`` reads every weight of the chip back, once after programming, without noise.
+    **A step on each chip**: ``Patching`` reads every weight of the chip back, once after programming, with an error of
+    ``noise`` times the layer's largest weight, which a read by itself or the converter that it goes through may have.
     Most are those whose error squared times the mean square of the input they meet is largest. Errors are from the
     weights times the slope of those held over those wanted, over the whole layer: what all weights have in common is
     not patched. The same share of each layer, as memory is laid out before the chip is known. It stores a value and a
@@ -37,10 +39,14 @@ class Patch(Path):
     UNTRAINED = "patch is found on each chip, not trained: ask for test.patch_per_chip"
     kind: Literal["patch"] = "patch"
     share: float = Field(default=0.02, gt=0, lt=1, description="of a layer's weights, one or more")
+    noise: float = Field(
+        default=0.0, ge=0, lt=1, description="standard deviation of a weight read back, relative to the layer's largest"
+    )
 
     @property
     def title(self) -> str:
-        return f"{100 * self.share:g} % of the weights patched per chip"
+        told = f", read back to {100 * self.noise:g} % of the largest," if self.noise else ""
+        return f"{100 * self.share:g} % of the weights{told} patched per chip"
 
     def build(self, layer: CimLayer) -> PatchPath:
         return PatchPath(self, layer)
@@ -78,6 +84,10 @@ class PatchPath(SidePath):
         """Find the correction for the die that the layer sits on."""
         column, scale = layer.program()
         wanted, held = column.wanted.double(), column.weight.double()
+        if self.config.noise:
+            stream = layer.silicon.chip.stream(f"read back {layer.silicon.write}", layer.site.name)
+            seen = draws.normal(stream, torch.arange(wanted.numel(), device=wanted.device)).view_as(wanted)
+            held = held + self.config.noise * wanted.abs().amax() * seen
         slope = (wanted * held).sum() / wanted.square().sum().clamp(min=1e-300)
         missing = (slope * wanted - held) * (scale.double()[:, None] if scale.dim() else scale.double())
         missing = layer.geometry.native(missing.to(layer.weight.dtype))

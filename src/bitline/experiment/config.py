@@ -129,8 +129,8 @@ class Test(Part):
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
     trim_per_chip: bool = Field(default=False, description="also with outputs trimmed to each chip's own")
-    patch_per_chip: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], OneOrMany()] = Field(
-        default=(), description="also with these shares of the weights, those a chip holds worst, corrected in digital"
+    patch_per_chip: Annotated[tuple[Patch, ...], OneOrMany()] = Field(
+        default=(), description="also with a share of the weights, those a chip holds worst, corrected in digital"
     )
     per_sample: PositiveFloat | None = Field(
         default=None,
@@ -147,11 +147,6 @@ class Test(Part):
     details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
     detail_chips: int = Field(default=3, ge=1)
     detail_images: int = Field(default=256, ge=1)
-
-    @property
-    def patches(self) -> tuple[Patch, ...]:
-        """What each share of ``patch_per_chip`` gives layers."""
-        return tuple(Patch(share=share) for share in self.patch_per_chip)
 
     @field_validator("target")
     @classmethod
@@ -295,7 +290,7 @@ class Experiment(Written):
                     raise ValueError(
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
-            for key, paths in (("centre", self.test.centre), ("patch_per_chip", self.test.patches)):
+            for key, paths in (("centre", self.test.centre), ("patch_per_chip", self.test.patch_per_chip)):
                 for one in self.designs(macro).values():
                     if reasons := [why for path in paths if (why := path.refuses(one))]:
                         raise ValueError(f"test.{key} on {one.name}: {reasons[0]}")

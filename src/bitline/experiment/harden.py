@@ -28,7 +28,7 @@ from bitline.place.measuring import lot
 from bitline.report.hardening import write_hardened
 from bitline.search import Candidate, Goal, Space
 
-PATCHES = (0.02, 0.05)  # shares of the weights, on each chip
+PATCHES = (Patch(share=0.02), Patch(share=0.05))  # on each chip
 LEAST_BITS = 4  # of converters, where the experiment declares no choices: the survey's law begins there
 
 

@@ -221,7 +221,7 @@ class Run:
 
     def _patched(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip]]:
         """The network with weights patched on each chip, each share that is asked for."""
-        for path in self.experiment.test.patches:
+        for path in self.experiment.test.patch_per_chip:
             yield f"{name} + {path.title}", patch(copy.deepcopy(model), self._few(), path), Patching()
 
     def _few(self) -> list[Batch]:
