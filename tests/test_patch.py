@@ -15,9 +15,10 @@ from torch import nn
 from bitline.compensate import Centred, Patch, Patching, Trim, Trimming, attach, centre, overhead, patch, remove, sides
 from bitline.compensate.nested import NestedPath, paths_of
 from bitline.compensate.patch import PatchPath
+from bitline.evaluate import recalibrate
 from bitline.experiment import Run, parse
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import layers, on_chip, use
+from bitline.nn import calibrate, convert, layers, on_chip, use
 from test_centre import KINDS, LOGNORMAL, layer_of, macro, made
 from test_experiment import TINY, config, quiet
 
@@ -202,3 +203,24 @@ def test_a_weight_is_read_back_with_noise() -> None:
     assert float(first.std()) == pytest.approx(noise, rel=0.05)
     assert torch.equal(off(0), first)
     assert abs(float((first * second).mean())) < 0.1 * noise**2
+
+
+def test_batch_norms_know_what_is_patched() -> None:
+    """Statistics over dies that are prepared first are those of what is prepared: patched, of no error but growth."""
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8))
+    x = torch.randn(32, 6, 6, 6)
+    plain = calibrate(convert(net, macro(**LOGNORMAL)), [x]).eval()
+    found, dies = patch(copy.deepcopy(plain), [x], ALL), list[int]()
+
+    def prepare(model: nn.Module, number: int) -> None:
+        dies.append(number)
+        Patching()(model)
+
+    recalibrate(found, [(x,)] * 3, lambda i: Chip(5, i), prepare=prepare)
+    recalibrate(plain, [(x,)] * 3, lambda i: Chip(5, i))
+    assert dies == [0, 1, 2]
+    exact = nn.functional.conv2d(x, net[0].weight.detach()).var((0, 2, 3))
+    spread = [float((model[1].running_var / exact).mean()) for model in (found, plain)]
+    assert spread[0] == pytest.approx(math.exp(0.25), rel=0.03)
+    assert spread[1] > 1.1 * spread[0]

@@ -31,6 +31,7 @@ from bitline.evaluate import (
     layer_gains,
     layer_reports,
     opened,
+    recalibrate,
     recalibrated,
     row,
     sensitivity,
@@ -42,7 +43,7 @@ from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
 from bitline.experiment.folder import claim, finish, slug
-from bitline.macro import Macro, pulses
+from bitline.macro import Chip, Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.methods.usual import WHY, analog
@@ -220,9 +221,13 @@ class Run:
         yield from self._patched(name, found)
 
     def _patched(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip]]:
-        """The network with weights patched on each chip, each share that is asked for."""
+        """The network with weights patched on each chip, each share that is asked for; its batch norms know it."""
         for path in self.experiment.test.patch_per_chip:
-            yield f"{name} + {path.title}", patch(copy.deepcopy(model), self._few(), path), Patching()
+            few = self._few()
+            found = patch(copy.deepcopy(model), few, path)
+            if batch_norms(found):
+                recalibrate(found, few, self._training_die, prepare=Patching())
+            yield f"{name} + {path.title}", found, Patching()
 
     def _few(self) -> list[Batch]:
         """The batches that such steps look at."""
@@ -230,7 +235,11 @@ class Run:
 
     def recalibrated(self, model: nn.Module) -> nn.Module:
         """A copy with batch-norm statistics of the macro, over dies of the training lot."""
-        return recalibrated(model, self._few(), lambda i: training_chip(self.experiment.seed, 1_000_000 + i))
+        return recalibrated(model, self._few(), self._training_die)
+
+    def _training_die(self, number: int) -> Chip:
+        """Those that statistics of batch norms are estimated over."""
+        return training_chip(self.experiment.seed, 1_000_000 + number)
 
     def verified(self, model: nn.Module, share: float) -> nn.Module:
         """A copy with this share of its weights verified as they are written, those of most curvature × error."""
