@@ -130,15 +130,14 @@ def compared(experiment: Experiment, folder: str) -> tuple[Run, str]:
 
 def cost_of(experiment: Experiment, row: str) -> SideCost:
     """What a row's side paths, its trims among them, add to the experiment's network, on arrays that can be priced."""
-    title, _, remedy = row.partition(" + ")
+    title, *remedies = row.split(" + ")
     (method,) = experiment.named(title)
     model = experiment.place(experiment.network.build(0).eval(), COUNTED)
     if isinstance(method, Compensate):
         method.model_copy(update={"path": digital(method.path)}).put(model)
-    if remedy.startswith("trimmed"):
-        attach(model, Trim())
-    done = remedy.removesuffix(", BN recalibrated")
-    for path in [method.centre] if method.centre else [one for one in experiment.test.centre if one.title == done]:
+    done = [remedy.removesuffix(", BN recalibrated") for remedy in remedies]
+    offered = (*experiment.test.centre, Trim(), *experiment.test.patch_per_chip)
+    for path in [*([method.centre] if method.centre else []), *(one for one in offered if one.title in done)]:
         attach(model, path)
     return side_costs(model, experiment.data.set.test()[:1].images.float())[-1]
 

@@ -16,6 +16,7 @@ from bitline.compensate import (
     Centred,
     CorrectNet,
     LowRank,
+    Patch,
     Path,
     Sparse,
     Trained,
@@ -31,7 +32,7 @@ from bitline.cost import Technology, cost, side_costs
 from bitline.evaluate import Result, evaluate, fingerprint, montecarlo, over_chips
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
-from bitline.methods.compensate import AnyFirst
+from bitline.methods.kinds import AnyOfWeights
 from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
 from bitline.report.costs import cost_tables, overheads_table
 from bitline.report.html import render_html
@@ -41,7 +42,8 @@ DRAW = torch.Generator().manual_seed(0)
 X = torch.randn(48, 2, 6, 6, generator=DRAW)
 Y = (X.mean((2, 3)) @ torch.randn(2, 3, generator=DRAW)).argmax(1)
 INDEX = torch.arange(48)
-PATHS: list[Path] = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Centred(rank=2), Trim()]
+MADE = [CorrectNet(), LowRank(), Vectors(rank=3), Sparse(share=0.2), Centred(rank=2)]
+PATHS: list[Path] = [*MADE, Trim(), Patch(share=0.25)]
 RANKS, TAPS, SEEN = (1, 2, 2, 2), (9, 4, 1, 1), (2 * 6 * 6, 4 * 3 * 3, 24, 5)
 TRAINED = [path for path in PATHS if isinstance(path, Trained)]
 FEW = TrainConfig(steps=6, lr=0.05, log_every=1)
@@ -237,6 +239,10 @@ def test_costs_by_hand() -> None:
             [r * (2 * x + p * n * g * t) for r, t, x, (p, n, _, g, _) in zip(RANKS, TAPS, SEEN, sizes, strict=True)],
         ),
         Trim(): ([2 * n * g for _, n, _, g, _ in sizes], [p * n * g for p, n, _, g, _ in sizes]),
+        Patch(share=0.25): (  # a value and a place
+            [2 * round(n * g * k / 4) for _, n, k, g, _ in sizes],
+            [p * round(n * g * k / 4) for p, n, k, g, _ in sizes],
+        ),
     }
     for path, (parameters, macs) in wanted.items():
         *rows, total = overhead(attach(model(), path), X[:2])
@@ -264,6 +270,9 @@ def fetched(path: Path, sizes: list[tuple[int, int, int, int, int]]) -> list[int
         return [p * len(some) for some, (p, *_) in zip(met, sizes, strict=True)]
     if isinstance(path, Centred):  # each once for its coordinates, and those for every position
         return [each + p * r * t for each, r, t, (p, *_) in zip(SEEN, RANKS, TAPS, sizes, strict=True)]
+    if isinstance(path, Patch):  # those that one of its weights meets, on average
+        missed = [(1 - round(n * g * k / 4) / (n * g * k)) ** n for _, n, k, g, _ in sizes]
+        return [round(p * g * k * (1 - one)) for one, (p, _, k, g, _) in zip(missed, sizes, strict=True)]
     return [0 if isinstance(path, Trim) else p * g * k for p, _, k, g, _ in sizes]
 
 
@@ -350,7 +359,10 @@ def test_without_converters_side_paths_are_priced_alone() -> None:
 
 def test_terms_are_those_of_the_longest_sum() -> None:
     net = {path.kind: sides(attach(model(), path, at=["0"]))["0"].terms for path in PATHS}
-    assert net == {"correctnet": 2 + 4, "low_rank": 18, "vectors": 18, "sparse": net["sparse"], "centred": 9, "trim": 1}
+    assert net == {"correctnet": 2 + 4, "low_rank": 18, "vectors": 18, "sparse": net["sparse"], "centred": 9} | {
+        "trim": 1,
+        "patch": 18,
+    }
     assert 1 <= net["sparse"] <= 18
 
 
@@ -421,7 +433,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="at: pattern 'fc' matches no layer; the layers are: 0, 3, 6, 8"):
         attach(model(), CorrectNet(), at=["0", "fc"])
     with pytest.raises(ValueError, match="0 has a side path already"):
-        attach(attach(model(), CorrectNet(), at=["0"]), Trim())
+        attach(attach(model(), CorrectNet(), at=["0"]), LowRank())
     with pytest.raises(ValueError, match="list of patterns"):
         attach(model(), CorrectNet(), at="0")
     with pytest.raises(ValueError, match="sits on a macro"):
@@ -430,6 +442,8 @@ def test_what_cannot_be_is_refused() -> None:
         attach(model(macro(variation=None)), LowRank(weights="analog"))
     with pytest.raises(ValidationError, match=r"test\.trim_per_chip"):
         Compensate(path=Trim())
+    with pytest.raises(ValidationError, match=r"test\.patch_per_chip"):
+        Compensate(path=Patch())
     with pytest.raises(ValidationError, match=r"centred is found on inputs, not trained: .* `centre`"):
         Compensate(path=Centred())
     for both in ({"centre": Centred()}, {"after": ErrorAware(centre=Centred())}):
@@ -438,7 +452,9 @@ def test_what_cannot_be_is_refused() -> None:
     method = Compensate(after=ErrorAware(suppress=Suppression()))
     assert "give suppress.sigma" in (method.refuses(macro(variation=None)) or "")
     kind: TypeAdapter[Any] = TypeAdapter(AnyPath)
-    with pytest.raises(ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'centred', 'trim'"):
+    with pytest.raises(
+        ValidationError, match="'correctnet', 'low_rank', 'vectors', 'sparse', 'centred', 'trim', 'patch'"
+    ):
         kind.validate_python({"kind": "lora"})
 
 
@@ -459,7 +475,7 @@ def test_each_layer_may_have_its_own_size() -> None:
 
 def test_side_paths_may_come_after_every_method_on_a_macro() -> None:
     """``harden`` puts them after whatever it kept."""
-    first, every = (set(get_args(get_args(union)[0])) for union in (AnyFirst, AnyMethod))
+    first, every = (set(get_args(get_args(union)[0])) for union in (AnyOfWeights, AnyMethod))
     assert first == every - {Plain, Compensate}
 
 

@@ -193,23 +193,25 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
     assert load(tmp_path / "again" / "hardened.yaml").test.trim_per_chip  # and is done by what was written
 
 
-def test_trims_are_tried_where_side_paths_were_kept(easy: tuple[Path, Hardened]) -> None:
-    """On the best network before them: a layer with a side path has no place for a trim."""
-    run = HardenRun(parse(tiny(), "test"), easy[0], 0.2, per_chip=True, placing=PLACING, tell=quiet, progress=False)
-    ladder = Ladder(run.walk, run.macro, PLACING, True, quiet)
-    bare = Network("bare", ladder.start, ErrorAware(), steps=7)
+def test_trims_are_tried_where_side_paths_were_kept(tmp_path: Path) -> None:
+    """Around them, where they fit into the budget; patches are as many as it allows."""
+    how = PLACING.model_copy(update={"budget": Budget(share=9, of="parameters")})
+    changes = {"macro": {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.5}}}
+    experiment = parse(tiny(**changes, search=None), "test")
+    run = HardenRun(experiment, tmp_path, 0.2, per_chip=True, placing=how, tell=quiet, progress=False)
+    ladder = Ladder(run.walk, run.macro, how, True, quiet)
     kept = Network("kept", attach(copy.deepcopy(ladder.start), LowRank()), Compensate(path=LowRank()), steps=14)
-    assert [one.name for one in ladder.on_each_chip(kept)] == ["kept + BN recalibrated per chip"]
-    ladder.bare = bare
-    recalibrated, trimmed = ladder.on_each_chip(kept)
-    assert (recalibrated.name, trimmed.name) == ("kept + BN recalibrated per chip", "bare + trimmed per chip")
-    assert (trimmed.method, trimmed.steps) == (bare.method, 7)
+    found = {one.name: one for one in ladder.on_each_chip(kept)}
+    each = ["trimmed", "2 % of the weights patched", "5 % of the weights patched", "BN recalibrated"]
+    assert list(found) == [f"kept + {what} per chip" for what in each]
+    trimmed = found["kept + trimmed per chip"]
     assert isinstance(trimmed.prepare, Trimming)
-    assert {side.config.kind for side in sides(trimmed.model).values()} == {"trim"}
-    assert [one.name for one in ladder.on_each_chip(bare)] == [
-        "bare + trimmed per chip",
-        "bare + BN recalibrated per chip",
-    ]
+    assert (trimmed.method, trimmed.steps) == (kept.method, 14)
+    assert {side.config.outer.kind for side in sides(trimmed.model).values()} == {"trim"}
+    ladder.placing = how.model_copy(update={"budget": Budget(share=0.001, of="parameters")})
+    assert list(ladder.on_each_chip(kept)) == []
+    bare = Network("bare", ladder.start, ErrorAware(), steps=7)
+    assert [one.name for one in ladder.on_each_chip(bare)] == ["bare + BN recalibrated per chip"]
 
 
 def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from bitline.compensate import (
     Centred,
     CorrectNet,
     LowRank,
+    Patch,
     Sparse,
     Trim,
     Vectors,
@@ -88,7 +89,7 @@ def with_paths(kind: Kind, on: Macro, net: nn.Module | None = None) -> tuple[nn.
 
 
 def test_each_kind_is_here() -> None:
-    missing = set(get_args(get_args(AnyPath)[0])) - {type(kind) for kind in KINDS.values()}
+    missing = set(get_args(get_args(AnyPath)[0])) - {type(kind) for kind in KINDS.values()} - {Patch}
     assert not missing, "a row for each in KINDS of this file, or a test that it is refused"
 
 
@@ -208,6 +209,26 @@ def test_a_kind_without_steps_is_named() -> None:
         lab.export(model)
     remove(model)
     lab.export(model)
+
+
+def test_a_path_around_another_is_held_and_a_patch_is_not(tmp_path: Path) -> None:
+    """A trim around centred inputs: each in its place."""
+    model, x = with_paths(Centred(rank=1), macro(**SIGNED))
+    attach(model, Trim())
+    with torch.no_grad():
+        for layer in layers(model).values():
+            layer.side.outer.gain.mul_(1.3)
+            layer.side.outer.offset.add_(0.2)
+        wanted = model(x)
+    lab.save(lab.export(model), tmp_path)
+    found = lab.predict(lab.load(tmp_path), x)
+    assert torch.allclose(found, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
+    model, _ = with_paths(Centred(rank=1), macro(**SIGNED))
+    attach(model, Patch(), at=["body"])
+    with pytest.raises(
+        ValueError, match=r"body: its side path of kind 'centred around patch' cannot be held .* quantised"
+    ):
+        lab.export(model)
 
 
 @pytest.mark.parametrize("kind", [CorrectNet(weights="analog"), LowRank(weights="analog"), Sparse(weights="analog")])

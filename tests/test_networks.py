@@ -137,6 +137,22 @@ def test_wrong_weights_name_their_keys_and_change_nothing(tmp_path: Path) -> Non
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
+def test_a_layer_starts_anew_beside_weights_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    save_file(Vgg(classes=100).build(seed=1).state_dict(), file)
+    held, anew = Vgg(classes=100).build(seed=1), Vgg(classes=7).build(seed=2)
+    net = Vgg(classes=7, weights=str(file), fresh=("1.4.*",)).build(seed=2)
+    for key, value in net.state_dict().items():
+        expected = anew if key.startswith("1.4.") else held
+        assert torch.equal(value, expected.state_dict()[key]), key
+    with pytest.raises(ValueError, match=r"1\.4\.bias \(file \[100\], network \[7\]\)"):
+        Vgg(classes=7, weights=str(file), fresh=("1.4.weight",)).build()
+    with pytest.raises(ValueError, match=r"fresh: pattern 'fc\.\*' matches none of 0\.0\.weight"):
+        Vgg(weights=str(file), fresh=("1.*", "fc.*")).build()
+    with pytest.raises(ValueError, match="without weights all starts anew"):
+        Vgg(fresh=("1.4.*",))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_truncated_file(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "net.safetensors"

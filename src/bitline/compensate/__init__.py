@@ -8,11 +8,12 @@ from bitline.compensate.attach import attach, remove, sides
 from bitline.compensate.centre import Centred, centre
 from bitline.compensate.correctnet import CorrectNet
 from bitline.compensate.overhead import Overhead, overhead
+from bitline.compensate.patch import Patch, Patching, patch
 from bitline.compensate.path import Path, Trained
 from bitline.compensate.rivals import LowRank, Sparse, Vectors
 from bitline.compensate.trim import Trim, Trimming
 
-AnyPath = Annotated[CorrectNet | LowRank | Vectors | Sparse | Centred | Trim, Field(discriminator="kind")]
+AnyPath = Annotated[CorrectNet | LowRank | Vectors | Sparse | Centred | Trim | Patch, Field(discriminator="kind")]
 
 __all__ = [
     "AnyPath",
@@ -20,6 +21,8 @@ __all__ = [
     "CorrectNet",
     "LowRank",
     "Overhead",
+    "Patch",
+    "Patching",
     "Path",
     "Sparse",
     "Trained",
@@ -29,6 +32,7 @@ __all__ = [
     "attach",
     "centre",
     "overhead",
+    "patch",
     "remove",
     "sides",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from bitline.compensate.nested import NestedPath
 from bitline.compensate.path import Path
 from bitline.nn import SidePath, all_match, converted_layers, layers, matches
 
@@ -13,8 +14,9 @@ from bitline.nn import SidePath, all_match, converted_layers, layers, matches
 def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Module:
     """Give the layers whose names match a side path of this kind, in place; returns the model.
 
-    Raises ValueError, and changes nothing, for a pattern that matches no layer, a layer that has a side path already,
-    one whose macro the kind refuses, and a model that was not converted.
+    A kind made on each chip goes around or inside a side path that is there (``Path.STANDS``). Raises ValueError, and
+    changes nothing, for a pattern that matches no layer, a layer that has a side path already, for other kinds, one
+    whose macro the kind refuses, and a model that was not converted.
     """
     found = converted_layers(model)
     if isinstance(at, str):
@@ -22,12 +24,15 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
     all_match(at, found, "at: ")
     chosen = {name: layer for name, layer in found.items() if matches(name, at)}
     for name, layer in chosen.items():
-        if layer.side is not None:
+        if layer.side is not None and path.STANDS == "alone":
             raise ValueError(f"{name} has a side path already: bitline.compensate.remove(model) first")
         if reason := path.refuses(layer.design):
             raise ValueError(f"{name}: {reason}")
     for layer in chosen.values():
-        layer.side = path.build(layer).train(layer.training)
+        new, there = path.build(layer), layer.side
+        if there is not None:
+            new = NestedPath(new, there) if path.STANDS == "around" else NestedPath(there, new)
+        layer.side = new.train(layer.training)
         layer.renew()
     return model
 

@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate.attach import attach
+from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import CimLayer, Read, SidePath, Steps, calibrate, computing, kept, layers, on_chip, silicon, walk
+from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, calibrate, computing, kept, on_chip, silicon, walk
 from bitline.nn.calibrate import check_finite
 
 CHIPS = 4  # that tell the arrays' gain
@@ -90,7 +91,7 @@ class CentredPath(SidePath):
         if self.watch is not None:
             self.watch(self, layer, rest, y)
         product = self.product(layer, known)
-        if read == layer._read and not layer.observing:  # from an array
+        if read != layer._computed and not layer.observing:  # from an array
             product = product * self.scale(layer)
         return y + product.to(y.dtype)
 
@@ -135,13 +136,13 @@ class CentredPath(SidePath):
         seen = torch.einsum("gnct,gcr->gnrt", weight.view(shape), basis.view(groups, shape[2], -1))
         return seen.reshape(len(weight), -1, *weight.shape[2:])
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         centred, one = steps.affine(x, shift=-self.mean), torch.eye(self.rank + 1)[-1].to(self.mean)
         along = torch.cat([self.directions, torch.zeros_like(self.mean)[:, None]], 1)  # and beside them a 1
         known = steps.pointwise(centred, along.T, one)
         rest = steps.add(centred, steps.pointwise(known, -along)) if self.rank else centred
         product = steps.product(known, self.scale(layer) * self.weights(layer, torch.float32))
-        return steps.add(steps.read(rest), product)
+        return steps.add(read(rest), product)
 
     @torch.no_grad()
     def fit(self, moments: Moments) -> None:
@@ -234,7 +235,7 @@ def fit(model: nn.Module, batches: Iterable[Any], chip: Callable[[int], Chip] | 
     if not data:
         raise ValueError("centring needs at least one batch of inputs: the loader is empty")
     check_finite(data, "batch")
-    paths = {layer: layer.side for layer in layers(model).values() if isinstance(layer.side, CentredPath)}
+    paths = paths_of(model, CentredPath)
     moments = {layer: Moments(covariance=path.rank > 0) for layer, path in paths.items()}
     with kept(model):
         model.eval()

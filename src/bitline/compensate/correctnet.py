@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bitline.compensate.path import Trained, TrainedPath, axis, inputs, normals, outputs, parameter, pointwise, pooled
-from bitline.nn import CimLayer, Read, Steps
+from bitline.nn import CimLayer, Read, ReadStep, Steps
 
 
 class CorrectNet(Trained):
@@ -53,8 +53,8 @@ class CorrectNetPath(TrainedPath):
         both = torch.cat([y, made.to(y.dtype)], axis(layer))
         return y + pointwise(layer, both, self.held(layer, "compensator"), self.compensator_bias).to(y.dtype)
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
-        y, (before, after) = steps.read(x), (inputs(layer), outputs(layer))
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
+        y, (before, after) = read(x), (inputs(layer), outputs(layer))
         of_inputs, of_outputs = self.exact("generator").split((before, after), 1)
         made = steps.pointwise(steps.pooled(x, y), of_inputs, self.generator_bias)
         made = steps.add(made, steps.pointwise(y, of_outputs))

@@ -18,6 +18,8 @@ from bitline.nn import CimLayer, SidePath
 POOLS: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 
 P = TypeVar("P", bound="Path")
+Stands = Literal["alone", "around", "inside"]
+"""Where a side path may be when the layer has another: nowhere, around that, or between that and the array."""
 
 
 class Path(BaseModel):
@@ -35,6 +37,7 @@ class Path(BaseModel):
     def build(self, layer: CimLayer) -> SidePath:
         """One for this layer, which is changed by nothing or by what ``take_back`` undoes."""
 
+    STANDS: ClassVar[Stands] = "alone"
     SIZE: ClassVar[str | None] = None
     UNTRAINED: ClassVar[str | None] = None
     """Why there is nothing in it to train; None where there is."""

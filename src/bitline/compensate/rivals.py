@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitline import draws
 from bitline.compensate.path import Trained, TrainedPath, normals, outputs, parameter, per_channel
-from bitline.nn import CimLayer, Read, Steps
+from bitline.nn import CimLayer, Read, ReadStep, Steps
 
 
 class LowRank(Trained):
@@ -66,9 +66,9 @@ class LowRankPath(ProductPath):
         y = read(x)
         return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         down, up = self.exact("down"), self.exact("up")
-        return steps.add(steps.read(x), self.through(layer, x, steps, down, up))
+        return steps.add(read(x), self.through(layer, x, steps, down, up))
 
     def macs(self, positions: int, inputs: int) -> int:
         return positions * (self.down.numel() + self.up.numel())
@@ -114,10 +114,10 @@ class VectorsPath(ProductPath):
         more = layer._exact(x, weight.view_as(layer.weight), None)
         return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         down = self.exact("inner").view(len(self.up), -1, 1) * self.down
         up = self.exact("scale").view(len(self.up), -1, 1) * self.up
-        y = steps.add(steps.read(x), self.through(layer, x, steps, down, up))
+        y = steps.add(read(x), self.through(layer, x, steps, down, up))
         return steps.affine(y, self.exact("gain"))
 
     def macs(self, positions: int, inputs: int) -> int:
@@ -169,9 +169,9 @@ class SparsePath(TrainedPath):
         """The layer's weights, zero but for those chosen."""
         return torch.zeros_like(layer.weight).masked_scatter(self.chosen, values)
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         weight = self.digital(layer, self.exact("values"))
-        return steps.add(steps.read(x), steps.product(x, weight, self.groups))
+        return steps.add(read(x), steps.product(x, weight, self.groups))
 
     def macs(self, positions: int, inputs: int) -> int:
         return positions * self.size

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bitline.compensate.path import Path, axis, outputs, per_channel
+from bitline.compensate.nested import paths_of
+from bitline.compensate.path import Path, Stands, axis, outputs, per_channel
 from bitline.macro import ideal
-from bitline.nn import CimLayer, Read, SidePath, Steps, computing, kept, layers, silicon
+from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, computing, kept, silicon
 
 
 class Trim(Path):
     """F = gain · F~ + offset of each output, in digital. **A step on each chip**: ``Trimming`` fits them there; nothing
     is trained. It stores 2N numbers."""
 
+    STANDS: ClassVar[Stands] = "around"
     UNTRAINED = "trim is fitted on each chip, not trained: ask for test.trim_per_chip"
     kind: Literal["trim"] = "trim"
 
@@ -50,8 +52,8 @@ class TrimPath(SidePath):
             self.watch(self, layer, y)
         return per_channel(layer, self.gain) * y + per_channel(layer, self.offset)
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
-        return steps.affine(steps.read(x), self.gain, self.offset)
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
+        return steps.affine(read(x), self.gain, self.offset)
 
     def fit(self, layer: CimLayer, found: Tensor, wanted: Tensor) -> None:
         """The straight line from what was ``found`` to what was ``wanted``, by least squares."""
@@ -88,10 +90,15 @@ class Trimming:
 
     batches: Sequence[tuple[Tensor, ...]]
 
+    @property
+    def key(self) -> int:
+        """What sets the step besides network and chip."""
+        return len(self.batches)
+
     @torch.no_grad()
     def __call__(self, model: nn.Module, chip: int = 0) -> None:
         """Fit in place, on the die the model sits on now."""
-        trims = {name: layer.side for name, layer in layers(model).items() if isinstance(layer.side, TrimPath)}
+        trims = paths_of(model, TrimPath)
         if not trims:
             raise ValueError("no layer of this model has a trim: attach(model, Trim()) first")
         wanted: dict[str, Tensor] = {}

@@ -20,12 +20,14 @@ def recalibrate(
     batches: Iterable[tuple[Tensor, ...]],
     chip: Callable[[int], Chip] | None = None,
     most: int | None = None,
+    prepare: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Estimate all batch-norm means and variances again from unlabelled ``batches``, in place.
 
     ``chip(i)``: the die that batch i meets: dies of the training lot give *population* statistics, with no step on the
     chip that is tested. Absent: all on the die the model sits on now. Statistics are plain averages over batches;
-    quantizers and weights stay. Raises ValueError for a model without batch norm, or
+    quantizers and weights stay. ``prepare(model, i)``: a step made on each of these dies first, as it will be on
+    those that are tested. Raises ValueError for a model without batch norm, or
     without any batch.
     """
     found = batch_norms(model)
@@ -43,6 +45,8 @@ def recalibrate(
             for number, batch in enumerate(islice(batches, most)):
                 if chip is not None:
                     on_chip(model, chip(number))
+                if prepare is not None:
+                    prepare(model, number)
                 silicon(model).begin(batch[2].to(device) if len(batch) > 2 else None, -1 - number)
                 model(batch[0].to(device))
     finally:
@@ -58,6 +62,11 @@ class Recalibration:
     """What is done on each chip before it is tested: statistics of its own outputs, from these batches."""
 
     batches: Sequence[tuple[Tensor, ...]]
+
+    @property
+    def key(self) -> int:
+        """What sets the step besides network and chip."""
+        return len(self.batches)
 
     def __call__(self, model: nn.Module, chip: int) -> None:
         recalibrate(model, self.batches)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from bitline.compensate import Trimming
+from bitline.compensate import Patching, Trimming
 from bitline.configuration import explain, lay
 from bitline.evaluate.batchnorm import Recalibration
 from bitline.evaluate.diagnose import sensitivity
@@ -24,7 +24,7 @@ from bitline.evaluate.workers import Workers, opened
 from bitline.macro import Macro, ideal
 from bitline.nn import calibrate, calibrated, layers, moved, parts, use
 
-OnEachChip = Recalibration | Trimming
+OnEachChip = Recalibration | Trimming | Patching
 """What is done on each chip before it is tested."""
 Variant = tuple[str, nn.Module, OnEachChip | None]
 
@@ -81,7 +81,7 @@ class Comparison:
                 use(here)
                 rows.append(row(right, IDEAL, macro, condition=condition, seed=self.seed))
             for title, one, prepare in self.variants(name, here):
-                ledger = self.ledger(len(prepare.batches) if prepare else None)
+                ledger = self.ledger(prepare.key if prepare else None)
                 right = ledger.over_chips(one, title, self.source, self.chips, self.seed, prepare=prepare)
                 rows.append(row(right, title, macro, target=self.target, condition=condition, seed=self.seed))
                 found[title] = right

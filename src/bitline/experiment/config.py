@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor, nn
 
 from bitline import presets
-from bitline.compensate import Centred
+from bitline.compensate import Centred, Patch
 from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
 from bitline.cost import DEFAULT, Technology
 from bitline.data import AnyDataset, CropFlip, Split
@@ -129,6 +129,9 @@ class Test(Part):
     recalibrate: bool = Field(default=True, description="also with batch-norm statistics over training chips")
     recalibrate_per_chip: bool = Field(default=False, description="also with statistics of each chip's own outputs")
     trim_per_chip: bool = Field(default=False, description="also with outputs trimmed to each chip's own")
+    patch_per_chip: Annotated[tuple[Patch, ...], OneOrMany()] = Field(
+        default=(), description="also with a share of the weights, those a chip holds worst, corrected in digital"
+    )
     per_sample: PositiveFloat | None = Field(
         default=None,
         description="also with each sample's own statistics in batch norms; the others count as so many positions",
@@ -271,6 +274,8 @@ class Experiment(Written):
         """
         if self.float_training is None and self.network.weights is None:
             raise ValueError("the network is untrained: give float_training, or network.weights")
+        if self.float_training is None and self.network.fresh:
+            raise ValueError(f"network.fresh: {', '.join(self.network.fresh)} would be untrained: give float_training")
         net = self.network.build(self.seed).eval()
         for macro in self.macros:
             for method in self.methods:
@@ -285,9 +290,10 @@ class Experiment(Written):
                     raise ValueError(
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
-            for one in self.designs(macro).values():
-                if reasons := [why for path in self.test.centre if (why := path.refuses(one))]:
-                    raise ValueError(f"test.centre on {one.name}: {reasons[0]}")
+            for key, paths in (("centre", self.test.centre), ("patch_per_chip", self.test.patch_per_chip)):
+                for one in self.designs(macro).values():
+                    if reasons := [why for path in paths if (why := path.refuses(one))]:
+                        raise ValueError(f"test.{key} on {one.name}: {reasons[0]}")
             if self.test.per_sample or any(getattr(method, "per_sample", None) for method in self.methods):
                 per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bitline.compensate import sides
+from bitline.compensate import Patch, sides
 from bitline.cost import SideCost, cost, side_costs
 from bitline.data import batches
 from bitline.evaluate import Row, row, without_errors, write_atomic
@@ -28,6 +28,7 @@ from bitline.place.measuring import lot
 from bitline.report.hardening import write_hardened
 from bitline.search import Candidate, Goal, Space
 
+PATCHES = (Patch(share=0.02), Patch(share=0.05))  # on each chip
 LEAST_BITS = 4  # of converters, where the experiment declares no choices: the survey's law begins there
 
 
@@ -56,6 +57,7 @@ class HardenRun:
         if (space := self._space()) is not None:
             searchable(self.experiment, space)
         changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip, "centre": ()}
+        changes["patch_per_chip"] = PATCHES if self.per_chip and not self._unread() else ()
         test = self.experiment.test.model_copy(update=changes)
         self.walk = Run(self.experiment.model_copy(update={"test": test}), self.out, self.tell, progress=self.progress)
         _, self.deciding, self.unseen = apart(self.walk, self.placing.images)
@@ -101,6 +103,10 @@ class HardenRun:
     def source(self) -> Iterable[Batch]:
         """The images that steps are decided by."""
         return batches(self.deciding, BLOCK)
+
+    def _unread(self) -> str | None:
+        """Why no weights can be read back from the chip; None if they can."""
+        return next(filter(None, map(Patch().refuses, self.experiment.designs(self.macro).values())), None)
 
     def _attempt(self, network: Network) -> Attempt:
         """Measured on the dies and images that decide."""

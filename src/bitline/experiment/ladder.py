@@ -11,7 +11,7 @@ from itertools import takewhile
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Trimming, Vectors, attach, sides
+from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Vectors, attach, sides
 from bitline.cost import side_costs
 from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths
@@ -79,7 +79,11 @@ class Ladder:
         yield "centre", f"inputs centred: their mean in digital, and as many directions as {share} allow", self.centre
         yield "compensate", f"side paths, the paper's and its rivals, placed within {share}", self.compensate
         if self.per_chip:
-            yield "per chip", "outputs trimmed, or batch norms recalibrated, on each chip", self.on_each_chip
+            yield (
+                "per chip",
+                "outputs trimmed, batch norms recalibrated, or the worst weights patched, on each chip",
+                self.on_each_chip,
+            )
 
     def measure(self, kept: Network) -> Iterator[Network]:
         """As it is, and with batch norms of the macro."""
@@ -106,20 +110,24 @@ class Ladder:
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
         else:
-            ranks = list(takewhile(lambda rank: self._within(Centred(rank=rank)), RANKS))
+            ranks = list(takewhile(self._fits, RANKS))
             for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
                 one = method.model_copy(update={"centre": Centred(rank=rank)})
                 yield from self._made(one.title, one)
 
-    def _within(self, path: Centred) -> bool:
-        """Whether the budget allows it beside every layer."""
+    def _fits(self, rank: int) -> bool:
+        """Whether the budget allows so many directions beside every layer."""
+        path = Centred(rank=rank)
+        return self._within(path.title, attach(copy.deepcopy(self.start), path))
+
+    def _within(self, title: str, model: nn.Module) -> bool:
+        """Whether a network's side paths keep the budget."""
         sample = next(iter(self.walk.source()))[0][:1].float()
-        model = attach(copy.deepcopy(self.start), path)
         used = self.placing.budget.used(side_costs(model, sample, self.walk.experiment.technology)[-1])
         if used is not None and used <= self.placing.budget.share:
             return True
         told = "not told" if used is None else f"{100 * used:.1f} %"
-        self.tell(f"{path.title}: left out: takes {told} more {self.placing.budget.of}")
+        self.tell(f"{title}: left out: takes {told} more {self.placing.budget.of}")
         return False
 
     def compensate(self, kept: Network) -> Iterator[Network]:
@@ -152,17 +160,10 @@ class Ladder:
                 yield from self._made(found.method.title, found.method)
 
     def on_each_chip(self, kept: Network) -> Iterator[Network]:
-        """What the experiment's remedies do on each chip; a layer has no trim beside a side path, so that trims are
-        tried on the best network before these, too."""
-        yield from self._prepared(kept)
-        if self.bare is not None and sides(kept.model):
-            yield from (one for one in self._prepared(self.bare) if isinstance(one.prepare, Trimming))
-
-    def _prepared(self, network: Network) -> Iterator[Network]:
-        """A network with what is done on each chip first."""
-        for name, model, prepare in self.walk.remedies(network.name, network.model):
-            if prepare is not None:
-                yield replace(network, name=name, model=model, prepare=prepare)
+        """What the experiment's remedies do on each chip first."""
+        for name, model, prepare in self.walk.remedies(kept.name, kept.model):
+            if prepare is not None and (not sides(model) or self._within(name, model)):
+                yield replace(kept, name=name, model=model, prepare=prepare)
 
     def _made(self, title: str, method: AnyMethod) -> Iterator[Network]:
         stages = 2 if isinstance(method, Compensate) and method.after is not None else 1

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitline.compensate import Trim, Trimming, attach, centre, sides
+from bitline.compensate import Centred, Patching, Trim, Trimming, attach, centre, patch, sides
 from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
@@ -31,6 +31,7 @@ from bitline.evaluate import (
     layer_gains,
     layer_reports,
     opened,
+    recalibrate,
     recalibrated,
     row,
     sensitivity,
@@ -42,7 +43,7 @@ from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
 from bitline.experiment.folder import claim, finish, slug
-from bitline.macro import Macro, pulses
+from bitline.macro import Chip, Macro, pulses
 from bitline.macro.describe import describe
 from bitline.methods import AnyMethod, Compensate, Qat, training_chip
 from bitline.methods.usual import WHY, analog
@@ -188,20 +189,16 @@ class Run:
         return {UNTRAINED: start} | found
 
     def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
-        """(row, network, what is done on each chip before it is tested): as it is, where asked with outputs trimmed and
-        with batch-norm statistics of the macro that the model computes with."""
-        test, seed = self.experiment.test, self.experiment.seed
+        """(row, network, what is done on each chip before it is tested): as it is, and what the test asks for."""
+        test = self.experiment.test
         yield name, model, None
         for share in test.verify:
             yield f"{name} + {100 * share:g} % verified", self.verified(model, share), None
-        batches = list(islice(self.plain(), test.recalibration_batches))
-        if test.trim_per_chip and not sides(model):
-            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(batches)
+        if test.trim_per_chip:
+            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self._few())
+        yield from self._patched(name, model)
         for path in () if sides(model) else test.centre:
-            found = centre(copy.deepcopy(model), batches, path, chip=lambda i: training_chip(seed, 2_000_000 + i))
-            yield f"{name} + {path.title}", found, None
-            if test.recalibrate and batch_norms(model):
-                yield f"{name} + {path.title}, BN recalibrated", self.recalibrated(found), None
+            yield from self._centred(f"{name} + {path.title}", model, path)
         if not batch_norms(model):
             return
         if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in batch_norms(model)):
@@ -209,12 +206,40 @@ class Run:
         if test.recalibrate:
             yield f"{name} + BN recalibrated", self.recalibrated(model), None
         if test.recalibrate_per_chip:
-            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(batches)
+            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self._few())
+
+    def _centred(
+        self, name: str, model: nn.Module, path: Centred
+    ) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
+        """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
+        test, seed = self.experiment.test, self.experiment.seed
+        found = centre(copy.deepcopy(model), self._few(), path, chip=lambda i: training_chip(seed, 2_000_000 + i))
+        yield name, found, None
+        if test.recalibrate and batch_norms(model):
+            name, found = f"{name}, BN recalibrated", self.recalibrated(found)
+            yield name, found, None
+        yield from self._patched(name, found)
+
+    def _patched(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip]]:
+        """The network with weights patched on each chip, each share that is asked for; its batch norms know it."""
+        for path in self.experiment.test.patch_per_chip:
+            few = self._few()
+            found = patch(copy.deepcopy(model), few, path)
+            if batch_norms(found):
+                recalibrate(found, few, self._training_die, prepare=Patching())
+            yield f"{name} + {path.title}", found, Patching()
+
+    def _few(self) -> list[Batch]:
+        """The batches that such steps look at."""
+        return list(islice(self.plain(), self.experiment.test.recalibration_batches))
 
     def recalibrated(self, model: nn.Module) -> nn.Module:
         """A copy with batch-norm statistics of the macro, over dies of the training lot."""
-        few = islice(self.plain(), self.experiment.test.recalibration_batches)
-        return recalibrated(model, list(few), lambda i: training_chip(self.experiment.seed, 1_000_000 + i))
+        return recalibrated(model, self._few(), self._training_die)
+
+    def _training_die(self, number: int) -> Chip:
+        """Those that statistics of batch norms are estimated over."""
+        return training_chip(self.experiment.seed, 1_000_000 + number)
 
     def verified(self, model: nn.Module, share: float) -> nn.Module:
         """A copy with this share of its weights verified as they are written, those of most curvature × error."""
@@ -281,7 +306,7 @@ class Run:
         test, seed = self.experiment.test, self.experiment.seed
         for corner in (None, *(macro.corners if test.corners else ())):
             at_corner(model, corner)
-            ledger = self.ledger(test.recalibration_batches if prepare else None)
+            ledger = self.ledger(prepare.key if prepare else None)
             place = name if corner is None else f"{name} @ {corner}"
 
             def tell(count: int, accuracy: float, place: str = place) -> None:

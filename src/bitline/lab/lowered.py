@@ -37,11 +37,14 @@ class Written:
     def layer(self, layer: CimLayer, x: int) -> int:
         """A layer with its side path, if it has one. Raises ValueError, naming layer and kind, where that has no plain
         steps."""
-        steps = Beside(self, layer)
+
+        def read(inputs: int) -> int:
+            return self.add("layer", inputs, layer=layer.site.name)
+
         if layer.side is None:
-            return steps.read(x)
+            return read(x)
         try:
-            return layer.side.lower(layer, x, steps)
+            return layer.side.lower(layer, x, read, Beside(self, layer))
         except ValueError as error:
             kind = getattr(layer.side.config, "kind", type(layer.side).__name__)
             raise ValueError(
@@ -54,11 +57,8 @@ class Beside(Steps):
     """The steps of one layer."""
 
     def __init__(self, written: Written, layer: CimLayer) -> None:
-        self.written, self.name, self.shape = written, layer.site.name, shape_of(layer)
+        self.written, self.shape = written, shape_of(layer)
         self.positions = len(self.shape.kernel) if isinstance(self.shape, ConvShape) else 0
-
-    def read(self, x: int) -> int:
-        return self.written.add("layer", x, layer=self.name)
 
     def product(self, x: int, weight: Tensor, groups: int = 1) -> int:
         if isinstance(self.shape, DenseShape):

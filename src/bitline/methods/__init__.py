@@ -4,18 +4,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bitline.methods.compensate import Compensate, First
+from bitline.methods.compensate import Compensate
 from bitline.methods.distil import Distillation
 from bitline.methods.dnat import DNat
 from bitline.methods.gaussian import Gaussian
 from bitline.methods.hasgd import HaSgd
+from bitline.methods.kinds import OfWeights
 from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, Ranges, training_chip
 from bitline.methods.parts import Clip, Cosine, Injection, Ramp, Sam, Spread
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
 from bitline.methods.suppression import Suppression
 
-AnyMethod = Annotated[Plain | First | Compensate, Field(discriminator="kind")]
+AnyMethod = Annotated[Plain | OfWeights | Compensate, Field(discriminator="kind")]
 
 __all__ = [
     "AnyMethod",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 from torch import nn
 
 from bitline.compensate import AnyPath, CorrectNet, attach
 from bitline.macro import Macro
-from bitline.methods.dnat import DNat
-from bitline.methods.gaussian import Gaussian
-from bitline.methods.hasgd import HaSgd
-from bitline.methods.machine import ErrorAware, OnFreshChips, Qat
+from bitline.methods.kinds import AnyOfWeights
+from bitline.methods.machine import OnFreshChips
 from bitline.methods.protocol import Batches, Progress
 from bitline.nn import batch_norms
-
-First = Qat | ErrorAware | Gaussian | DNat | HaSgd  # what side paths may come after
-AnyFirst = Annotated[First, Field(discriminator="kind")]
 
 
 class Compensate(OnFreshChips):
@@ -36,7 +31,7 @@ class Compensate(OnFreshChips):
         min_length=1,
         description="dotted-name patterns of layers, or each with its width, rank or share",
     )
-    after: AnyFirst | None = None
+    after: AnyOfWeights | None = None
     _frozen: list[nn.Parameter] = PrivateAttr(default_factory=list)
 
     @model_validator(mode="after")

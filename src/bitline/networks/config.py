@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
 from .weights import load_weights
@@ -18,6 +18,16 @@ class Network(BaseModel, ABC):
 
     weights: str | None = None
     """A safetensors file, or the bare name of one in the folder that BITLINE_NETWORKS names. None: random weights."""
+    fresh: tuple[str, ...] = ()
+    """Name patterns of what starts anew instead, such as the last layer for other classes: `1.4.*`. Then train it."""
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Network:
+        if self.fresh and self.weights is None:
+            raise ValueError(
+                f"fresh: {', '.join(self.fresh)}: without weights all starts anew; give weights, or leave it out"
+            )
+        return self
 
     @abstractmethod
     def module(self) -> nn.Module:
@@ -32,5 +42,5 @@ class Network(BaseModel, ABC):
             torch.manual_seed(seed)
             net = self.module()
         if self.weights is not None:
-            load_weights(net, self.weights)
+            load_weights(net, self.weights, self.fresh)
         return net

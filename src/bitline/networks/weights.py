@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -35,12 +36,13 @@ def weight_file(path_or_name: str | os.PathLike[str]) -> Path:
     return file
 
 
-def load_weights(net: nn.Module, path_or_name: str | os.PathLike[str]) -> nn.Module:
+def load_weights(net: nn.Module, path_or_name: str | os.PathLike[str], fresh: Sequence[str] = ()) -> nn.Module:
     """Load a safetensors file into `net` in place and return it.
 
-    Floats of any width are cast to the dtype the network has (float16 files to float32). Raises ValueError naming the
-    keys that are missing, unexpected, of another shape or kind, or not finite, and on a file that is cut short;
-    `net` is then unchanged.
+    Floats of any width are cast to the dtype the network has (float16 files to float32). What matches a pattern of
+    `fresh` (`1.4.*`) keeps the network's values, whatever the file has for it. Raises ValueError naming the keys that
+    are missing, unexpected, of another shape or kind, or not finite, for a pattern that matches none, and on a file
+    that is cut short; `net` is then unchanged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -53,6 +55,10 @@ def load_weights(net: nn.Module, path_or_name: str | os.PathLike[str]) -> nn.Mod
         raise ValueError(f"{file} is not a complete safetensors file ({size} bytes found): {error}") from error
 
     wanted = net.state_dict()
+    for pattern in fresh:
+        if not any(_matches(key, [pattern]) for key in wanted):
+            raise ValueError(f"fresh: pattern {pattern!r} matches none of {', '.join(wanted)}")
+    wanted, found = ({key: held[key] for key in held if not _matches(key, fresh)} for held in (wanted, found))
     problems = [
         *_named("missing from the file", sorted(wanted.keys() - found.keys())),
         *_named("not in the network", sorted(found.keys() - wanted.keys())),
@@ -61,8 +67,12 @@ def load_weights(net: nn.Module, path_or_name: str | os.PathLike[str]) -> nn.Mod
     ]
     if problems:
         raise ValueError(f"{file} does not fit {type(net).__name__}: " + "; ".join(problems))
-    net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in found.items()}, strict=True)
+    net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in found.items()}, strict=not fresh)
     return net
+
+
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _mismatched(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> Iterable[str]:

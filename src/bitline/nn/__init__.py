@@ -22,7 +22,7 @@ from bitline.nn.outputs import count_outputs
 from bitline.nn.patterns import all_match, matches
 from bitline.nn.quantizers import AnyQuantizer, Lsq, MinMax, Mse, Pact, Percentile, Xnor
 from bitline.nn.samplenorm import SampleNorm, per_sample
-from bitline.nn.side import Read, SidePath, Steps
+from bitline.nn.side import Read, ReadStep, SidePath, Steps
 from bitline.nn.streamline import norms_behind, streamlined
 from bitline.nn.suited import suit_ranges
 from bitline.nn.tradeoff import InputRange, Tradeoff, input_ranges, range_tradeoff
@@ -41,6 +41,7 @@ __all__ = [
     "Pact",
     "Percentile",
     "Read",
+    "ReadStep",
     "SampleNorm",
     "SidePath",
     "Silicon",

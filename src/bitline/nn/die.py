@@ -12,7 +12,7 @@ from bitline.macro import Chip, Macro, Reads, Site, without
 from bitline.macro.program import sampled
 
 if TYPE_CHECKING:
-    from bitline.nn.cim import CimLayer
+    from bitline.nn.arrays import OnArrays
 
 
 @dataclass
@@ -25,14 +25,14 @@ class Silicon:
     read: int = 0
     samples: Tensor | None = None
     passes: int = 0
-    written: dict[str, CimLayer] = field(default_factory=dict)  # layers whose arrays hold their weights, by site
+    written: dict[str, OnArrays] = field(default_factory=dict)  # layers whose arrays hold their weights, by site
 
     def begin(self, samples: Tensor | None, read: int = 0) -> None:
         """Announce a forward pass over these samples of the data set (int64, (B,)), read for the ``read``-th time."""
         self.samples, self.read = samples, read
         self.passes += 1
 
-    def write_arrays(self, layer: CimLayer) -> None:
+    def write_arrays(self, layer: OnArrays) -> None:
         """A layer is written into its arrays: layers that had one of them are there no more.
 
         So that evaluation holds what a chip of ``placement.arrays`` arrays does, however large the network is.

@@ -44,7 +44,7 @@ def keep(layer: CimLayer, x: Tensor, y: Tensor, tail: Tail | None, read: fused.P
         _kept[layer] = Kept(read, x.shape, y.shape, _state(layer, tail))
 
 
-def forget(layer: CimLayer) -> None:
+def forget(layer: nn.Module) -> None:
     """The die, the weights or the macro changed."""
     _kept.pop(layer, None)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bitline.nn.cim import CimLayer
 
 Read = Callable[[Tensor], Tensor]
+ReadStep = Callable[[int], int]
 
 
 class Steps(ABC):
@@ -22,10 +23,6 @@ class Steps(ABC):
     A step is known by its number. What it gives is laid out as the layer's inputs and outputs: channels C on an axis of
     their own, perhaps positions behind them.
     """
-
-    @abstractmethod
-    def read(self, x: int) -> int:
-        """What the layer gives for such inputs by itself."""
 
     @abstractmethod
     def product(self, x: int, weight: Tensor, groups: int = 1) -> int:
@@ -60,9 +57,10 @@ class SidePath(nn.Module):
         """The corrected outputs for the layer's inputs ``x``; ``read``: what the layer gives for such inputs by itself.
         All are in the layer's own layout."""
 
-    def lower(self, layer: CimLayer, x: int, steps: Steps) -> int:
+    def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         """``forward`` in plain steps, on the macro that the layer computes with; returns the last one, the corrected
-        outputs. ``x``: the layer's inputs. Raises ValueError, saying why, where there are no such steps."""
+        outputs. ``x``: the layer's inputs; ``read``: what the layer gives for such inputs by itself. Raises ValueError,
+        saying why, where there are no such steps."""
         raise ValueError("nobody has written its arithmetic in plain steps (SidePath.lower)")
 
     def driven(self, layer: CimLayer, x: Tensor) -> Tensor:
