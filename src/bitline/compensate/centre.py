@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate.attach import attach
+from bitline.compensate.moments import Moments
 from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
@@ -183,30 +184,6 @@ class CentredPath(SidePath):
 def growth(macro: Macro) -> float:
     """What its variation makes of weights on average."""
     return 1.0 if macro.variation is None else macro.variation.growth
-
-
-class Moments:
-    """Mean and, where wanted, covariance of the channels of what passes."""
-
-    def __init__(self, covariance: bool) -> None:
-        self.count, self.sum, self.shift = 0, torch.zeros(()), torch.zeros(())
-        self.square = torch.zeros(()) if covariance else None
-
-    def add(self, x: Tensor, channel: int) -> None:
-        """Count inputs, whose channels are on this axis."""
-        flat = x.movedim(channel, -1).flatten(0, -2).float()
-        if not self.count:
-            self.shift = flat.mean(0)  # squares are of small numbers
-        flat = flat - self.shift
-        self.count += len(flat)
-        self.sum = self.sum + flat.sum(0).double()
-        if self.square is not None:
-            self.square = self.square + (flat.T @ flat).double()
-
-    def __call__(self) -> tuple[Tensor, Tensor | None]:
-        mean = self.sum / self.count
-        covariance = None if self.square is None else self.square / self.count - torch.outer(mean, mean)
-        return self.shift + mean, covariance
 
 
 @torch.no_grad()
