@@ -69,7 +69,7 @@ class PatchPath(SidePath):
         super().__init__()
         self.config = config
         self.register_buffer("power", layer.weight.new_ones(inputs(layer)))
-        self.register_buffer("correction", torch.zeros_like(layer.weight, requires_grad=False))
+        self.register_buffer("correction", layer.weight.detach().new_zeros(layer.weight.shape))
         self.groups = layer.matrix_shape[2]
         self.die: tuple[Chip, int] | None = None
 
