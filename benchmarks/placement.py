@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from torch import nn
 
@@ -21,10 +21,11 @@ from bitline.experiment.placing import apart
 from bitline.methods import Compensate, Qat, Suppression
 from bitline.place import AnySearcher, Budget, Exhaustive, Greedy, Placed, Ppo, Random, Reinforce, Space, place, search
 from bitline.place.placing import FEW
+from bitline.place.trials import Measure
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "placement-lenet5.yaml"
 LAYERS, WIDTHS, BUDGET = ("conv1", "conv2", "fc1", "fc2"), (0.125, 0.25), Budget(share=0.15, of="macs")
-CHIPS, IMAGES, SEEDS, COUNTS, TESTED = 8, 500, range(5), (8, 16, 24), 30
+CHIPS, IMAGES, SEEDS, FEW_SEEDS, COUNTS, TESTED = 8, 500, 200, 5, (8, 16, 24), 30
 BASE = Qat(suppress=Suppression(beta=0.01, exempt=("fc3",)))
 SEARCHERS: dict[str, AnySearcher] = {
     "random": Random(),
@@ -81,7 +82,7 @@ def tried(found: Placed) -> str:
 
 
 def searched(found: Placed, absent: Collection[str] = ()) -> str:
-    """The best reward that each searcher found, mean of the seeds and its worst, against the exhaustive one.
+    """How far the best reward that each searcher found falls short of the exhaustive one.
 
     ``absent``: searchers that cannot run here.
     """
@@ -92,8 +93,8 @@ def searched(found: Placed, absent: Collection[str] = ()) -> str:
 
     top = found.best.reward
     lines = [
-        f"The best reward within the budget, short of the exhaustive {top:.4f}, in points (0.01): mean of {len(SEEDS)} "
-        "seeds; worst.",
+        f"The best reward within the budget, short of the exhaustive {top:.4f}, in points (0.01): mean of {SEEDS} "
+        f"seeds and its 95 % interval; mean of the first {FEW_SEEDS}; worst.",
         "",
         f"| searcher | {' | '.join(f'{count} evaluations' for count in COUNTS)} |",
         "|" + "---|" * (1 + len(COUNTS)),
@@ -102,7 +103,7 @@ def searched(found: Placed, absent: Collection[str] = ()) -> str:
         if name in absent:
             lines.append(f"| {name} | not installed{' |' * len(COUNTS)}")
             continue
-        cells = [short(space, measure, searcher, count, top) for count in COUNTS]
+        cells = short(space, measure, searcher, top)
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     greedy = [search(space, measure, Greedy(evaluations=count)) for count in COUNTS]
@@ -110,13 +111,18 @@ def searched(found: Placed, absent: Collection[str] = ()) -> str:
     return "\n".join([*lines, f"| greedy, no seeds | {' | '.join(cells)} |"])
 
 
-def short(space: Space, measure: object, searcher: AnySearcher, count: int, top: float) -> str:
-    """Mean and worst of the seeds."""
-    each = []
-    for seed in SEEDS:
-        one = searcher.model_copy(update={"evaluations": count, "seed": seed})
-        each.append(100 * (top - search(space, measure, one).best.reward))
-    return f"{fmean(each):.2f}; {max(each):.2f}"
+def short(space: Space, measure: Measure, searcher: AnySearcher, top: float) -> list[str]:
+    """At each count; what a search asks for does not depend on how much it may still ask."""
+    each: dict[int, list[float]] = {count: [] for count in COUNTS}
+    for seed in range(SEEDS):
+        one = searcher.model_copy(update={"evaluations": max(COUNTS), "seed": seed})
+        tried = list(search(space, measure, one).tried.values())
+        for count in COUNTS:
+            each[count].append(100 * (top - max(t.reward for t in tried[: 1 + count] if t.within)))
+    return [
+        f"{fmean(one):.3f} ± {1.96 * stdev(one) / SEEDS**0.5:.3f}; {fmean(one[:FEW_SEEDS]):.2f}; {max(one):.2f}"
+        for one in each.values()
+    ]
 
 
 def final(walk: Run, start: nn.Module, found: Placed) -> str:

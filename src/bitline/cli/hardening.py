@@ -31,7 +31,7 @@ def harden(
     ] = "parameters",
     searcher: Annotated[
         str | None,
-        typer.Option("--searcher", help="of places for side paths, as of `place`; absent: 16 at random in the budget"),
+        typer.Option("--searcher", help="of places for side paths, as of `place`; absent: 16 by reinforce"),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="of training a placement")] = 120,
     chips: Annotated[int, typer.Option("--chips", min=1, help="that steps are decided by")] = 10,

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Annotated
 
 import torch
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -94,24 +95,35 @@ class Space(Value):
         """What is seen before the next candidate's action, (``observed``,) in 0 … 1: the action before and the
         candidate, one-hot; its depth, channels, positions, cost and loss; how much of the budget is used. Zeros after
         the last."""
-        seen = torch.zeros(self.observed)
-        if len(actions) == len(self.candidates):
+        return self.observe_all(torch.tensor([actions], dtype=torch.long))[0]
+
+    def observe_all(self, actions: Int[Tensor, "M l"]) -> Float[Tensor, "M D"]:
+        """What is seen after the first l actions of M placements, each as of ``observe``."""
+        count, step = actions.shape
+        seen = torch.zeros(count, self.observed)
+        if step == len(self.candidates):
             return seen
-        one = self.candidates[len(actions)]
-        if actions:
-            seen[actions[-1]] = 1
-        seen[self.actions + len(actions)] = 1
-        widest = getattr(one.costs[-1], self.budget.of) / self.budget.share
-        used = self.overhead(actions) / self.budget.share
+        one = self.candidates[step]
+        if step:
+            seen[torch.arange(count), actions[:, -1]] = 1
+        seen[:, self.actions + step] = 1
+        widest = float(self.costs[step, -1]) / self.budget.share
         inside = [math.log2(1 + count) / 16 for count in (*one.channels, one.positions)]
-        more = [one.depth, *inside, widest / (1 + widest), one.lost, used / (1 + used)]
-        seen[-len(more) :] = torch.tensor(more).clamp(0, 1)
+        seen[:, -7:-1] = torch.tensor([one.depth, *inside, widest / (1 + widest), one.lost]).clamp(0, 1)
+        used = self.costs[torch.arange(step), actions].sum(1) / self.budget.share
+        seen[:, -1] = (used / (1 + used)).clamp(0, 1)
         return seen
 
     @property
     def observed(self) -> int:
         """Numbers in an observation."""
         return self.actions + len(self.candidates) + 7
+
+    @cached_property
+    def costs(self) -> Float[Tensor, "L A"]:
+        """What the budget is of, of each candidate and action."""
+        rows = [[0.0, *(getattr(cost, self.budget.of) for cost in one.costs)] for one in self.candidates]
+        return torch.tensor(rows, dtype=torch.float64)
 
     @cached_property
     def _priced(self) -> bool:

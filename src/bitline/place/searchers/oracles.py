@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from bitline.place.even import SOME, WHOLE, Even
 from bitline.place.searchers.searcher import Searcher
 from bitline.place.space import Actions, Space
 from bitline.place.trials import Trials
 
-IDLE = 20_000  # draws in a row that are known, or beyond the budget, after which there is nothing left to find
+IDLE = 20  # rounds of known placements after which there is nothing left to find
 
 
 class Random(Searcher):
@@ -23,15 +24,18 @@ class Random(Searcher):
 
     def search(self, trials: Trials) -> None:
         space, draw = trials.space, torch.Generator().manual_seed(self.seed)
-        seen: set[Actions] = set()
-        idle = 0  # draws since the last that was new
-        while len(seen) < space.size and idle < IDLE and not trials.spent:
-            drawn = tuple(torch.randint(space.actions, (len(space.candidates),), generator=draw).tolist())
-            idle += 1
-            if drawn not in seen and (space.within(drawn) or not self.within):
-                trials(drawn)
-                idle = 0
-            seen.add(drawn)
+        even = Even(space, self.within)
+        if space.size <= WHOLE:
+            pool = even.all()
+            for place in torch.randperm(len(pool), generator=draw).tolist():
+                trials(pool[place])
+            return
+        idle = 0  # rounds since the last that was new
+        while idle < IDLE and not trials.spent:
+            new = [one for one in even(SOME, draw) if one not in trials.tried]
+            idle = 0 if new else idle + 1
+            for one in new:
+                trials(one)
 
 
 class Greedy(Searcher):
