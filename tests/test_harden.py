@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -194,24 +195,22 @@ def test_what_is_done_on_each_chip_is_not_searched_with(hard: tuple[Path, Harden
 
 
 def test_trims_are_tried_where_side_paths_were_kept(tmp_path: Path) -> None:
-    """Around them, where they fit into the budget; patches are as many as it allows."""
-    how = PLACING.model_copy(update={"budget": Budget(share=9, of="parameters")})
+    """Around them; patches inside, as many as the budget allows by itself."""
+    how = PLACING.model_copy(update={"budget": Budget(share=0.05, of="parameters")})
     changes = {"macro": {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.5}}}
-    experiment = parse(tiny(**changes, search=None), "test")
-    run = HardenRun(experiment, tmp_path, 0.2, per_chip=True, placing=how, tell=quiet, progress=False)
-    ladder = Ladder(run.walk, run.macro, how, True, quiet)
+    experiment, told = parse(tiny(**changes, search=None), "test"), list[str]()
+    run = HardenRun(experiment, tmp_path, 0.2, per_chip=True, placing=how, tell=told.append, progress=False)
+    ladder = Ladder(run.walk, run.macro, how, True, told.append)
     kept = Network("kept", attach(copy.deepcopy(ladder.start), LowRank()), Compensate(path=LowRank()), steps=14)
     found = {one.name: one for one in ladder.on_each_chip(kept)}
-    each = ["trimmed", "2 % of the weights patched", "5 % of the weights patched", "BN recalibrated"]
+    each = ["trimmed", "1 % of the weights patched", "2 % of the weights patched", "BN recalibrated"]
     assert list(found) == [f"kept + {what} per chip" for what in each]
+    assert re.search(r"5 % of the weights patched per chip: left out: takes [\d.]+ % more parameters", "\n".join(told))
     trimmed = found["kept + trimmed per chip"]
     assert isinstance(trimmed.prepare, Trimming)
     assert (trimmed.method, trimmed.steps) == (kept.method, 14)
     assert {side.config.outer.kind for side in sides(trimmed.model).values()} == {"trim"}
-    ladder.placing = how.model_copy(update={"budget": Budget(share=0.001, of="parameters")})
-    assert list(ladder.on_each_chip(kept)) == []
-    bare = Network("bare", ladder.start, ErrorAware(), steps=7)
-    assert [one.name for one in ladder.on_each_chip(bare)] == ["bare + BN recalibrated per chip"]
+    assert {side.config.inner.kind for side in sides(found[f"kept + {each[1]} per chip"].model).values()} == {"patch"}
 
 
 def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:

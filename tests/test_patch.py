@@ -16,9 +16,10 @@ from bitline.compensate import Centred, Patch, Patching, Trim, Trimming, attach,
 from bitline.compensate.nested import NestedPath, paths_of
 from bitline.compensate.patch import PatchPath
 from bitline.evaluate import recalibrate
+from bitline.evaluate.simple import at_corner
 from bitline.experiment import Run, parse
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import calibrate, convert, layers, on_chip, use
+from bitline.nn import MinMax, calibrate, convert, layers, moved, on_chip, use
 from test_centre import KINDS, LOGNORMAL, layer_of, macro, made
 from test_experiment import TINY, config, quiet
 
@@ -224,3 +225,74 @@ def test_batch_norms_know_what_is_patched() -> None:
     spread = [float((model[1].running_var / exact).mean()) for model in (found, plain)]
     assert spread[0] == pytest.approx(math.exp(0.25), rel=0.03)
     assert spread[1] > 1.1 * spread[0]
+
+
+@torch.no_grad()
+def test_a_patch_acts_where_it_was_found_and_is_found_again_elsewhere() -> None:
+    """At a corner and at an age as well; not on another macro, nor in a network that was moved to one."""
+    net, x = made("conv2d")
+    hot = {"corners": {"hot": {"variation": {"sigma": 0.8}}}}
+    found = patch(layer_of(net, macro(**LOGNORMAL, **hot), x), [x], ALL)
+    Patching()(die(found))
+    here = found(x)
+    at_corner(found, "hot")
+    bare = remove(copy.deepcopy(found))
+    assert torch.equal(die(found)(x), die(bare)(x))
+    Patching()(found)
+    bias = net.bias[:, None, None]
+    torch.testing.assert_close(found(x), (net(x) - bias) * slope(found) + bias, atol=1e-4, rtol=1e-4)
+    at_corner(found, None)
+    Patching()(die(found))
+    assert torch.equal(found(x), here)
+    quieter = moved(found, lambda design: design.model_copy(update={"variation": None}))
+    assert torch.equal(die(quieter)(x), die(remove(copy.deepcopy(quieter)))(x))
+    again = patch(layer_of(net, macro(**LOGNORMAL), x), [x], ALL)
+    again.load_state_dict(found.state_dict())
+    assert torch.equal(die(again)(x), die(remove(copy.deepcopy(again)))(x))
+
+
+@torch.no_grad()
+def test_an_exact_machine_knows_no_patch() -> None:
+    """Nor trims and gains, however they are nested."""
+    net, x = made("linear")
+    found = centre(layer_of(net, macro(**LOGNORMAL), x), [x], Centred(rank=2), chip=lambda i: Chip(3, i))
+    attach(patch(found, [x], Patch(share=0.5)), Trim())
+    torch.testing.assert_close(found[0].exact(x), net(x), atol=1e-5, rtol=1e-5)
+    Patching()(die(found))
+    Trimming([(x,)])(found)
+    torch.testing.assert_close(found[0].exact(x), net(x), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found(x), net(x), atol=1e-3)
+    for path in (Patch(), Trim()):
+        with pytest.raises(ValueError, match="0 has a side path already"):
+            attach(found, path)
+
+
+@torch.no_grad()
+def test_layouts_widths_and_scales_of_weights() -> None:
+    """Channels last; bfloat16 with digits; a scale of each output."""
+    net, x = made("conv2d")
+    found = patch(layer_of(net, macro(**LOGNORMAL), x), [x], Patch(share=0.1)).to(memory_format=torch.channels_last)
+    Patching()(die(found))
+    assert int((found[0].side.correction != 0).sum()) == found[0].side.places
+    low = patch(layer_of(net, macro(**CELLS), x), [x], Patch(share=0.1)).bfloat16()
+    Patching()(die(low))
+    assert low(x.bfloat16()).dtype == torch.bfloat16
+    net = nn.Linear(200, 10, bias=False)
+    net.weight.mul_(torch.logspace(-3, 0, 10)[:, None])
+    x = torch.randn(20, 200)
+    model = convert(nn.Sequential(net), macro(**CELLS), weights=MinMax(per_channel=True))
+    both = [patch(calibrate(copy.deepcopy(model), [x]).eval(), [x], Patch(share=0.999, noise=n)) for n in (0, 0.05)]
+    for one in both:
+        Patching()(die(one))
+    off = (both[1][0].side.correction - both[0][0].side.correction) / net.weight.abs().max()
+    for each in off.std(1):
+        assert float(each) == pytest.approx(0.05, rel=0.3)
+
+
+def test_inputs_are_weighed_alike_and_finite() -> None:
+    net, _ = made("linear")
+    plain = layer_of(net, macro(**LOGNORMAL), torch.randn(4, 6))
+    found = patch(copy.deepcopy(plain), [torch.ones(60, 6), torch.full((1, 6), 3.0)], Patch())
+    torch.testing.assert_close(found[0].side.power, torch.full((6,), 69 / 61))
+    with pytest.raises(ValueError, match=r"batch 0: input\[1, 2\] = nan is not a finite number"):
+        patch(plain, [torch.ones(2, 6).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(math.nan))], Patch())

@@ -15,8 +15,8 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
     """Give the layers whose names match a side path of this kind, in place; returns the model.
 
     A kind made on each chip goes around or inside a side path that is there (``Path.STANDS``). Raises ValueError, and
-    changes nothing, for a pattern that matches no layer, a layer that has a side path already, for other kinds, one
-    whose macro the kind refuses, and a model that was not converted.
+    changes nothing, for a pattern that matches no layer, a layer that has a side path already (of the
+    same kind, for those), one whose macro the kind refuses, and a model that was not converted.
     """
     found = converted_layers(model)
     if isinstance(at, str):
@@ -24,7 +24,7 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
     all_match(at, found, "at: ")
     chosen = {name: layer for name, layer in found.items() if matches(name, at)}
     for name, layer in chosen.items():
-        if layer.side is not None and path.STANDS == "alone":
+        if layer.side is not None and (path.STANDS == "alone" or has(layer.side, type(path))):
             raise ValueError(f"{name} has a side path already: bitline.compensate.remove(model) first")
         if reason := path.refuses(layer.design):
             raise ValueError(f"{name}: {reason}")
@@ -35,6 +35,11 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
         layer.side = new.train(layer.training)
         layer.renew()
     return model
+
+
+def has(side: SidePath, kind: type[Path]) -> bool:
+    """Whether a side path is of a kind, or one nested in it."""
+    return any(isinstance(one, SidePath) and isinstance(one.config, kind) for one in side.modules())
 
 
 def sides(model: nn.Module) -> dict[str, SidePath]:

@@ -16,7 +16,7 @@ from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
 from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, calibrate, computing, kept, on_chip, silicon, walk
-from bitline.nn.calibrate import check_finite
+from bitline.nn.calibrate import unlabelled
 
 CHIPS = 4  # that tell the arrays' gain
 
@@ -92,7 +92,7 @@ class CentredPath(SidePath):
         if self.watch is not None:
             self.watch(self, layer, rest, y)
         product = self.product(layer, known)
-        if read != layer._computed and not layer.observing:  # from an array
+        if layer.reads:
             product = product * self.scale(layer)
         return y + product.to(y.dtype)
 
@@ -207,11 +207,7 @@ def centre(
 @torch.no_grad()
 def fit(model: nn.Module, batches: Iterable[Any], chip: Callable[[int], Chip] | None = None) -> nn.Module:
     """Find what the paths that are there take off, as ``centre``."""
-    device = next(model.parameters()).device
-    data = [(batch[0] if isinstance(batch, tuple | list) else batch).to(device) for batch in batches]
-    if not data:
-        raise ValueError("centring needs at least one batch of inputs: the loader is empty")
-    check_finite(data, "batch")
+    data = unlabelled(model, batches, "centring")
     paths = paths_of(model, CentredPath)
     moments = {layer: Moments(covariance=path.rank > 0) for layer, path in paths.items()}
     with kept(model):

@@ -12,26 +12,29 @@ from torch import Tensor, nn
 
 from bitline import draws
 from bitline.compensate.attach import attach
+from bitline.compensate.moments import Moments
 from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, Stands, axis, inputs
 from bitline.macro import Chip, Macro
 from bitline.macro.kinds import TableColumn
 from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, kept, walk
+from bitline.nn.calibrate import unlabelled
 
 
 class Patch(Path):
     """F = F~ + D · x̂, x̂ the inputs as quantised: D is what the ``share`` of a layer's weights that err most on a chip
     lack, in digital memory.
 
-    **A step on each chip**: ``Patching`` reads every weight of the chip back, once after programming, with an error of
-    ``noise`` times the layer's largest weight, which a read by itself or the converter that it goes through may have.
+    **A step on each chip**: ``Patching`` reads every weight of the chip back, as it is when the chip is tested, with an
+    error of ``noise`` times the layer's largest weight, which a read or the converter that it goes through may have.
     Most are those whose error squared times the mean square of the input they meet is largest. Errors are from the
     weights times the slope of those held over those wanted, over the whole layer: what all weights have in common is
     not patched. The same share of each layer, as memory is laid out before the chip is known. It stores a value and a
     place for each. In log-normal weights of σ = 0.5 a twentieth has 61 % of the errors' power.
 
     Exact correction in place of the retraining on the chip of random sparse adaptation (Charan et al., JXCDC 2020), of
-    chosen weights in place of random ones. It is for what the arrays hold: nothing for errors of columns or converters.
+    chosen weights in place of random ones. It is for what the arrays make of weights, gains of columns included:
+    nothing for offsets, curves and converters.
     """
 
     SIZE = "share"
@@ -59,7 +62,8 @@ class Patch(Path):
 
 class PatchPath(SidePath):
     """Mean square of each channel of inputs, (C,), and the correction D in the layout of the layer's weights: zero but
-    in its places, and everywhere until it is found on a chip. It acts on that die alone."""
+    in its places, and everywhere until it is found on a chip. It acts on that die alone, on the macro in use there (its
+    age and corner): elsewhere it is found again. No part of a checkpoint, as the errors of a die are not."""
 
     config: Patch
     power: Tensor
@@ -69,15 +73,19 @@ class PatchPath(SidePath):
         super().__init__()
         self.config = config
         self.register_buffer("power", layer.weight.new_ones(inputs(layer)))
-        self.register_buffer("correction", layer.weight.detach().new_zeros(layer.weight.shape))
+        self.register_buffer("correction", layer.weight.detach().new_zeros(layer.weight.shape), persistent=False)
         self.groups = layer.matrix_shape[2]
-        self.die: tuple[Chip, int] | None = None
+        self.found: tuple[Chip, int, Macro] | None = None  # the die, how often it was written, and the macro in use
 
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         y = read(x)
-        if layer.observing or layer.macro != layer.design or self.die != (layer.silicon.chip, layer.silicon.write):
+        if not layer.reads or self.found != self._here(layer):
             return y
-        return y + layer._exact(layer.met(x), self.correction.to(x.dtype), None).to(y.dtype)
+        met = layer.met(x)
+        return y + layer._exact(met, self.correction.to(met.dtype), None).to(y.dtype)
+
+    def _here(self, layer: CimLayer) -> tuple[Chip, int, Macro]:
+        return layer.silicon.chip, layer.silicon.write, layer.macro
 
     def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         raise ValueError("it is of a simulated die, and meets inputs as they are quantised, for which there is no step")
@@ -86,20 +94,20 @@ class PatchPath(SidePath):
     def fit(self, layer: CimLayer) -> None:
         """Find the correction for the die that the layer sits on."""
         column, scale = layer.program()
-        wanted, held = column.wanted.double(), column.weight.double()
+        scale = scale.double().view(-1, 1)
+        wanted, held = column.wanted.double() * scale, column.weight.double() * scale
         if self.config.noise:
             stream = layer.silicon.chip.stream(f"read back {layer.silicon.write}", layer.site.name)
             seen = draws.normal(stream, torch.arange(wanted.numel(), device=wanted.device)).view_as(wanted)
             held = held + self.config.noise * wanted.abs().amax() * seen
         slope = (wanted * held).sum() / wanted.square().sum().clamp(min=1e-300)
-        missing = (slope * wanted - held) * (scale.double()[:, None] if scale.dim() else scale.double())
-        missing = layer.geometry.native(missing.to(layer.weight.dtype))
+        missing = layer.geometry.native((slope * wanted - held).to(layer.weight.dtype))
         _, columns, groups = layer.matrix_shape
         met = self.power.view(groups, 1, -1).expand(-1, columns, -1).flatten(0, 1)  # (N, C of a group)
         cost = missing.square() * met.view(*met.shape, *[1] * (missing.dim() - 2))
-        chosen = cost.flatten().topk(self.places).indices
-        self.correction.zero_().flatten()[chosen] = missing.flatten()[chosen]
-        self.die = (layer.silicon.chip, layer.silicon.write)
+        chosen, flat = cost.flatten().topk(self.places).indices, missing.flatten()
+        self.correction.copy_(torch.zeros_like(flat).index_copy(0, chosen, flat[chosen]).view(missing.shape))
+        self.found = self._here(layer)
 
     @property
     def places(self) -> int:
@@ -134,24 +142,21 @@ def patch(model: nn.Module, batches: Iterable[Any], path: Patch, at: Sequence[st
     model.
 
     How strong the inputs are that each weight meets is found over all ``batches`` (x or (x, …) each) on the float
-    network. ``Patching`` then fills it on a chip. Raises ValueError as ``attach`` does, and for no batch.
+    network. ``Patching`` then fills it on a chip. Raises ValueError as ``attach`` does, for no batch, and for NaN.
     """
-    device = next(model.parameters()).device
-    data = [(batch[0] if isinstance(batch, tuple | list) else batch).to(device) for batch in batches]
-    if not data:
-        raise ValueError("a patch needs at least one batch of inputs: the loader is empty")
+    data = unlabelled(model, batches, "a patch")
     paths = paths_of(attach(model, path, at), PatchPath)
-    for one in paths.values():
-        one.power.zero_()
+    found = {layer: Moments(covariance=False) for layer in paths}
 
     def see(layer: CimLayer, x: Tensor, y: Tensor) -> None:
-        if layer in paths:
-            rest = layer.driven(x).movedim(axis(layer), -1).flatten(0, -2)
-            paths[layer].power += rest.square().mean(0) / len(data)
+        if layer in found:
+            found[layer].add(layer.driven(x).square(), axis(layer))
 
     with kept(model):
         model.eval()
         walk(model, data, see)
+    for layer, one in paths.items():
+        one.power.copy_(found[layer]()[0])
     return model
 
 

@@ -50,6 +50,8 @@ class TrimPath(SidePath):
         y = read(x)
         if self.watch is not None:
             self.watch(self, layer, y)
+        if not layer.reads:
+            return y
         return per_channel(layer, self.gain) * y + per_channel(layer, self.offset)
 
     def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:

@@ -26,8 +26,8 @@ def recalibrate(
 
     ``chip(i)``: the die that batch i meets: dies of the training lot give *population* statistics, with no step on the
     chip that is tested. Absent: all on the die the model sits on now. Statistics are plain averages over batches;
-    quantizers and weights stay. ``prepare(model, i)``: a step made on each of these dies first, as it will be on
-    those that are tested. Raises ValueError for a model without batch norm, or
+    quantizers and weights stay. ``prepare(model, i)``: a step that passes nothing through, made on each of these
+    dies first, as on those that are tested. Raises ValueError for a model without batch norm, or
     without any batch.
     """
     found = batch_norms(model)

@@ -110,24 +110,20 @@ class Ladder:
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
         else:
-            ranks = list(takewhile(self._fits, RANKS))
+            ranks = list(takewhile(lambda rank: self._fits(Centred(rank=rank)), RANKS))
             for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
                 one = method.model_copy(update={"centre": Centred(rank=rank)})
                 yield from self._made(one.title, one)
 
-    def _fits(self, rank: int) -> bool:
-        """Whether the budget allows so many directions beside every layer."""
-        path = Centred(rank=rank)
-        return self._within(path.title, attach(copy.deepcopy(self.start), path))
-
-    def _within(self, title: str, model: nn.Module) -> bool:
-        """Whether a network's side paths keep the budget."""
+    def _fits(self, path: AnyPath) -> bool:
+        """Whether the budget allows it beside every layer."""
         sample = next(iter(self.walk.source()))[0][:1].float()
+        model = attach(copy.deepcopy(self.start), path)
         used = self.placing.budget.used(side_costs(model, sample, self.walk.experiment.technology)[-1])
         if used is not None and used <= self.placing.budget.share:
             return True
         told = "not told" if used is None else f"{100 * used:.1f} %"
-        self.tell(f"{title}: left out: takes {told} more {self.placing.budget.of}")
+        self.tell(f"{path.title}: left out: takes {told} more {self.placing.budget.of}")
         return False
 
     def compensate(self, kept: Network) -> Iterator[Network]:
@@ -160,10 +156,11 @@ class Ladder:
                 yield from self._made(found.method.title, found.method)
 
     def on_each_chip(self, kept: Network) -> Iterator[Network]:
-        """What the experiment's remedies do on each chip first."""
-        for name, model, prepare in self.walk.remedies(kept.name, kept.model):
-            if prepare is not None and (not sides(model) or self._within(name, model)):
-                yield replace(kept, name=name, model=model, prepare=prepare)
+        """Trims, statistics of batch norms, and as large patches as keep the budget by themselves."""
+        offered = self.walk.experiment.test.patch_per_chip
+        patches = [path for path in offered if self._fits(path)]
+        for name, model, prepare in self.walk.on_each_chip(kept.name, kept.model, patches):
+            yield replace(kept, name=name, model=model, prepare=prepare)
 
     def _made(self, title: str, method: AnyMethod) -> Iterator[Network]:
         stages = 2 if isinstance(method, Compensate) and method.after is not None else 1
@@ -172,6 +169,5 @@ class Ladder:
 
     def _once(self, network: Network) -> Iterator[Network]:
         """It, and what is done to it once for all chips."""
-        for name, model, prepare in self.walk.remedies(network.name, network.model):
-            if prepare is None:
-                yield Network(name, model, network.method, network.steps, name != network.name)
+        for name, model, _ in self.walk.remedies(network.name, network.model, per_chip=False):
+            yield Network(name, model, network.method, network.steps, name != network.name)

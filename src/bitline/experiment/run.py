@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitline.compensate import Centred, Patching, Trim, Trimming, attach, centre, patch, sides
+from bitline.compensate import Centred, Patch, Patching, Trim, Trimming, attach, centre, patch, sides
 from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
@@ -61,6 +61,7 @@ from bitline.nn import (
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
+Remedied = tuple[str, nn.Module, OnEachChip | None]
 
 UNTRAINED = Qat().title
 FEW = 8  # images that an experiment is checked with
@@ -188,29 +189,24 @@ class Run:
         found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
         return {UNTRAINED: start} | found
 
-    def remedies(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
-        """(row, network, what is done on each chip before it is tested): as it is, and what the test asks for."""
+    def remedies(self, name: str, model: nn.Module, per_chip: bool = True) -> Iterator[Remedied]:
+        """(row, network, what is done on each chip before it is tested): as it is, and what the test asks for;
+        ``per_chip``: also what is done on each chip."""
         test = self.experiment.test
         yield name, model, None
         for share in test.verify:
             yield f"{name} + {100 * share:g} % verified", self.verified(model, share), None
-        if test.trim_per_chip:
-            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self._few())
-        yield from self._patched(name, model)
         for path in () if sides(model) else test.centre:
-            yield from self._centred(f"{name} + {path.title}", model, path)
-        if not batch_norms(model):
-            return
-        if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in batch_norms(model)):
-            yield f"{name} + normalised per sample", per_sample(copy.deepcopy(model), test.per_sample), None
-        if test.recalibrate:
-            yield f"{name} + BN recalibrated", self.recalibrated(model), None
-        if test.recalibrate_per_chip:
-            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self._few())
+            yield from self._centred(f"{name} + {path.title}", model, path, per_chip)
+        if norms := batch_norms(model):
+            if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in norms):
+                yield f"{name} + normalised per sample", per_sample(copy.deepcopy(model), test.per_sample), None
+            if test.recalibrate:
+                yield f"{name} + BN recalibrated", self.recalibrated(model), None
+        if per_chip:
+            yield from self.on_each_chip(name, model, test.patch_per_chip)
 
-    def _centred(
-        self, name: str, model: nn.Module, path: Centred
-    ) -> Iterator[tuple[str, nn.Module, OnEachChip | None]]:
+    def _centred(self, name: str, model: nn.Module, path: Centred, per_chip: bool) -> Iterator[Remedied]:
         """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
         test, seed = self.experiment.test, self.experiment.seed
         found = centre(copy.deepcopy(model), self._few(), path, chip=lambda i: training_chip(seed, 2_000_000 + i))
@@ -218,12 +214,22 @@ class Run:
         if test.recalibrate and batch_norms(model):
             name, found = f"{name}, BN recalibrated", self.recalibrated(found)
             yield name, found, None
-        yield from self._patched(name, found)
+        if per_chip:
+            yield from self._patched(name, found, test.patch_per_chip)
 
-    def _patched(self, name: str, model: nn.Module) -> Iterator[tuple[str, nn.Module, OnEachChip]]:
-        """The network with weights patched on each chip, each share that is asked for; its batch norms know it."""
-        for path in self.experiment.test.patch_per_chip:
-            few = self._few()
+    def on_each_chip(self, name: str, model: nn.Module, patches: Sequence[Patch]) -> Iterator[Remedied]:
+        """What is done on each chip: the trims and statistics that the test asks for, and these patches."""
+        test = self.experiment.test
+        if test.trim_per_chip:
+            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self._few())
+        yield from self._patched(name, model, patches)
+        if test.recalibrate_per_chip and batch_norms(model):
+            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self._few())
+
+    def _patched(self, name: str, model: nn.Module, patches: Sequence[Patch]) -> Iterator[Remedied]:
+        """The network with its weights patched on each chip; its batch norms know it."""
+        few = self._few() if patches else []
+        for path in patches:
             found = patch(copy.deepcopy(model), few, path)
             if batch_norms(found):
                 recalibrate(found, few, self._training_die, prepare=Patching())

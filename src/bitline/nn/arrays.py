@@ -58,7 +58,8 @@ class OnArrays(OnSilicon):
         self.probe: Probe | None = None
         self.verified: Tensor | None = None  # weights that the write–verify loop corrects, of their shape; None: all
         self.added_noise: float | None = None
-        self.observing = False
+        self.observing = False  # of the float network
+        self.exactly = False  # computed, by an exact machine
         self.positions = 0
         self._pass = (-1, 0)
         self._draws: tuple[Any, Tensor | None, Tensor | None] = (None, None, None)

@@ -32,11 +32,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     naming the layers that no sample reached, or NaN in the data.
     """
     converted_layers(model)
-    device = next(model.parameters()).device
-    data = [(batch[0] if isinstance(batch, (tuple, list)) else batch).to(device) for batch in islice(loader, batches)]
-    if not data:
-        raise ValueError("calibration needs at least one batch: the loader is empty")
-    check_finite(data, "calibration batch")
+    data = unlabelled(model, islice(loader, batches), "calibration", "calibration batch")
     with kept(model), torch.no_grad():
         model.eval()
         _quantizers(model, data)
@@ -44,7 +40,18 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 8) -> nn.M
     return model
 
 
-def check_finite(data: Iterable[Tensor], what: str) -> None:
+def unlabelled(model: nn.Module, batches: Iterable[Any], what: str, each: str = "batch") -> list[Tensor]:
+    """The inputs of batches (x or (x, …) each), on the model's device; raises ValueError where ``what`` needs them
+    and there are none, or NaN."""
+    device = next(model.parameters()).device
+    data = [(batch[0] if isinstance(batch, tuple | list) else batch).to(device) for batch in batches]
+    if not data:
+        raise ValueError(f"{what} needs at least one batch of inputs: the loader is empty")
+    _check_finite(data, each)
+    return data
+
+
+def _check_finite(data: Iterable[Tensor], what: str) -> None:
     """Raise ValueError that names the first input that is NaN or infinite, and its batch as ``what``."""
     for i, x in enumerate(data):
         if x.is_floating_point() and not bool(x.isfinite().all()):

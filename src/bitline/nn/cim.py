@@ -161,7 +161,19 @@ class CimLayer(OnArrays):
 
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital, and with the side path."""
-        return self._computed(x) if self.side is None else self.side(self, x, self._computed)
+        if self.side is None:
+            return self._computed(x)
+        self.exactly = True
+        try:
+            y: Tensor = self.side(self, x, self._computed)
+        finally:
+            self.exactly = False
+        return y
+
+    @property
+    def reads(self) -> bool:
+        """Whether what it gives now is read from arrays."""
+        return not self.observing and not self.exactly
 
     def _computed(self, x: Tensor) -> Tensor:
         return self._exact(self.met(x), self.wanted(), self.bias)
