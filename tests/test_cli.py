@@ -47,6 +47,7 @@ COMMANDS = [
     "fit",
     "enough",
     "export-spice",
+    "centre",
 ]
 NAME = "generic-8t-sram"
 

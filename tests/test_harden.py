@@ -23,7 +23,7 @@ from bitline.evaluate.hardened import Hardened
 from bitline.experiment import HardenRun, Placing, Run, load, parse
 from bitline.experiment.folder import record
 from bitline.experiment.ladder import RIVALS, Ladder, Network
-from bitline.methods import Compensate, ErrorAware
+from bitline.methods import Compensate, ErrorAware, Qat
 from bitline.place import Budget, Greedy
 from bitline.report.hardening import render_hardened, sentence
 from bitline.units import share
@@ -200,7 +200,7 @@ def test_trims_are_tried_where_side_paths_were_kept(tmp_path: Path) -> None:
     changes = {"macro": {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.5}}}
     experiment, told = parse(tiny(**changes, search=None), "test"), list[str]()
     run = HardenRun(experiment, tmp_path, 0.2, per_chip=True, placing=how, tell=told.append, progress=False)
-    ladder = Ladder(run.walk, run.macro, how, True, told.append)
+    ladder = Ladder(run.walk, run.macro, how, True, 0.95, told.append)
     kept = Network("kept", attach(copy.deepcopy(ladder.start), LowRank()), Compensate(path=LowRank()), steps=14)
     found = {one.name: one for one in ladder.on_each_chip(kept)}
     each = ["trimmed", "1 % of the weights patched", "2 % of the weights patched", "BN recalibrated"]
@@ -213,6 +213,18 @@ def test_trims_are_tried_where_side_paths_were_kept(tmp_path: Path) -> None:
     assert {side.config.inner.kind for side in sides(found[f"kept + {each[1]} per chip"].model).values()} == {"patch"}
 
 
+def test_side_paths_are_wanted_where_the_target_does_not_hold(tmp_path: Path) -> None:
+    """Not where 95 % do: layers are candidates by the share that is asked."""
+    memory = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.02}}
+    experiment, told = parse(tiny(macro=memory, search=None), "test"), list[str]()
+    run = HardenRun(experiment, tmp_path, 1.0, placing=PLACING, tell=told.append, progress=False)
+    kept = Network("kept", run.walk.float_network(), Qat())
+    for asked in (0.5, 0.99):
+        ladder = Ladder(run.walk, run.macro, PLACING, False, asked, told.append)
+        assert not list(ladder.compensate(kept))
+        assert f"{100 * asked:g} % is asked" in told[-1]
+
+
 def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
     """The mean alone, and the most directions within the budget; what is kept is an experiment. Paths stand beside the
     network without."""
@@ -221,7 +233,10 @@ def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
     found = hardened(tiny(**changes), tmp_path / "out", 1.0)
     centred, beside = found.steps[2], found.steps[3]
     names = [one.name for one in centred.attempts if "recalibrated" not in one.name]
-    assert [name.partition(", inputs ")[2] for name in names] == ["centred", "centred, 16 directions digital"]
+    assert [name.partition(", inputs ")[2].partition(",")[0] for name in names] == ["centred", "centred"]
+    assert re.search(r", \d+ to \d+ directions digital by layer, \d+ in all$", names[1])
+    used = [one.overhead.parameter_share for one in centred.attempts if one.overhead is not None]
+    assert used[0] < used[-1] <= PLACING.budget.share
     assert all(one.overhead is not None for one in centred.attempts)
     assert not any("centred" in one.name for one in beside.attempts)
     (method,) = load(tmp_path / "out" / "hardened.yaml").methods
@@ -233,7 +248,7 @@ def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "out", tmp_path / "again")
     run = HardenRun(parse(tiny(**changes), "test"), tmp_path / "again", 1.0, placing=few, tell=told.append)
     kept = Network("kept", run.walk.float_network(), ErrorAware())
-    assert not list(Ladder(run.walk, run.macro, few, False, told.append).centre(kept))
+    assert not list(Ladder(run.walk, run.macro, few, False, 0.95, told.append).centre(kept))
     assert told[0].startswith("inputs centred: left out: takes ")
 
 

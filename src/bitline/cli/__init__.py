@@ -12,7 +12,7 @@ from bitline.cli.experiments import demo, evaluate, report, run, sweep, train
 from bitline.cli.hardening import harden
 from bitline.cli.measured import enough, fit
 from bitline.cli.networks import convert, cost, curvature, export, ranges, verify
-from bitline.cli.placing import place
+from bitline.cli.placing import centre, place
 from bitline.cli.search import search
 from bitline.cli.telling import Told
 from bitline.lab.cli import lab
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "evaluate": evaluate,
     "ranges": ranges,
     "place": place,
+    "centre": centre,
     "verify": verify,
     "curvature": curvature,
     "report": report,

@@ -1,7 +1,8 @@
-"""Where side paths should stand."""
+"""Where side paths should stand, and how much of its inputs each layer has in digital."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -88,3 +89,43 @@ def place(
     console.print(placement_table(found, most=20))
     say(found.row)
     say(f"figures: {folder / 'place.json'}")
+
+
+def centre(
+    file: File,
+    budget: Annotated[str, typer.Option("--budget", help="most that centred inputs may add: 5% or 0.05")] = "5%",
+    of: Annotated[
+        Literal["parameters", "macs", "energy"], typer.Option("--of", help="what the budget is a share of")
+    ] = "macs",
+    chips: Annotated[int, typer.Option("--chips", min=2, help="dies that tell what a layer's errors do")] = 8,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="the experiment with these directions of each layer, in YAML")
+    ] = None,
+    out: Out = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Spend a budget on directions of centred inputs, layer by layer, where they win most.
+
+    Prints what each layer's errors do to the answers, the directions it has in digital, and the line of a method or of
+    `test` that gives it them. Writes `centre.json`, and with `--write` an experiment to run.
+
+    Example: `bitline centre examples/correctnet-lenet5.yaml --budget 20% --of macs`
+    """
+    from bitline.evaluate import write_atomic
+    from bitline.experiment import centred, share_directions, written
+    from bitline.place import Budget
+    from bitline.report.placement import directions_table
+
+    experiment, folder = loaded(file, changes), folder_of(file, out)
+    voice = errors if as_json else console
+    found = share_directions(walk_of(experiment, folder, voice), Budget.read(budget, of), chips=chips)
+    found.write(folder / "centre.json")
+    if write is not None:
+        write_atomic(write, written(centred(experiment, found.path)))
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    console.print(directions_table(found))
+    say(found.row)
+    say(f"figures: {folder / 'centre.json'}" + (f"   experiment: {write}" if write is not None else ""))

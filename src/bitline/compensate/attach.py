@@ -15,13 +15,14 @@ def attach(model: nn.Module, path: Path, at: Sequence[str] = ("*",)) -> nn.Modul
     """Give the layers whose names match a side path of this kind, in place; returns the model.
 
     A kind made on each chip goes around or inside a side path that is there (``Path.STANDS``). Raises ValueError, and
-    changes nothing, for a pattern that matches no layer, a layer that has a side path already (of the
-    same kind, for those), one whose macro the kind refuses, and a model that was not converted.
+    changes nothing, for a pattern that matches no layer, of ``at`` or of the kind itself, a layer that has a side path
+    already (of the same kind, for those), one whose macro the kind refuses, and a model that was not converted.
     """
     found = converted_layers(model)
     if isinstance(at, str):
         raise ValueError(f"at = {at!r}: a list of patterns is expected, such as [{at!r}]")
     all_match(at, found, "at: ")
+    all_match(path.patterns, found, f"{path.kind}: ")
     chosen = {name: layer for name, layer in found.items() if matches(name, at)}
     for name, layer in chosen.items():
         if layer.side is not None and (path.STANDS == "alone" or has(layer.side, type(path))):

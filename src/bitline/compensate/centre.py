@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from bitline.compensate.attach import attach
@@ -15,7 +15,20 @@ from bitline.compensate.moments import Moments
 from bitline.compensate.nested import paths_of
 from bitline.compensate.path import Path, axis, dimensions, inputs, outputs
 from bitline.macro import Chip, Macro, ideal
-from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, calibrate, computing, kept, on_chip, silicon, walk
+from bitline.nn import (
+    CimLayer,
+    Read,
+    ReadStep,
+    SidePath,
+    Steps,
+    calibrate,
+    computing,
+    kept,
+    matches,
+    on_chip,
+    silicon,
+    walk,
+)
 from bitline.nn.calibrate import unlabelled
 
 CHIPS = 4  # that tell the arrays' gain
@@ -32,6 +45,7 @@ class Centred(Path):
     Nothing is trained: ``centre`` finds m and U from unlabelled inputs, and g, the gain of a typical array, on dies of
     the training lot. They hold for any weights that the layer comes to have. ``rank`` 0 takes the mean alone, which
     costs no multiplication. A layer of C channels has at most C - 1 directions; one of a single channel has its mean.
+    ``ranks``: those of single layers, as ``place.directions`` finds them for a budget.
     The inputs of the array have both signs, and W·m is added where padding is not. Not of a paper: this library's.
     """
 
@@ -39,11 +53,29 @@ class Centred(Path):
     UNTRAINED = "centred is found on inputs, not trained: give a method that trains the network `centre`"
     kind: Literal["centred"] = "centred"
     rank: int = Field(default=1, ge=0, description="directions of the inputs' channels in digital, beside their mean")
+    ranks: dict[str, NonNegativeInt] = Field(
+        default={}, description="of single layers, by dotted-name patterns of which the first that matches counts"
+    )
 
     @property
     def title(self) -> str:
         many = {0: "", 1: ", 1 direction digital"}.get(self.rank, f", {self.rank} directions digital")
+        if self.ranks:
+            least, most = min(self.ranks.values()), max(self.ranks.values())
+            many = f", {least} to {most} directions digital by layer, {sum(self.ranks.values())} in all"
         return f"inputs centred{many}"
+
+    def __hash__(self) -> int:
+        return hash((self.rank, frozenset(self.ranks.items())))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return tuple(self.ranks)
+
+    def of(self, layer: CimLayer) -> int:
+        """Directions of one layer: ``rank`` or its own, fewer than it has channels."""
+        own = (rank for pattern, rank in self.ranks.items() if matches(layer.site.name, [pattern]))
+        return min(next(own, self.rank), inputs(layer) - 1)
 
     def build(self, layer: CimLayer) -> CentredPath:
         return CentredPath(self, layer)
@@ -78,7 +110,7 @@ class CentredPath(SidePath):
         self.config = config
         channels, weight = inputs(layer), layer.weight
         self.register_buffer("mean", weight.new_zeros(channels))
-        self.register_buffer("directions", weight.new_zeros(channels, min(config.rank, channels - 1)))
+        self.register_buffer("directions", weight.new_zeros(channels, config.of(layer)))
         self.register_buffer("gain", weight.new_ones(()))
         self.outputs, self.taps = outputs(layer), math.prod(getattr(layer.geometry, "kernel", ()))
         pads = getattr(layer, "_reversed_padding_repeated_twice", ())

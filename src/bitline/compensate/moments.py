@@ -28,3 +28,12 @@ class Moments:
         mean = self.sum / self.count
         covariance = None if self.square is None else self.square / self.count - torch.outer(mean, mean)
         return self.shift + mean, covariance
+
+    def powers(self) -> Tensor:
+        """Share of the power beside the mean in each principal direction, the largest first; zeros where there is
+        none. Raises ValueError for moments without covariance."""
+        _, covariance = self()
+        if covariance is None:
+            raise ValueError("these moments have no covariance")
+        values = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+        return values / values.sum().clamp(min=1e-300)

@@ -42,6 +42,11 @@ class Path(BaseModel):
     UNTRAINED: ClassVar[str | None] = None
     """Why there is nothing in it to train; None where there is."""
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Dotted-name patterns that have to match a layer of the network."""
+        return ()
+
     def sized(self: P, size: float) -> P:
         """The kind with another size: the key that ``SIZE`` names (`width`, `rank`, `share`).
 

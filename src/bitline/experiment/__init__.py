@@ -4,7 +4,7 @@ from bitline.experiment.config import Experiment, load, parse
 from bitline.experiment.folder import clear, slug
 from bitline.experiment.harden import HardenRun
 from bitline.experiment.ladder import Placing
-from bitline.experiment.placing import few, place_paths
+from bitline.experiment.placing import centred, few, place_paths, share_directions
 from bitline.experiment.run import Run
 from bitline.experiment.search import SearchRun, allocated, written
 from bitline.experiment.sweep import SweepRun
@@ -17,11 +17,13 @@ __all__ = [
     "SearchRun",
     "SweepRun",
     "allocated",
+    "centred",
     "clear",
     "few",
     "load",
     "parse",
     "place_paths",
+    "share_directions",
     "slug",
     "written",
 ]

@@ -300,6 +300,8 @@ class Experiment(Written):
             names = [layer.site.name for layer in found]
             for method in self.methods:
                 all_match(getattr(method, "patterns", ()), names, f"{method.kind} on {macro.name}: ")
+            for path in self.test.centre:
+                all_match(path.patterns, names, f"test.centre on {macro.name}: ")
             for layer in found:  # a row of each
                 own = layer.design
                 _, outputs, groups = layer.matrix_shape

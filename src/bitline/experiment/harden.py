@@ -65,7 +65,7 @@ class HardenRun:
     def __call__(self) -> Hardened:
         """Carry it out. Writes ``hardened.json``, ``.html`` and ``.yaml``: the experiment that makes what was kept."""
         started = time.time()
-        ladder = Ladder(self.walk, self.macro, self.placing, self.per_chip, self.tell)
+        ladder = Ladder(self.walk, self.macro, self.placing, self.per_chip, self.target, self.tell)
         first = Network(CONVERTED, ladder.start)
         untouched = self._energy(first.model)
         original = 100 * float(without_errors(first.model, self.source()).double().mean())

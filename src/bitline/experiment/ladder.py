@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -14,7 +13,7 @@ from torch import nn
 from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Vectors, attach, sides
 from bitline.cost import side_costs
 from bitline.evaluate.points import OnEachChip
-from bitline.experiment.placing import few, place_paths
+from bitline.experiment.placing import few, place_paths, share_directions
 from bitline.experiment.run import Run
 from bitline.macro import Macro
 from bitline.methods import AnyMethod, Compensate, ErrorAware, OnMacro, Qat, Suppression
@@ -28,8 +27,6 @@ RIVALS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their wi
     (Vectors(), (4, 16)),
     (Sparse(), (0.02, 0.05, 0.1)),
 )
-
-RANKS = (0, 1, 2, 4, 8, 16)  # of directions beside the mean of centred inputs, each dearer than the last
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class Ladder:
     macro: Macro
     placing: Placing
     per_chip: bool
+    target: float  # share of the accuracy without errors
     tell: Callable[[str], None]
     bare: Network | None = None  # the best one before side paths
 
@@ -101,18 +99,18 @@ class Ladder:
                 yield from self._made(title, method)
 
     def centre(self, kept: Network) -> Iterator[Network]:
-        """The method of the network kept, or error-aware training, with inputs centred: the mean alone, and the most
-        directions within the budget."""
-        self.bare, method = kept, kept.method or ErrorAware()
+        """The method of the network kept, or error-aware training, with inputs centred: the mean alone, and as many
+        directions as the budget has room for, where they win most."""
+        self.bare, method, means = kept, kept.method or ErrorAware(), Centred(rank=0)
         assert isinstance(method, OnMacro)
-        if reason := Centred().refuses(self.macro):
+        if reason := means.refuses(self.macro):
             self.tell(f"left out: {reason}")
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
-        else:
-            ranks = list(takewhile(lambda rank: self._fits(Centred(rank=rank)), RANKS))
-            for rank in dict.fromkeys([*ranks[:1], *ranks[-1:]]):
-                one = method.model_copy(update={"centre": Centred(rank=rank)})
+        elif self._fits(means):
+            shared = share_directions(self.walk, self.placing.budget, model=kept.model).path
+            for path in (means, *([shared] if shared.ranks else [])):
+                one = method.model_copy(update={"centre": path})
                 yield from self._made(one.title, one)
 
     def _fits(self, path: AnyPath) -> bool:
@@ -144,6 +142,7 @@ class Ladder:
                     images=how.images,
                     training=few(self.walk.experiment.training, how.tries),
                     chips=how.chips,
+                    keep=self.target,
                     start=self.start,
                     tell=self.tell,
                 )

@@ -1,4 +1,4 @@
-"""A search for a placement in an experiment: its network, its data, and the images that placements are chosen on."""
+"""Placements in an experiment, of side paths and of directions: its network, its data, the images chosen on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from bitline.compensate import Centred
 from bitline.data import Split, batches
 from bitline.evaluate.montecarlo import BLOCK, Batch
+from bitline.experiment.config import Experiment
 from bitline.experiment.run import Run
-from bitline.methods import Compensate
-from bitline.place import AnySearcher, Budget, Placed, place
+from bitline.methods import Compensate, OnMacro
+from bitline.methods.machine import training_chip
+from bitline.place import AnySearcher, Budget, Directions, Placed, directions, place
 from bitline.train import TrainConfig
 
 
@@ -71,6 +74,29 @@ def place_paths(
     if found.method is None:
         return found
     return found.model_copy(update={"method": method.model_copy(update={"at": found.best.at})})
+
+
+def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Module | None = None) -> Directions:
+    """How many directions of their inputs the layers of an experiment's network have in digital, on its only macro:
+    ``place.directions`` on training images and dies of the training lot. ``model``: its network, where it is not the
+    one that is converted."""
+    experiment = walk.experiment
+    if model is None:
+        model = walk.converted(walk.float_network(), experiment.on())
+    chip = lambda i: training_chip(experiment.seed, 3_000_000 + i)  # noqa: E731
+    return directions(model, walk.few(), budget, chip, chips=chips, technology=experiment.technology)
+
+
+def centred(experiment: Experiment, path: Centred) -> Experiment:
+    """The experiment with this side path wherever it centres inputs; in its test, where it does so nowhere."""
+    methods = tuple(
+        one.model_copy(update={"centre": path}) if isinstance(one, OnMacro) and one.centre is not None else one
+        for one in experiment.methods
+    )
+    tested = experiment.test.centre or methods == experiment.methods
+    test = experiment.test.model_copy(update={"centre": (path,)}) if tested else experiment.test
+    alone = {one.title: one for one in methods}  # what differed in its directions alone is one method now
+    return experiment.model_copy(update={"methods": tuple(alone.values()), "test": test})
 
 
 def few(training: TrainConfig, steps: int, lr: float | None = None) -> TrainConfig:

@@ -67,7 +67,7 @@ class OnMacro(BaseModel):
     @property
     def patterns(self) -> tuple[str, ...]:
         """Dotted-name patterns that have to match a layer of the network."""
-        return self.suppress.exempt if self.suppress else ()
+        return (*(self.suppress.exempt if self.suppress else ()), *(self.centre.patterns if self.centre else ()))
 
     def refuses(self, macro: Macro) -> str | None:
         """A macro that leaves ``suppress`` without its sigma, or drives nothing of both signs for ``centre``."""

@@ -1,6 +1,7 @@
 """Placement: beside which layers side paths stand and how wide they are, under a budget; searched for, with oracles."""
 
 from bitline.place.budget import Budget
+from bitline.place.directions import Directions, LayerDirections, directions
 from bitline.place.episode import Episode
 from bitline.place.placing import place, search
 from bitline.place.result import Placed, Tried
@@ -13,9 +14,11 @@ __all__ = [
     "AnySearcher",
     "Budget",
     "Candidate",
+    "Directions",
     "Episode",
     "Exhaustive",
     "Greedy",
+    "LayerDirections",
     "Placed",
     "Ppo",
     "Random",
@@ -25,6 +28,7 @@ __all__ = [
     "Spent",
     "Trials",
     "Tried",
+    "directions",
     "early",
     "place",
     "read_searcher",

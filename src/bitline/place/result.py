@@ -48,22 +48,20 @@ class Placed(Frozen):
         """The method as a line of YAML for an experiment's ``methods``."""
         if self.method is None:
             return "# nothing within the budget is better than no side path"
-        return (
-            f"- {yaml.safe_dump(_brief(self.method), default_flow_style=True, sort_keys=False, width=10_000).strip()}"
-        )
+        return f"- {yaml.safe_dump(brief(self.method), default_flow_style=True, sort_keys=False, width=10_000).strip()}"
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
 
-def _brief(part: BaseModel) -> dict[str, Any]:
+def brief(part: BaseModel) -> dict[str, Any]:
     """A part of a configuration as plain data, without what is as its defaults are; kinds stay."""
     told = {}
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
         if name == "kind" or value != field.get_default(call_default_factory=True):
-            told[name] = _brief(value) if isinstance(value, BaseModel) else value
+            told[name] = brief(value) if isinstance(value, BaseModel) else value
     return {key: list(value) if isinstance(value, tuple) else value for key, value in _first(told).items()}
 
 

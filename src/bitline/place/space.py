@@ -30,6 +30,16 @@ class Share(Value):
     macs: float
     energy: float | None = Field(default=None, description="under the technology's first ADC law; null: not told")
 
+    @classmethod
+    def of(cls, row: SideCost, whole: SideCost) -> Share:
+        """Of the network, ``whole``; None where energies are not told."""
+        against = next(iter(whole.against.values()), None)
+        return cls(
+            parameters=row.side_parameters / whole.parameters,
+            macs=row.side_macs / whole.macs,
+            energy=None if row.joules is None or against is None else row.joules / against,
+        )
+
 
 class Candidate(Value):
     """A layer that may get a side path."""
@@ -183,7 +193,7 @@ def space_of(
                 channels=(layer.matrix_shape[0] * layer.matrix_shape[2], len(layer.weight)),
                 positions=one.macs // layer.weight.numel(),
                 lost=max(0.0, after - curve[name]) / original,
-                costs=tuple(_share(costs[width][name], whole) for width in widths),
+                costs=tuple(Share.of(costs[width][name], whole) for width in widths),
             )
         )
     return Space(candidates=tuple(found), widths=tuple(widths), budget=budget, original=original)
@@ -194,12 +204,3 @@ def _costs(
 ) -> dict[str, SideCost]:
     rows = side_costs(attach(copy.deepcopy(model), path, at), x, technology)
     return {row.layer: row for row in rows}
-
-
-def _share(row: SideCost, whole: SideCost) -> Share:
-    against = next(iter(whole.against.values()), None)
-    return Share(
-        parameters=row.side_parameters / whole.parameters,
-        macs=row.side_macs / whole.macs,
-        energy=None if row.joules is None or against is None else row.joules / against,
-    )

@@ -1,11 +1,11 @@
-"""A search for a placement as a table for the terminal."""
+"""A search for a placement, and directions shared out, as tables for the terminal."""
 
 from __future__ import annotations
 
 from rich.table import Table
 from rich.text import Text
 
-from bitline.place import Placed
+from bitline.place import Directions, Placed
 from bitline.report.tables import cell
 
 
@@ -41,5 +41,27 @@ def placement_table(found: Placed, most: int | None = None) -> Table:
             *(cell(None if value is None else 100 * value, ".2f") for value in shares),
             Text("kept" if one.within else "beyond", style="" if one.within else "dim"),
             style="bold" if one == found.best else "",
+        )
+    return table
+
+
+def directions_table(found: Directions) -> Table:
+    """A row a layer: what its errors do to the answers, the directions it has in digital, and what is left."""
+    caption = f"taken: {100 * found.used:.2f} % more {found.budget.of}, of {100 * found.budget.share:g} %"
+    caption += " · felt: power of what a layer's errors alone, inputs centred, do to the answers, over theirs"
+    caption += " · left: of the power beside the mean, what its array is still driven by"
+    table = Table(title=Text("Centred inputs"), title_justify="left", caption=Text(caption), caption_justify="left")
+    table.add_column("layer", overflow="fold")
+    for name in ("channels", "felt, %", "directions", "power left, %", "felt with them, %", "taken, %"):
+        table.add_column(name, justify="right")
+    for row in found.layers:
+        table.add_row(
+            Text(row.layer, style="bold"),
+            cell(row.channels, ","),
+            cell(100 * row.felt, ".3f"),
+            cell(row.directions, ","),
+            cell(100 * row.left, ".1f"),
+            cell(100 * row.felt * row.left, ".3f"),
+            cell(100 * row.used, ".2f"),
         )
     return table
