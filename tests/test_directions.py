@@ -195,6 +195,8 @@ def test_what_cannot_be_is_said() -> None:
         directions(net, [x], Budget(of="energy"), dies)
     with pytest.raises(ValueError, match="layers have side paths already"):
         directions(centre(network(x), [x]), [x], Budget(), dies)
+    with pytest.raises(ValueError, match="chips = 1: a variance over dies needs two or more"):
+        directions(net, [x], Budget(of="macs"), dies, chips=1)
     with pytest.raises(ValueError, match="needs at least one batch"):
         directions(net, [], Budget(), dies)
 

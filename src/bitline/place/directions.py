@@ -93,10 +93,12 @@ def directions(
     energy is next, while the budget has room. Errors that do not grow with what is driven, as those of converters,
     become smaller only as ranges do.
 
-    Raises ValueError for a budget that the means alone exceed, one of energy where that of the network is not told, a
-    technology without ``digital``, and as ``centre`` does.
+    Raises ValueError for fewer than two dies, a budget that the means alone exceed, one of energy where that of the
+    network is not told, a technology without ``digital``, and as ``centre`` does.
     """
     technology = Technology.load(technology)
+    if chips < 2:
+        raise ValueError(f"chips = {chips}: a variance over dies needs two or more")
     if sides(model):
         raise ValueError("layers have side paths already: bitline.compensate.remove(model) first")
     data = unlabelled(model, batches, "a share of directions")
@@ -179,13 +181,14 @@ def _felt(model: nn.Module, x: Tensor, chip: Callable[[int], Chip], chips: int) 
     power = (right - right.mean(0)).square().sum().clamp(min=1e-300)
     for name, layer in layers(model).items():
         layer.use(layer.design)
-        answers = []
+        total, square = torch.zeros_like(right), torch.zeros_like(right)
         for i in range(chips):
             on_chip(model, chip(i))
             silicon(model).begin(None, -1 - i)
-            answers.append(model(x).double())
+            away = model(x).double() - right
+            total, square = total + away, square + away.square()
         layer.use(ideal(layer.design))
-        found[name] = float(torch.stack(answers).var(0).sum() / power)
+        found[name] = float((square - total.square() / chips).sum() / (chips - 1) / power)
     return found
 
 
