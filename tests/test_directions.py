@@ -23,6 +23,7 @@ from bitline.macro import Chip, Macro
 from bitline.methods import ErrorAware
 from bitline.nn import calibrate, convert, layers, silicon
 from bitline.place import Budget, Directions, Share, directions
+from bitline.place.result import brief
 from test_experiment import TINY, quiet
 
 MEMORY = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 0.3}}
@@ -65,7 +66,7 @@ def test_layers_have_their_own_ranks() -> None:
     """The first pattern that matches counts, a layer has fewer directions than channels, the others have ``rank``."""
     x = inputs(40)
     path = Centred(rank=1, ranks={"0": 20, "[02]": 2})
-    assert path.title == "inputs centred, 2 to 20 directions digital by layer, 22 in all"
+    assert path.title == "inputs centred, 2 to 20 directions digital by layer, 1 of others"
     found = centre(network(x), [x], path, chip=dies)
     assert {name: side.rank for name, side in sides(found).items()} == {"0": 11, "2": 2, "4": 1}
     with torch.no_grad():
@@ -74,6 +75,18 @@ def test_layers_have_their_own_ranks() -> None:
         alone.load_state_dict({k: v for k, v in found.state_dict().items() if "side" not in k}, strict=False)
         bl.nn.use(alone, bl.macro.ideal)
         torch.testing.assert_close(found(x), alone(x), atol=1e-5, rtol=1e-4)
+
+
+def test_the_order_of_patterns_counts_and_titles_tell_what_others_have() -> None:
+    first, second = Centred(rank=0, ranks={"a": 3, "[ab]": 1}), Centred(rank=0, ranks={"[ab]": 1, "a": 3})
+    assert first != second
+    assert first == Centred(rank=0, ranks={"a": 3, "[ab]": 1})
+    assert hash(first) == hash(Centred(rank=0, ranks={"a": 3, "[ab]": 1}))
+    assert first.title == "inputs centred, 1 to 3 directions digital by layer, 0 of others"
+    assert Centred(rank=2, ranks={"a": 3}).title == "inputs centred, 3 directions digital by layer, 2 of others"
+    assert Centred(rank=0, ranks={"a": 3}).title == "inputs centred, 3 directions digital by layer, 3 in all"
+    with pytest.raises(ValueError, match=r"2 of them are called 'inputs centred, 1 to 3 directions digital"):
+        parse(TINY | {"test": TINY["test"] | {"centre": [brief(first), brief(second)]}}, "test")
 
 
 def test_a_pattern_that_matches_no_layer_is_named(tmp_path: Path) -> None:
@@ -140,6 +153,25 @@ def test_the_budget_is_kept_and_more_of_it_takes_nothing_away(of: Any) -> None:
     assert all(row.left < 0.01 for row in found[-1].layers)
 
 
+def test_a_budget_of_exactly_the_means_buys_them() -> None:
+    x = inputs(64)
+    net = network(x)
+    total = side_costs(attach(copy.deepcopy(net), Centred(rank=0)), x[:1])[-1]
+    found = directions(net, [x], Budget(share=total.parameter_share, of="parameters"), dies, chips=2)
+    assert found.used == pytest.approx(total.parameter_share)
+    assert found.path == Centred(rank=0)
+    with pytest.raises(ValueError, match=r"means of all inputs alone take [\d.]+ % more parameters"):
+        directions(net, [x], Budget(share=0.999 * total.parameter_share, of="parameters"), dies, chips=2)
+
+
+def test_no_more_power_is_told_of_than_inputs_show() -> None:
+    """Five inputs less their mean lie in four directions, whatever rounding leaves in the others."""
+    x = inputs(5)
+    found = directions(network(x), [x], Budget(share=30, of="macs"), dies, chips=2)
+    assert [row.seen for row in found.layers] == [5, 5, 5]
+    assert [row.directions for row in found.layers] == [4, 4, 4]
+
+
 def test_layers_without_errors_have_no_direction() -> None:
     x = inputs(64)
     net = nn.Sequential(nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 4))
@@ -148,6 +180,18 @@ def test_layers_without_errors_have_no_direction() -> None:
     found = directions(model, [x], Budget(share=0.5, of="macs"), dies, chips=3)
     assert found.layers[0].felt == 0
     assert list(found.path.ranks) == ["2"]
+
+
+def test_layers_are_named_as_they_are_whatever_patterns_mean() -> None:
+    x = inputs(64)
+    net = nn.Sequential()
+    net.add_module("in[0]", nn.Linear(12, 10))
+    net.add_module("out*", nn.Linear(10, 4))
+    model = calibrate(convert(net, Macro.model_validate(MEMORY)), [x]).eval()
+    found = directions(model, [x], Budget(share=1.0, of="macs"), dies, chips=3)
+    placed = sides(attach(copy.deepcopy(model), found.path))
+    assert {name: side.rank for name, side in placed.items()} == {row.layer: row.directions for row in found.layers}
+    assert placed["in[0]"].rank
 
 
 def test_shared_out_they_win_more_than_as_many_products_in_every_layer() -> None:
@@ -197,6 +241,12 @@ def test_what_cannot_be_is_said() -> None:
         directions(centre(network(x), [x]), [x], Budget(), dies)
     with pytest.raises(ValueError, match="chips = 1: a variance over dies needs two or more"):
         directions(net, [x], Budget(of="macs"), dies, chips=1)
+    with pytest.raises(ValueError, match="all samples of the first batch have the same answers"):
+        directions(net, [x[:1]], Budget(share=1.0), dies)
+    broken = nn.Sequential(*network(x), nn.LayerNorm(4))
+    broken[-1].weight.data.fill_(torch.inf)
+    with pytest.raises(ValueError, match="answers with errors of 0 are not all finite numbers"):
+        directions(broken, [x], Budget(share=1.0, of="macs"), dies)
     with pytest.raises(ValueError, match="needs at least one batch"):
         directions(net, [], Budget(), dies)
 
@@ -218,6 +268,11 @@ def test_the_command_writes_an_experiment_that_runs(tmp_path: Path) -> None:
     assert method.centre == found.path
     assert load(out).test.centre == ()
     Run(load(out), tmp_path / "run", quiet, progress=False)()
+    written = out.read_text()
+    options[-1] = str(tmp_path / "more")
+    assert CliRunner().invoke(app, ["centre", str(out), *options, "--write", str(out)]).exit_code == 0
+    assert out.read_text() == written
+    options[-1] = str(tmp_path / "out")
     again = CliRunner().invoke(app, ["centre", str(file), *options, "--json"])
     assert json.loads(again.stdout) == json.loads(found.model_dump_json())
 
@@ -231,6 +286,8 @@ def test_without_a_centre_the_test_gets_one(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.output
     assert [path.rank for path in load(out).test.centre] == [0]
     assert load(out).test.centre[0].ranks
+    pasted = yaml.safe_load(told.output[told.output.index("centre: {") :].split("}}")[0].replace("\n", " ") + "}}")
+    assert Centred.model_validate(pasted["centre"]) == load(out).test.centre[0]
     refused = CliRunner().invoke(app, ["centre", str(file), "--budget", "0.00001", "--of", "parameters"])
     assert refused.exit_code == 2
     assert "the means of all inputs alone take" in refused.stderr

@@ -225,7 +225,7 @@ def test_side_paths_are_wanted_where_the_target_does_not_hold(tmp_path: Path) ->
         assert f"{100 * asked:g} % is asked" in told[-1]
 
 
-def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
+def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean alone, and the most directions within the budget; what is kept is an experiment. Paths stand beside the
     network without."""
     memory = {"name": "memory", "rows": 64, "columns": 64, "variation": {"kind": "lognormal", "sigma": 1.0}}
@@ -250,6 +250,15 @@ def test_inputs_are_centred_where_they_may_have_signs(tmp_path: Path) -> None:
     kept = Network("kept", run.walk.float_network(), ErrorAware())
     assert not list(Ladder(run.walk, run.macro, few, False, 0.95, told.append).centre(kept))
     assert told[0].startswith("inputs centred: left out: takes ")
+
+    def nothing(*_: object, **__: object) -> None:
+        raise ValueError("no direction wins anything")
+
+    monkeypatch.setattr("bitline.experiment.ladder.share_directions", nothing)
+    names = [one.name for one in Ladder(run.walk, run.macro, PLACING, False, 0.95, told.append).centre(kept)]
+    assert told[1] == "directions layer by layer: left out: no direction wins anything"
+    assert all("inputs centred" in name and "by layer" not in name for name in names)
+    assert names
 
 
 def test_a_search_that_cannot_be_is_left_out_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def centre(
     """Spend a budget on directions of centred inputs, layer by layer, where they win most.
 
     Prints what each layer's errors do to the answers, the directions it has in digital, and the line of a method or of
-    `test` that gives it them. Writes `centre.json`, and with `--write` an experiment to run.
+    `test` that gives it them. Writes `centre.json`, and with `--write` an experiment to run: in its methods that centre
+    inputs these directions stand in place of theirs, and its test has a row more.
 
     Example: `bitline centre examples/correctnet-lenet5.yaml --budget 20% --of macs`
     """
@@ -127,5 +128,8 @@ def centre(
         typer.echo(found.model_dump_json(indent=2))
         return
     console.print(directions_table(found))
+    if scarce := [row.layer for row in found.layers if row.directions and row.seen < 4 * row.channels]:
+        told = f"more power is left than told of {', '.join(scarce)}"
+        say(f"{told}: found on few inputs, raise test.recalibration_batches")
     say(found.row)
     say(f"figures: {folder / 'centre.json'}" + (f"   experiment: {write}" if write is not None else ""))

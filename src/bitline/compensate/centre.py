@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -62,17 +63,24 @@ class Centred(Path):
         many = {0: "", 1: ", 1 direction digital"}.get(self.rank, f", {self.rank} directions digital")
         if self.ranks:
             least, most = min(self.ranks.values()), max(self.ranks.values())
-            many = f", {least} to {most} directions digital by layer, {sum(self.ranks.values())} in all"
+            single = not self.rank and all(pattern == glob.escape(pattern) for pattern in self.ranks)
+            rest = f"{sum(self.ranks.values())} in all" if single else f"{self.rank} of others"
+            span = f"{least} to {most}" if least < most else f"{most}"
+            many = f", {span} directions digital by layer, {rest}"
         return f"inputs centred{many}"
 
+    def __eq__(self, other: object) -> bool:
+        """The same ranks, in the same order."""
+        return super().__eq__(other) and isinstance(other, Centred) and list(self.ranks) == list(other.ranks)
+
     def __hash__(self) -> int:
-        return hash((self.rank, frozenset(self.ranks.items())))
+        return hash((self.rank, *self.ranks.items()))
 
     @property
     def patterns(self) -> tuple[str, ...]:
         return tuple(self.ranks)
 
-    def of(self, layer: CimLayer) -> int:
+    def rank_of(self, layer: CimLayer) -> int:
         """Directions of one layer: ``rank`` or its own, fewer than it has channels."""
         own = (rank for pattern, rank in self.ranks.items() if matches(layer.site.name, [pattern]))
         return min(next(own, self.rank), inputs(layer) - 1)
@@ -110,7 +118,7 @@ class CentredPath(SidePath):
         self.config = config
         channels, weight = inputs(layer), layer.weight
         self.register_buffer("mean", weight.new_zeros(channels))
-        self.register_buffer("directions", weight.new_zeros(channels, config.of(layer)))
+        self.register_buffer("directions", weight.new_zeros(channels, config.rank_of(layer)))
         self.register_buffer("gain", weight.new_ones(()))
         self.outputs, self.taps = outputs(layer), math.prod(getattr(layer.geometry, "kernel", ()))
         pads = getattr(layer, "_reversed_padding_repeated_twice", ())

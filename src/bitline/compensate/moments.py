@@ -36,4 +36,5 @@ class Moments:
         if covariance is None:
             raise ValueError("these moments have no covariance")
         values = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+        values[max(0, self.count - 1) :] = 0  # so many numbers less their mean have no more directions
         return values / values.sum().clamp(min=1e-300)

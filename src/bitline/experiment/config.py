@@ -121,6 +121,15 @@ class Convert(Part):
     calibration_batches: int = Field(default=8, ge=1, description="of 64 images")
 
 
+def told_apart(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What it is given; raises ValueError for two of one title or name."""
+    names = Counter(getattr(one, "title", None) or one.name for one in value)
+    for name, count in names.items():
+        if count > 1:
+            raise ValueError(f"{count} of them are called {name!r}: rows of the result could not be told apart")
+    return value
+
+
 class Test(Part):
     """How networks are compared: the same chips, images and reads for all."""
 
@@ -147,6 +156,8 @@ class Test(Part):
     details: bool = Field(default=True, description="per-layer figures, sensitivity and explanation")
     detail_chips: int = Field(default=3, ge=1)
     detail_images: int = Field(default=256, ge=1)
+
+    _told_apart = field_validator("centre", "patch_per_chip")(told_apart)
 
     @field_validator("target")
     @classmethod
@@ -208,14 +219,7 @@ class Experiment(Written):
             plan=self.plan,
         )
 
-    @field_validator("macro", "methods")
-    @classmethod
-    def _told_apart(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = Counter(getattr(one, "title", None) or one.name for one in value)
-        for name, count in names.items():
-            if count > 1:
-                raise ValueError(f"{count} of them are called {name!r}: rows of the result could not be told apart")
-        return value
+    _told_apart = field_validator("macro", "methods")(told_apart)
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Experiment:

@@ -108,10 +108,18 @@ class Ladder:
         elif method.centre is not None:
             self.tell("left out: the experiment's own method has inputs centred")
         elif self._fits(means):
-            shared = share_directions(self.walk, self.placing.budget, model=kept.model).path
-            for path in (means, *([shared] if shared.ranks else [])):
+            for path in (means, *self._shared(kept)):
                 one = method.model_copy(update={"centre": path})
                 yield from self._made(one.title, one)
+
+    def _shared(self, kept: Network) -> list[Centred]:
+        """Inputs centred with the directions that the budget buys; none where it buys none."""
+        try:
+            found = share_directions(self.walk, self.placing.budget, model=kept.model).path
+        except ValueError as error:
+            self.tell(f"directions layer by layer: left out: {error}")
+            return []
+        return [found] if found.ranks else []
 
     def _fits(self, path: AnyPath) -> bool:
         """Whether the budget allows it beside every layer."""

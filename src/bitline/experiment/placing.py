@@ -84,19 +84,19 @@ def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Mod
     if model is None:
         model = walk.converted(walk.float_network(), experiment.on())
     chip = lambda i: training_chip(experiment.seed, 3_000_000 + i)  # noqa: E731
-    return directions(model, walk.few(), budget, chip, chips=chips, technology=experiment.technology)
+    return directions(model, walk.first_batches(), budget, chip, chips=chips, technology=experiment.technology)
 
 
 def centred(experiment: Experiment, path: Centred) -> Experiment:
-    """The experiment with this side path wherever it centres inputs; in its test, where it does so nowhere."""
-    methods = tuple(
-        one.model_copy(update={"centre": path}) if isinstance(one, OnMacro) and one.centre is not None else one
-        for one in experiment.methods
-    )
-    tested = experiment.test.centre or methods == experiment.methods
-    test = experiment.test.model_copy(update={"centre": (path,)}) if tested else experiment.test
-    alone = {one.title: one for one in methods}  # what differed in its directions alone is one method now
-    return experiment.model_copy(update={"methods": tuple(alone.values()), "test": test})
+    """The experiment with this side path in each of its methods that centre inputs, those that differed in nothing else
+    being one then, and in a row of its test more; in its test, where it centres them nowhere."""
+    centring = [isinstance(one, OnMacro) and one.centre is not None for one in experiment.methods]
+    each = zip(experiment.methods, centring, strict=True)
+    methods = [one.model_copy(update={"centre": path}) if changed else one for one, changed in each]
+    test = experiment.test
+    if test.centre or not any(centring):
+        test = test.model_copy(update={"centre": tuple({one.title: one for one in (*test.centre, path)}.values())})
+    return experiment.model_copy(update={"methods": tuple({one.title: one for one in methods}.values()), "test": test})
 
 
 def few(training: TrainConfig, steps: int, lr: float | None = None) -> TrainConfig:

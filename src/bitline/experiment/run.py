@@ -209,7 +209,9 @@ class Run:
     def _centred(self, name: str, model: nn.Module, path: Centred, per_chip: bool) -> Iterator[Remedied]:
         """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
         test, seed = self.experiment.test, self.experiment.seed
-        found = centre(copy.deepcopy(model), self.few(), path, chip=lambda i: training_chip(seed, 2_000_000 + i))
+        found = centre(
+            copy.deepcopy(model), self.first_batches(), path, chip=lambda i: training_chip(seed, 2_000_000 + i)
+        )
         yield name, found, None
         if test.recalibrate and batch_norms(model):
             name, found = f"{name}, BN recalibrated", self.recalibrated(found)
@@ -221,27 +223,27 @@ class Run:
         """What is done on each chip: the trims and statistics that the test asks for, and these patches."""
         test = self.experiment.test
         if test.trim_per_chip:
-            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self.few())
+            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self.first_batches())
         yield from self._patched(name, model, patches)
         if test.recalibrate_per_chip and batch_norms(model):
-            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self.few())
+            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self.first_batches())
 
     def _patched(self, name: str, model: nn.Module, patches: Sequence[Patch]) -> Iterator[Remedied]:
         """The network with its weights patched on each chip; its batch norms know it."""
-        few = self.few() if patches else []
+        few = self.first_batches() if patches else []
         for path in patches:
             found = patch(copy.deepcopy(model), few, path)
             if batch_norms(found):
                 recalibrate(found, few, self._training_die, prepare=Patching())
             yield f"{name} + {path.title}", found, Patching()
 
-    def few(self) -> list[Batch]:
+    def first_batches(self) -> list[Batch]:
         """The batches that such steps look at."""
         return list(islice(self.plain(), self.experiment.test.recalibration_batches))
 
     def recalibrated(self, model: nn.Module) -> nn.Module:
         """A copy with batch-norm statistics of the macro, over dies of the training lot."""
-        return recalibrated(model, self.few(), self._training_die)
+        return recalibrated(model, self.first_batches(), self._training_die)
 
     def _training_die(self, number: int) -> Chip:
         """Those that statistics of batch norms are estimated over."""

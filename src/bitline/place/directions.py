@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ class LayerDirections(Frozen):
     channels: int = Field(description="of its inputs")
     felt: float = Field(description="power of what its errors alone, inputs centred, do to the answers, over theirs")
     directions: int
+    seen: int = Field(description="inputs that directions were found on; where they are few, more is left than told")
     left: float = Field(description="share of the power of its inputs, beside their mean, that the array is driven by")
     used: float = Field(description="of the network, in the budget's measure")
 
@@ -50,13 +53,13 @@ class Directions(Frozen):
     @property
     def row(self) -> str:
         """The path as a line of YAML for a method, or for an experiment's ``test``."""
-        told = {"centre": brief(self.path)}
-        return yaml.safe_dump(told, default_flow_style=True, sort_keys=False, width=10_000).strip()
+        told = yaml.safe_dump(brief(self.path), default_flow_style=True, sort_keys=False, width=10_000)
+        return f"centre: {told.strip()}"
 
     @property
     def path(self) -> Centred:
         """The side path with them; layers that have no direction have their means alone."""
-        return Centred(rank=0, ranks={row.layer: row.directions for row in self.layers if row.directions})
+        return _path({row.layer: row.directions for row in self.layers})
 
     @property
     def used(self) -> float:
@@ -93,8 +96,8 @@ def directions(
     energy is next, while the budget has room. Errors that do not grow with what is driven, as those of converters,
     become smaller only as ranges do.
 
-    Raises ValueError for fewer than two dies, a budget that the means alone exceed, one of energy where that of the
-    network is not told, a technology without ``digital``, and as ``centre`` does.
+    Raises ValueError for fewer than two dies, samples that all have the same answers, a budget that the means alone
+    exceed, one of energy where that of the network is not told, a technology without ``digital``, and as ``centre``.
     """
     technology = Technology.load(technology)
     if chips < 2:
@@ -105,21 +108,26 @@ def directions(
     priced = _priced(model, data[0][:1], budget, technology)
     centred = centre(copy.deepcopy(model), data, Centred(rank=0), chip=chip).eval()
     powers, felt = _powers(centred, data), _felt(centred, data[0], chip, chips)
-    found = {name: _Layer(name, felt[name], powers[name], *priced[name]) for name in felt}
+    found = {name: _Layer(name, felt[name], *powers[name], *priced[name]) for name in felt}
     spent = sum(layer.takes(0) for layer in found.values())
-    if spent > budget.share:
-        told = f"the means of all inputs alone take {100 * spent:.2g} % more {budget.of}"
+    most = budget.share * (1 + 1e-9)  # sums of shares are rounded
+    if spent > most:
+        told = f"the means of all inputs alone take {100 * spent:.6g} % more {budget.of}"
         raise ValueError(f"{told}, beyond the budget of {100 * budget.share:g} %")
     offers = [(-layer.worth, name) for name, layer in found.items() if layer.worth]
     heapq.heapify(offers)
     while offers:
         layer = found[heapq.heappop(offers)[1]]
-        if spent + layer.more > budget.share:
+        if spent + layer.more > most:
             continue  # its later ones take as much
         spent, layer.number = spent + layer.more, layer.number + 1
         if layer.worth:
             heapq.heappush(offers, (-layer.worth, layer.name))
     return _told(model, data[0][:1], budget, found, technology)
+
+
+def _path(ranks: dict[str, int]) -> Centred:
+    return Centred(rank=0, ranks={escape(name): rank for name, rank in ranks.items() if rank})
 
 
 @dataclass
@@ -129,12 +137,13 @@ class _Layer:
     name: str
     felt: float
     powers: list[float]  # of each direction, of the power beside the mean
+    seen: int  # inputs
     used: Ends  # of the network, in the budget's measure
     joules: Ends
     number: int = 0
 
     def takes(self, number: int) -> float:
-        """So many, in the budget's measure, or less."""
+        """So many, in the budget's measure."""
         return self._between(self.used, number)
 
     @property
@@ -151,13 +160,14 @@ class _Layer:
         return self.felt * self.powers[self.number] / joules
 
     def _between(self, ends: Ends, number: int) -> float:
-        """On the line from one to all, which is never below: products cost more as sums become longer."""
+        """On the line from one to all. Products cost more as sums become longer, in steps: energies are less than the
+        line tells, or a thousandth more."""
         none, one, whole = ends
         return one + (whole - one) * (number - 1) / max(1, len(self.powers) - 1) if number else none
 
 
 def _told(model: nn.Module, x: Tensor, budget: Budget, found: dict[str, _Layer], technology: Technology) -> Directions:
-    path = Centred(rank=0, ranks={name: layer.number for name, layer in found.items() if layer.number})
+    path = _path({name: layer.number for name, layer in found.items()})
     *rows, total = side_costs(attach(copy.deepcopy(model), path), x, technology)
     each = [
         LayerDirections(
@@ -165,6 +175,7 @@ def _told(model: nn.Module, x: Tensor, budget: Budget, found: dict[str, _Layer],
             channels=len(layer.powers) + 1,
             felt=layer.felt,
             directions=layer.number,
+            seen=layer.seen,
             left=max(0.0, 1.0 - sum(layer.powers[: layer.number])),
             used=getattr(Share.of(row, total), budget.of),
         )
@@ -178,7 +189,9 @@ def _felt(model: nn.Module, x: Tensor, chip: Callable[[int], Chip], chips: int) 
     found = {}
     use(model, ideal)
     right = model(x).double()
-    power = (right - right.mean(0)).square().sum().clamp(min=1e-300)
+    power = (right - right.mean(0)).square().sum()
+    if not power:
+        raise ValueError("all samples of the first batch have the same answers: give it more of them")
     for name, layer in layers(model).items():
         layer.use(layer.design)
         total, square = torch.zeros_like(right), torch.zeros_like(right)
@@ -189,15 +202,18 @@ def _felt(model: nn.Module, x: Tensor, chip: Callable[[int], Chip], chips: int) 
             total, square = total + away, square + away.square()
         layer.use(ideal(layer.design))
         found[name] = float((square - total.square() / chips).sum() / (chips - 1) / power)
+        if not math.isfinite(found[name]):
+            raise ValueError(f"answers with errors of {name} are not all finite numbers")
     return found
 
 
-def _powers(model: nn.Module, data: list[Tensor]) -> dict[str, list[float]]:
-    """Share of the power of a layer's inputs, beside their mean, in each direction that it could have."""
+def _powers(model: nn.Module, data: list[Tensor]) -> dict[str, tuple[list[float], int]]:
+    """Share of the power of a layer's inputs, beside their mean, in each direction that it could have; and how many
+    inputs there were."""
     found = layers(model)
     moments = {layer: Moments(covariance=True) for layer in found.values()}
     walk(model, data, lambda layer, x, _: moments[layer].add(x, axis(layer)))
-    return {name: moments[layer].powers()[:-1].tolist() for name, layer in found.items()}
+    return {name: (moments[layer].powers()[:-1].tolist(), moments[layer].count) for name, layer in found.items()}
 
 
 def _priced(model: nn.Module, x: Tensor, budget: Budget, technology: Technology) -> dict[str, tuple[Ends, Ends]]:
