@@ -73,7 +73,7 @@ def accuracies(macro: Macro, states: list[tuple[float, float]]) -> list[tuple[st
 
         use(model, later)
         few = list(batches(training, 64, seed=SEED))[:STATISTICS]
-        fixed = recalibrated(model, few, lambda i: training_chip(SEED, 1_000_000 + i))
+        fixed = recalibrated(model, few, lambda i: training_chip(SEED, i, "batch norms"))
         told = []
         for each in (model, fixed):
             trials = [t.right.double().mean() for t in over_chips(each, lambda: batches(testing, 64), CHIPS, SEED)]

@@ -281,6 +281,27 @@ def test_mean_and_spread_of_cell_errors(example: Example):
                 assert torch.allclose(held(typical.centred(), level), held(None, level), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("example", VARIATIONS, ids=lambda e: e.name)
+def test_mean_and_spread_of_weight_errors(example: Example):
+    """``centred`` holds the weight on average, ``typical`` the mean in every one; a second time changes nothing."""
+    n, error = 200_000, example.macro.variation
+    draw = Effect(CHIP.stream("weight", "mean"), torch.arange(n))
+    w = torch.cat([torch.tensor([-1.0, 1.0]), torch.full((n - 2,), 0.5)]).double()  # half their range is 1
+
+    def held(error: RangeWeight | LogNormalWeight) -> torch.Tensor:
+        found: torch.Tensor = error.apply(w, error.sample(draw) if error.varies else None)
+        return found[2:]
+
+    whole, spread, common = held(error), held(error.centred()), held(error.typical())
+    assert float(spread.mean()) == pytest.approx(0.5, abs=4 * float(spread.std()) / n**0.5 + 1e-9)
+    assert float(whole.mean()) == pytest.approx(float(common[0]), abs=4 * float(whole.std()) / n**0.5 + 1e-9)
+    assert float(common.max() - common.min()) < 1e-12
+    assert torch.allclose(held(error.centred().centred()), spread, rtol=0, atol=1e-12)
+    assert torch.allclose(held(error.typical().typical()), common, rtol=0, atol=1e-12)
+    for none in (error.centred().typical(), error.typical().centred()):
+        assert torch.allclose(held(none), w[2:], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("example", CELL_ERRORS, ids=lambda e: e.name)
 def test_moments_of_cell_errors(example: Example):
     """In closed form, within 1 % over a million draws, at every level; also of the parts."""

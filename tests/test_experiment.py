@@ -206,7 +206,6 @@ SIGNED = {"base": "generic-skewed-sram", "inputs": {"kind": "twos_complement", "
             {"methods": [{"kind": "gaussian"}], "macro": UNCONVERTED},
             "gaussian on m: .* converter, and the macro has none",
         ),
-        ({"methods": [{"kind": "plain"}]}, "plain on generic-8t-sram: plain training would meet one die only"),
         ({"macro": {"base": NAME, "cell": {"errors": [TABLE]}}}, "cell table has 3 levels, but"),
         ({"macro": {"base": NAME, "driver": {"levels": [0, 1, 2]}}}, r"driver\.levels: 3 given, digits"),
         ({"data": TINY["data"] | {"normalise": True}}, "of the observed values are negative"),
@@ -347,6 +346,21 @@ def test_a_folder_holds_one_experiment(tmp_path: Path, whole: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- results
+
+
+def test_methods_that_differ_in_no_word_have_folders_of_their_own(tmp_path: Path) -> None:
+    """One alone, and one of the same title before another; titles longer than file names may be."""
+    at = [f"{'*' * n}fc" for n in range(30)]
+    methods = [
+        {"kind": "gaussian", "chips": 1},
+        {"kind": "compensate", "at": at, "after": {"kind": "gaussian", "chips": 2}},
+    ]
+    found = Run(parse(config(**PLAIN | {"methods": methods}), "test"), tmp_path, quiet, progress=False)()
+    assert len(found.rows) == 5
+    folders = sorted(path.name for path in (tmp_path / "train").iterdir())
+    assert [name.rpartition("-")[0] for name in folders].count("generic-8t-sram-gaussian-trained") == 2
+    assert len(folders) == 4
+    assert all(len(name) < 120 for name in folders)
 
 
 def test_the_rows_of_a_result(whole: Path) -> None:

@@ -119,7 +119,7 @@ def test_shares_are_the_whole_batch(samples: int) -> None:
 def test_the_command_trains_by_ranks_and_tests_in_one_process(folder: Path, ranks: list[dict[str, Any]]) -> None:
     assert [seen["command"][0] for seen in ranks] == [0, 0], ranks[0]["command"][1]
     assert ["saved under" in seen["command"][1] for seen in ranks] == [True, False]
-    trained = next((folder / "tiny" / "train").glob("*error-aware"))
+    trained = next((folder / "tiny" / "train").glob("*error-aware-*"))
     before = (trained / "latest.json").read_bytes()
     assert json.loads(before)["ranks"] == 2
     plain = TINY | {"methods": [{"kind": "error_aware"}], "test": {"chips": 1, "details": False, "recalibrate": False}}

@@ -58,6 +58,10 @@ def test_lambda_is_the_table() -> None:
     fine = [1 / bound(0.01 * step) for step in range(201)]
     assert all(a > b for a, b in pairwise(fine))
     assert fine[0] == 1
+    smaller = macro(variation={"kind": "lognormal", "sigma": 0.5, "mu": -0.2})  # all weights alike: λ larger by as much
+    for case in ("bound", "typical"):
+        scales = [Suppression(case=case).scale(layers(model(design=one))["0"]) for one in (macro(), smaller)]
+        assert scales[1] == pytest.approx(math.exp(0.2) * scales[0])
 
 
 def test_the_error_is_log_normal() -> None:
@@ -159,6 +163,9 @@ def test_what_cannot_be_is_refused() -> None:
         assert "one of kind range: give suppress.sigma" in (method.refuses(other) or "")
         assert method.refuses(macro()) is None
     assert Qat(suppress=Suppression(sigma=0.3)).refuses(macro(variation=None)) is None
+    mixed = convert(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4)), {"0": macro(), "2": other})
+    assert list(Suppression().weights(mixed)) == ["0"]  # no λ is known of the other
+    assert list(Suppression(sigma=0.3).weights(mixed)) == ["0", "2"]
     with pytest.raises(ValueError, match=r"suppress.exempt: pattern 'fc' matches no layer; the layers are: 0, 2, 4"):
         Suppression(exempt=("fc",)).weights(model())
     with pytest.raises(ValidationError, match="put it into `after`"):

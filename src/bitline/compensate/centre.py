@@ -51,7 +51,7 @@ class Centred(Path):
     """
 
     SIZE = "rank"
-    UNTRAINED = "centred is found on inputs, not trained: give a method that trains the network `centre`"
+    WHY_NOT_TRAINED = "centred is found on inputs, not trained: give a method that trains the network `centre`"
     kind: Literal["centred"] = "centred"
     rank: int = Field(default=1, ge=0, description="directions of the inputs' channels in digital, beside their mean")
     ranks: dict[str, NonNegativeInt] = Field(
@@ -167,7 +167,7 @@ class CentredPath(SidePath):
         """W · p from the coordinates of p, as the layer itself would have it, without its bias."""
         with torch.autocast(known.device.type, enabled=False):
             seen, (_, _, groups) = self.weights(layer, known.dtype), layer.matrix_shape
-            return layer._exact(torch.cat([known] * groups, axis(layer)), seen, None)
+            return layer.product(torch.cat([known] * groups, axis(layer)), seen, None)
 
     def weights(self, layer: CimLayer, dtype: torch.dtype) -> Tensor:
         """What the layer's weights make of the coordinates of p, (N, R + 1, …); all groups have the same."""
@@ -267,7 +267,7 @@ def _gains(model: nn.Module, paths: dict[CimLayer, CentredPath], x: Tensor, chip
     found: dict[CentredPath, list[Tensor]] = {path: [] for path in paths.values()}
 
     def watch(path: CentredPath, layer: CimLayer, rest: Tensor, y: Tensor) -> None:
-        wanted = layer._computed(rest)
+        wanted = layer.computed(rest)
         a, b = (part.movedim(axis(layer), 0).flatten(1).double() for part in (wanted, y))
         a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
         found[path].append(torch.stack([(a * b).sum(), a.square().sum()]))

@@ -39,7 +39,7 @@ class Patch(Path):
 
     SIZE = "share"
     STANDS: ClassVar[Stands] = "inside"
-    UNTRAINED = "patch is found on each chip, not trained: ask for test.patch_per_chip"
+    WHY_NOT_TRAINED = "patch is found on each chip, not trained: ask for test.patch_per_chip"
     kind: Literal["patch"] = "patch"
     share: float = Field(default=0.02, gt=0, lt=1, description="of a layer's weights, one or more")
     noise: float = Field(
@@ -82,7 +82,7 @@ class PatchPath(SidePath):
         if not layer.reads or self.found != self._here(layer):
             return y
         met = layer.met(x)
-        return y + layer._exact(met, self.correction.to(met.dtype), None).to(y.dtype)
+        return y + layer.product(met, self.correction.to(met.dtype), None).to(y.dtype)
 
     def _here(self, layer: CimLayer) -> tuple[Chip, int, Macro]:
         return layer.silicon.chip, layer.silicon.write, layer.macro

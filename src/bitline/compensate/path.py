@@ -39,7 +39,7 @@ class Path(BaseModel):
 
     STANDS: ClassVar[Stands] = "alone"
     SIZE: ClassVar[str | None] = None
-    UNTRAINED: ClassVar[str | None] = None
+    WHY_NOT_TRAINED: ClassVar[str | None] = None
     """Why there is nothing in it to train; None where there is."""
 
     @property
@@ -114,7 +114,7 @@ class TrainedPath(SidePath):
         silicon = layer.silicon
         whose = (silicon.chip, silicon.write, value.device, error.varies, error.model_dump(exclude={"sigma"}))
         if name not in self._draws or self._draws[name][0] != whose:
-            self._draws[name] = (whose, layer._drawn(f"side path {name}", value.shape, value.device))
+            self._draws[name] = (whose, layer.drawn(f"side path {name}", value.shape, value.device))
         return error.apply(value, self._draws[name][1])
 
 

@@ -64,7 +64,7 @@ class LowRankPath(ProductPath):
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         weight = self.held(layer, "up") @ self.held(layer, "down")
         y = read(x)
-        return y + layer._exact(x, weight.view_as(layer.weight), None).to(y.dtype)
+        return y + layer.product(x, weight.view_as(layer.weight), None).to(y.dtype)
 
     def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
         down, up = self.exact("down"), self.exact("up")
@@ -111,7 +111,7 @@ class VectorsPath(ProductPath):
         inner = self.held(layer, "inner").view(len(self.up), -1, 1)
         weight = self.held(layer, "scale")[:, None] * (self.up @ (inner * self.down)).flatten(0, 1)
         y = read(x)
-        more = layer._exact(x, weight.view_as(layer.weight), None)
+        more = layer.product(x, weight.view_as(layer.weight), None)
         return per_channel(layer, self.held(layer, "gain")) * (y + more.to(y.dtype))
 
     def lower(self, layer: CimLayer, x: int, read: ReadStep, steps: Steps) -> int:
@@ -163,7 +163,7 @@ class SparsePath(TrainedPath):
 
     def forward(self, layer: CimLayer, x: Tensor, read: Read) -> Tensor:
         y = read(x)
-        return y + layer._exact(x, self.digital(layer, self.held(layer, "values")), None).to(y.dtype)
+        return y + layer.product(x, self.digital(layer, self.held(layer, "values")), None).to(y.dtype)
 
     def digital(self, layer: CimLayer, values: Tensor) -> Tensor:
         """The layer's weights, zero but for those chosen."""

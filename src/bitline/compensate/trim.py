@@ -21,7 +21,7 @@ class Trim(Path):
     is trained. It stores 2N numbers."""
 
     STANDS: ClassVar[Stands] = "around"
-    UNTRAINED = "trim is fitted on each chip, not trained: ask for test.trim_per_chip"
+    WHY_NOT_TRAINED = "trim is fitted on each chip, not trained: ask for test.trim_per_chip"
     kind: Literal["trim"] = "trim"
 
     @property

@@ -51,7 +51,7 @@ def _digits(layer: CimLayer, x: Tensor) -> Tensor:
     if scheme is None or layer.input_quantizer is None:
         raise ValueError(f"{layer.site.name}: macro {layer.design.name} has continuous inputs: there are no digits")
     codes, _, zero = layer.input_quantizer(x)
-    padded, _ = layer._prepared(codes, zero if layer.input_quantizer.asymmetric else None)
+    padded, _ = layer.padded(codes, zero if layer.input_quantizer.asymmetric else None)
     layout: Layout = layer.design.layout(*layer.matrix_shape)
     total = torch.zeros(4, dtype=torch.float64)
     for plane in scheme.digits(padded):

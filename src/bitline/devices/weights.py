@@ -52,13 +52,13 @@ class WeightError(Model):
         """Standard deviation of each weight from read to read, (); None where every read finds the same."""
         return None
 
+    @abstractmethod
     def typical(self) -> WeightError:
-        """The error without spread between weights or reads; what all weights have in common stays."""
-        return self.model_copy(update={"sigma": 0.0})
+        """What all weights have in common alone: each is held at the mean over dies and reads."""
 
+    @abstractmethod
     def centred(self) -> WeightError:
-        """The error with its spread, but without the shift that all weights have in common."""
-        return self
+        """The spread alone: the mean over dies and reads is the weight that was wanted."""
 
     def at(self, level: float) -> WeightError:
         """The error with ``level`` times its spread."""
@@ -66,24 +66,34 @@ class WeightError(Model):
 
 
 class LogNormalWeight(WeightError):
-    """w · exp(sigma · n): zeros stay zero, signs stay, the mean grows by exp(sigma²/2). S3 (CorrectNet, DATE 2023)."""
+    """w · exp(sigma · n + mu): zeros stay zero, signs stay, the mean grows by exp(mu + sigma²/2). S3 (CorrectNet, DATE
+    2023), whose mu is 0."""
 
     kind: Literal["lognormal"] = "lognormal"
     sigma: float = Field(ge=0, le=2, description="standard deviation of ln(w)")
+    mu: float = Field(default=0.0, ge=-4, le=4, description="shift of ln(w) of all weights; 0: the median is w")
 
     @property
     def growth(self) -> float:
-        return math.exp(self.sigma**2 / 2)
+        return math.exp(self.mu + self.sigma**2 / 2)
 
     def sample(self, draw: Draw) -> Tensor:
         return draw.normal()
 
     def apply(self, w: Tensor, n: Tensor | None, beside: Tensor | None = None) -> Tensor:
-        return w if n is None else w * torch.exp(self.sigma * n).to(w.dtype)
+        if n is None:
+            return w * math.exp(self.mu) if self.mu else w
+        return w * torch.exp(self.sigma * n + self.mu).to(w.dtype)
 
     def power(self, w: Tensor, beside: Tensor | None = None) -> Tensor:
         s = torch.tensor(self.sigma**2, dtype=torch.float64)
-        return w.square() * ((2 * s).exp() - 2 * (s / 2).exp() + 1).to(w.dtype)
+        return w.square() * ((2 * (s + self.mu)).exp() - 2 * (s / 2 + self.mu).exp() + 1).to(w.dtype)
+
+    def typical(self) -> LogNormalWeight:
+        return self.model_copy(update={"sigma": 0.0, "mu": self.mu + self.sigma**2 / 2})
+
+    def centred(self) -> LogNormalWeight:
+        return self.model_copy(update={"mu": -(self.sigma**2) / 2})
 
 
 class RangeWeight(WeightError):
@@ -142,7 +152,7 @@ class RangeWeight(WeightError):
         return self.model_copy(update={"sigma": 0.0, "mu": shift, "censor": None})
 
     def centred(self) -> RangeWeight:
-        return self.model_copy(update={"mu": 0.0})
+        return self.model_copy(update={"mu": 0.0 - self.sigma * self._moments()[0]})
 
     def _scale(self, w: Tensor, beside: Tensor | None) -> Tensor:
         half = half_range(w, beside)

@@ -33,7 +33,7 @@ from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
 from bitline.macro.macro import based
 from bitline.macro.plans import PLANS
-from bitline.methods import AnyMethod, OnMacro
+from bitline.methods import AnyMethod
 from bitline.methods.usual import usual
 from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, per_sample, walk
@@ -249,7 +249,7 @@ class Experiment(Written):
     @classmethod
     def _one_seed(cls, value: Any) -> Any:
         for part in value if isinstance(value, tuple) else (value,):
-            if seed := getattr(part, "seed", 0) or getattr(getattr(part, "after", None), "seed", 0):
+            if seed := getattr(part, "seed", 0) or getattr(getattr(part, "before", None), "seed", 0):
                 raise ValueError(f"seed = {seed}: give the experiment's `seed`, which all its parts follow")
         return value
 
@@ -286,7 +286,7 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reason := method.refuses(one):
                         raise ValueError(f"{method.kind} on {one.name}: {reason}")
-            beside = [one for one in self.methods if isinstance(one, OnMacro) and one.has_paths]
+            beside = [one for one in self.methods if one.has_paths]
             if self.test.verify and beside:
                 raise ValueError(f"test.verify of {beside[0].title!r}: not beside side paths; remove one of the two")
             for one in self.designs(macro).values() if self.test.verify else ():
@@ -298,12 +298,12 @@ class Experiment(Written):
                 for one in self.designs(macro).values():
                     if reasons := [why for path in paths if (why := path.refuses(one))]:
                         raise ValueError(f"test.{key} on {one.name}: {reasons[0]}")
-            if self.test.per_sample or any(getattr(method, "per_sample", None) for method in self.methods):
+            if self.test.per_sample or any(method.per_sample for method in self.methods):
                 per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)
             names = [layer.site.name for layer in found]
             for method in self.methods:
-                all_match(getattr(method, "patterns", ()), names, f"{method.kind} on {macro.name}: ")
+                all_match(method.patterns, names, f"{method.kind} on {macro.name}: ")
             for path in self.test.centre:
                 all_match(path.patterns, names, f"test.centre on {macro.name}: ")
             for layer in found:  # a row of each

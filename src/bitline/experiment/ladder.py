@@ -16,7 +16,7 @@ from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths, share_directions
 from bitline.experiment.run import Run
 from bitline.macro import Macro
-from bitline.methods import AnyMethod, Compensate, ErrorAware, OnMacro, Qat, Suppression
+from bitline.methods import Compensate, ErrorAware, OnMacro, Qat, Suppression
 from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Reinforce
 
@@ -35,7 +35,7 @@ class Network:
 
     name: str
     model: nn.Module
-    method: AnyMethod | None = None  # None: none was needed
+    method: OnMacro | None = None  # None: none was needed
     steps: int = 0
     recalibrated: bool = False  # batch norms, once for all chips
     prepare: OnEachChip | None = None
@@ -102,7 +102,6 @@ class Ladder:
         """The method of the network kept, or error-aware training, with inputs centred: the mean alone, and as many
         directions as the budget has room for, where they win most."""
         self.bare, method, means = kept, kept.method or ErrorAware(), Centred(rank=0)
-        assert isinstance(method, OnMacro)
         if reason := means.refuses(self.macro):
             self.tell(f"left out: {reason}")
         elif method.centre is not None:
@@ -169,10 +168,9 @@ class Ladder:
         for name, model, prepare in self.walk.on_each_chip(kept.name, kept.model, patches):
             yield replace(kept, name=name, model=model, prepare=prepare)
 
-    def _made(self, title: str, method: AnyMethod) -> Iterator[Network]:
-        stages = 2 if isinstance(method, Compensate) and method.after is not None else 1
+    def _made(self, title: str, method: OnMacro) -> Iterator[Network]:
         model = self.walk.trained(self.start, self.macro, method)
-        yield from self._once(Network(title, model, method, stages * self.walk.steps()))
+        yield from self._once(Network(title, model, method, method.stages * self.walk.steps()))
 
     def _once(self, network: Network) -> Iterator[Network]:
         """It, and what is done to it once for all chips."""

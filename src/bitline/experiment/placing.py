@@ -12,7 +12,7 @@ from bitline.data import Split, batches
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.config import Experiment
 from bitline.experiment.run import Run
-from bitline.methods import Compensate, OnMacro
+from bitline.methods import Compensate
 from bitline.methods.machine import training_chip
 from bitline.place import AnySearcher, Budget, Directions, Placed, directions, place
 from bitline.train import TrainConfig
@@ -46,8 +46,8 @@ def place_paths(
     tell(f"placements are chosen on {images} training images, " + ("of no other use" if unseen else "seen before"))
     if start is None:
         start = walk.converted(walk.float_network(), macro)
-    if method.after is not None:
-        start = walk.trained(start, macro, method.after)
+    if method.before is not None:
+        start = walk.trained(start, macro, method.before)
     at = tuple(method.at)
 
     def some(epoch: int) -> Iterable[Batch]:
@@ -83,14 +83,14 @@ def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Mod
     experiment = walk.experiment
     if model is None:
         model = walk.converted(walk.float_network(), experiment.on())
-    chip = lambda i: training_chip(experiment.seed, 3_000_000 + i)  # noqa: E731
+    chip = lambda i: training_chip(experiment.seed, i, "directions")  # noqa: E731
     return directions(model, walk.first_batches(), budget, chip, chips=chips, technology=experiment.technology)
 
 
 def centred(experiment: Experiment, path: Centred) -> Experiment:
     """The experiment with this side path in each of its methods that centre inputs, those that differed in nothing else
     being one then, and in a row of its test more; in its test, where it centres them nowhere."""
-    centring = [isinstance(one, OnMacro) and one.centre is not None for one in experiment.methods]
+    centring = [one.centre is not None for one in experiment.methods]
     each = zip(experiment.methods, centring, strict=True)
     methods = [one.model_copy(update={"centre": path}) if changed else one for one, changed in each]
     test = experiment.test

@@ -42,10 +42,10 @@ from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
-from bitline.experiment.folder import claim, finish, slug
+from bitline.experiment.folder import claim, finish, whose
 from bitline.macro import Chip, Macro, pulses
 from bitline.macro.describe import describe
-from bitline.methods import AnyMethod, Compensate, Qat, training_chip
+from bitline.methods import OnMacro, Qat, training_chip
 from bitline.methods.usual import WHY, analog
 from bitline.nn import (
     SampleNorm,
@@ -123,14 +123,14 @@ class Run:
         """The network on a macro, ranges calibrated."""
         return calibrate(self.experiment.place(net, macro), self.plain(), self.experiment.convert.calibration_batches)
 
-    def trained(self, start: nn.Module, macro: Macro, method: AnyMethod) -> nn.Module:
+    def trained(self, start: nn.Module, macro: Macro, method: OnMacro) -> nn.Module:
         """A copy of ``start`` trained by a method, after another where it says so, from checkpoints that there are."""
-        if isinstance(method, Compensate) and method.after is not None:
-            start = self.trained(start, macro, method.after)
+        if method.before is not None:
+            start = self.trained(start, macro, method.before)
         model = copy.deepcopy(start)
         use(model)
-        method = method.model_copy(update={"seed": self.experiment.seed}) if hasattr(method, "seed") else method
-        folder = self.out / "train" / slug(f"{macro.name} {method.title if method.title != UNTRAINED else 'qat'}")
+        method = method.model_copy(update={"seed": self.experiment.seed})
+        folder = self.out / "train" / whose(macro, method)
         train(
             model,
             self.batches,
@@ -209,9 +209,8 @@ class Run:
     def _centred(self, name: str, model: nn.Module, path: Centred, per_chip: bool) -> Iterator[Remedied]:
         """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
         test, seed = self.experiment.test, self.experiment.seed
-        found = centre(
-            copy.deepcopy(model), self.first_batches(), path, chip=lambda i: training_chip(seed, 2_000_000 + i)
-        )
+        chip = lambda i: training_chip(seed, i, "centred inputs")  # noqa: E731
+        found = centre(copy.deepcopy(model), self.first_batches(), path, chip=chip)
         yield name, found, None
         if test.recalibrate and batch_norms(model):
             name, found = f"{name}, BN recalibrated", self.recalibrated(found)
@@ -247,7 +246,7 @@ class Run:
 
     def _training_die(self, number: int) -> Chip:
         """Those that statistics of batch norms are estimated over."""
-        return training_chip(self.experiment.seed, 1_000_000 + number)
+        return training_chip(self.experiment.seed, number, "batch norms")
 
     def verified(self, model: nn.Module, share: float) -> nn.Module:
         """A copy with this share of its weights verified as they are written, those of most curvature × error."""
@@ -272,15 +271,17 @@ class Run:
         start = self.converted(net, macro)
         models = self.networks(start, macro)
         label = (lambda name: f"{name}, {macro.name}") if len(experiment.macros) > 1 else (lambda name: name)
-        stages = {one.title: 2 for one in experiment.methods if isinstance(one, Compensate) and one.after is not None}
-        suppressions = {one.title: getattr(one, "suppress", None) for one in experiment.methods}
+        made = {one.title: one for one in experiment.methods}
         clean = models[UNTRAINED]
         right = without_errors(clean, self.source())[None]
         self._row(label("ideal macro"), macro.name, right, 0 if clean is start else self.steps())
         for name, model in models.items():
-            spent = 0 if model is start else self.steps() * stages.get(name, 1)
+            method = made.get(name)  # None: as converted
+            spent = 0 if method is None else self.steps() * method.stages
             if any(layer.macro.variation is not None for layer in layers(model).values()):
-                parts["gains"][label(name)] = layer_gains(model, suppressions.get(name), seed=experiment.seed)
+                parts["gains"][label(name)] = layer_gains(
+                    model, method.suppress if method else None, seed=experiment.seed
+                )
             if sides(model):
                 parts["overheads"][label(name)] = side_costs(
                     model, self.testing[:1].images.float(), experiment.technology

@@ -89,7 +89,7 @@ def _layer(layer: CimLayer, macro: Macro, first: int, arrays: int | None, tensor
     if isinstance(macro.column, TableColumn):
         low, step = macro.column.low, macro.column.step
     else:
-        converters = layer._converters()
+        converters = layer.readout()
         if converters is None:
             raise ValueError(f"{name}: macro {macro.name} has no converter: a board cannot be read")
         low, step = float(converters.low), float(converters.step)

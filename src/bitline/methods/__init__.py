@@ -16,7 +16,7 @@ from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
 from bitline.methods.suppression import Suppression
 
-AnyMethod = Annotated[Plain | OfWeights | Compensate, Field(discriminator="kind")]
+AnyMethod = Annotated[OfWeights | Compensate, Field(discriminator="kind")]
 
 __all__ = [
     "AnyMethod",

@@ -10,8 +10,8 @@ from torch import nn
 from bitline.compensate import AnyPath, CorrectNet, attach
 from bitline.macro import Macro
 from bitline.methods.kinds import AnyOfWeights
-from bitline.methods.machine import OnFreshChips
-from bitline.methods.protocol import Batches, Progress
+from bitline.methods.machine import OnFreshChips, OnMacro
+from bitline.methods.protocol import Progress
 from bitline.nn import batch_norms
 
 
@@ -36,8 +36,8 @@ class Compensate(OnFreshChips):
 
     @model_validator(mode="after")
     def _trains(self) -> Compensate:
-        if self.path.UNTRAINED is not None:
-            raise ValueError(self.path.UNTRAINED)
+        if self.path.WHY_NOT_TRAINED is not None:
+            raise ValueError(self.path.WHY_NOT_TRAINED)
         if self.centre is not None or (self.after is not None and self.after.centre is not None):
             raise ValueError("centred inputs are a side path, and a layer has room for one: remove centre")
         if self.suppress is not None:
@@ -57,6 +57,10 @@ class Compensate(OnFreshChips):
             places = "" if self.at == ("*",) else f" at {', '.join(self.at)}"
             name = self.titled(f"compensated ({self.path.title}{places})")
         return name if self.after is None else f"{self.after.title}, then {name}"
+
+    @property
+    def before(self) -> OnMacro | None:
+        return self.after
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -83,10 +87,8 @@ class Compensate(OnFreshChips):
             return [(self.path.sized(size), (name,)) for name, size in self.at.items()]
         return [(self.path, self.at)]
 
-    def begin(self, model: nn.Module, batches: Batches) -> None:
-        super().begin(model, batches)
+    def freeze(self, model: nn.Module) -> None:
         self._frozen = [p for p in model.parameters() if p.requires_grad]
-        self.put(model)
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 

@@ -86,7 +86,7 @@ class Gaussian(OnMacro):
             with kept(model):
                 model.eval()
                 for number, (x, _, index) in enumerate(islice(batches(0), self.chips)):
-                    on_chip(model, training_chip(self.seed, -1 - number))
+                    on_chip(model, training_chip(self.seed, number, "before"))
                     shared.begin(index, number)
                     model(x.to(device))
         finally:

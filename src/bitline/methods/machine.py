@@ -21,9 +21,17 @@ from bitline.nn.suited import FACTORS, WEIGHTS
 SEEN = 8  # batches that a mean of inputs is found on
 
 
-def training_chip(seed: int, number: int) -> Chip:
-    """A die of the training lot: never one that is tested on."""
-    return Chip(draws.key("training lot", seed), number)
+Use = Literal["steps", "before", "batch norms", "centred inputs", "directions"]
+FIRST: dict[Use, int] = {"steps": 0, "batch norms": 1_000_000, "centred inputs": 2_000_000, "directions": 3_000_000}
+
+
+def training_chip(seed: int, number: int, use: Use = "steps") -> Chip:
+    """Die ``number`` ≥ 0 of those of the training lot that have this use: never one that is tested on.
+
+    Dies of different uses differ, up to a million steps. All that is measured ``before`` training, as ranges and sizes
+    of noise, is measured on the same ones.
+    """
+    return Chip(draws.key("training lot", seed), -1 - number if use == "before" else FIRST[use] + number)
 
 
 class Ranges(BaseModel):
@@ -69,6 +77,16 @@ class OnMacro(BaseModel):
         """Dotted-name patterns that have to match a layer of the network."""
         return (*(self.suppress.exempt if self.suppress else ()), *(self.centre.patterns if self.centre else ()))
 
+    @property
+    def before(self) -> OnMacro | None:
+        """The method that an experiment trains the network by first; None: it starts from the network as converted."""
+        return None
+
+    @property
+    def stages(self) -> int:
+        """Trainings, each of the whole budget, that an experiment makes it by."""
+        return 1 if self.before is None else 1 + self.before.stages
+
     def refuses(self, macro: Macro) -> str | None:
         """A macro that leaves ``suppress`` without its sigma, or drives nothing of both signs for ``centre``."""
         reasons = (part.refuses(macro) for part in (self.suppress, self.centre) if part is not None)
@@ -92,17 +110,21 @@ class OnMacro(BaseModel):
         self._teacher = self.distil.teacher(model) if self.distil else None
         if self.per_sample is not None:
             per_sample(model, self.per_sample)
-        OnMacro.put(self, model)
+        self.freeze(model)
+        self.put(model)
+
+    def freeze(self, model: nn.Module) -> None:
+        """Take what is not trained from the parameters that require a gradient; side paths are not there yet."""
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """What is taken off inputs that are centred, on a few batches and dies; then input ranges, where they are to
         suit the machine, on the first batch and a die of the training lot."""
         if self.centre is not None:
-            fit(model, list(islice(batches(0), SEEN)), lambda i: training_chip(self.seed, -2 - i))
+            fit(model, list(islice(batches(0), SEEN)), lambda i: training_chip(self.seed, 1 + i, "before"))
         if self.ranges is None:
             return
         x, _, index = next(iter(batches(0)))
-        on_chip(model, training_chip(self.seed, -1))
+        on_chip(model, training_chip(self.seed, 0, "before"))
         suit_ranges(model, x.to(next(model.parameters()).device), index, self.ranges.factors, self.ranges.weights)
 
     def before_step(self, model: nn.Module, progress: Progress) -> None:
@@ -115,7 +137,7 @@ class OnMacro(BaseModel):
         return self.penalised(self.read(model, x, y, index, criterion), model)
 
     def penalised(self, value: Tensor, model: nn.Module) -> Tensor:
-        """A loss, and the penalty of ``suppress``."""
+        """A loss, and what is added to it: the penalty of ``suppress``."""
         return value if self.suppress is None else value + self.suppress.penalty(model, self._progress, self.seed)
 
     def read(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, criterion: Criterion) -> Tensor:

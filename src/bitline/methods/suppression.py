@@ -67,8 +67,8 @@ class Suppression(Part):
     λ = ``k`` / (m + 3 s) with m and s mean and standard deviation of exp(theta): then no layer makes what comes in
     larger than ``k`` times, whatever the errors, as far as three standard deviations are all. That is cautious:
     ``case: typical`` divides ``k`` by the largest singular value of an orthogonal W with its errors, for its shape.
-    ``sigma`` is the macro's log-normal one. With λ below 1 activations shrink layer by layer; the last layer, whose
-    outputs are compared with one another alone, may be ``exempt``.
+    ``sigma`` is the macro's log-normal one; layers on macros without are left alone. With λ below 1 activations shrink
+    layer by layer; the last layer, whose outputs are compared with one another alone, may be ``exempt``.
 
     A batch norm divides the size of the weights before it out and puts its own in place: the penalty on W alone would
     shrink W for nothing. ``norms: counted`` takes γ / √(var + ε) · W of a layer that a norm follows, var moving with
@@ -107,19 +107,22 @@ class Suppression(Part):
     def scale(self, layer: CimLayer) -> float:
         """λ of a layer."""
         error = layer.design.variation
-        sigma = error.sigma if self.sigma is None and error is not None else self.sigma
-        assert sigma is not None
+        sigma, median = self.sigma, 1.0
+        if sigma is None:
+            assert isinstance(error, LogNormalWeight)
+            sigma, median = error.sigma, math.exp(error.mu)
         rows, columns, _ = layer.matrix_shape
         larger = bound(sigma) if self.case == "bound" else typical(sigma, min(rows, columns) / max(rows, columns))
-        return self.k / larger
+        return self.k / (median * larger)
 
     def weights(self, model: nn.Module) -> dict[str, tuple[CimLayer, Tensor]]:
-        """Layers that are not exempt, with their matrices (G, N, K), norms counted or not; raises ValueError for a
-        pattern that matches none."""
+        """Layers that are not exempt and whose λ is known, with their matrices (G, N, K), norms counted or not; raises
+        ValueError for a pattern that matches none."""
         found = layers(model)
         all_match(self.exempt, found, "suppress.exempt: ")
         norms = norms_behind(model) if self.norms == "counted" else {}
-        chosen = {name: layer for name, layer in found.items() if not matches(name, self.exempt)}
+        known = {name: layer for name, layer in found.items() if self.refuses(layer.design) is None}
+        chosen = {name: layer for name, layer in known.items() if not matches(name, self.exempt)}
         return {name: (layer, effective(layer, norms.get(name))) for name, layer in chosen.items()}
 
     def penalty(self, model: nn.Module, progress: Progress, seed: int) -> Tensor:

@@ -90,8 +90,8 @@ class OnArrays(OnSilicon):
         row, die = self.offsets is not None, (self.silicon.chip, self.silicon.write, device)
         whose = (*die, row, variation.varies, variation.model_dump(exclude={"sigma"}))
         if self._draws[0] != whose:  # the same on one die, however large the error
-            weights = self._drawn("weights", torch.Size((outputs, self.matrix_shape[0])), device)
-            self._draws = (whose, weights, self._drawn("bias", torch.Size((outputs,)), device) if row else None)
+            weights = self.drawn("weights", torch.Size((outputs, self.matrix_shape[0])), device)
+            self._draws = (whose, weights, self.drawn("bias", torch.Size((outputs,)), device) if row else None)
 
     @property
     def offsets(self) -> OffsetRow | None:
@@ -130,7 +130,7 @@ class OnArrays(OnSilicon):
         """One converter step, counts."""
         if isinstance(self.macro.column, TableColumn):
             return self.macro.column.step
-        converters = self._converters()
+        converters = self.readout()
         return float(converters.step.mean()) if converters else 1.0
 
     def program(self) -> tuple[Column, Tensor]:
@@ -206,7 +206,11 @@ class OnArrays(OnSilicon):
             if one is not None:
                 one.reset()
 
-    def _converters(self) -> Converters | None:
+    def readout(self) -> Converters | None:
+        """How the converters run now, with what a cause that is taken out leaves of them; None where there are none.
+
+        Raises RuntimeError where their range is to be calibrated and was not.
+        """
         if self.macro.converter is None:
             return None
         if self.converters is None:  # an ideal converter in place of a measured table
@@ -225,6 +229,6 @@ class OnArrays(OnSilicon):
     def _geometry(self) -> Geometry:
         raise NotImplementedError
 
-    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The torch layer's own product with other weights and another bias."""
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The torch layer's own exact product with weights (of its own weights' shape) and bias (N,), or other ones."""
         raise NotImplementedError

@@ -65,7 +65,7 @@ class CimLayer(OnArrays):
             codes, scale, zero = x, x.new_ones(()), None
         column, weight_scale = self.program()
         shifted = zero is not None and self.input_quantizer is not None and self.input_quantizer.asymmetric
-        padded, lead = self._prepared(codes, zero if shifted else None)
+        padded, lead = self.padded(codes, zero if shifted else None)
         if not torch.compiler.is_compiling():
             self._count(padded)
         y = mac(
@@ -73,7 +73,7 @@ class CimLayer(OnArrays):
             column,
             self.geometry,
             self._keys(padded),
-            self._converters(),
+            self.readout(),
             self.gradient,
             self.plan,
             self.probe,
@@ -144,7 +144,7 @@ class CimLayer(OnArrays):
             outputs = (len(shaped), *self._extent, len(self.weight))
             if lead or tuple(tail.add.movedim(self.geometry.channel, -1).shape) != outputs:  # something broadcast
                 return tail(self._read(x))
-        keys, converters = self._keys(x, column.noisy), self._converters()
+        keys, converters = self._keys(x, column.noisy), self.readout()
         zero = affine.zero if asymmetric else None
         after = self._after(affine.scale * weight_scale, self.bias, zero, column, tail)
         if not torch.is_grad_enabled() and self.added_noise is None:
@@ -162,10 +162,10 @@ class CimLayer(OnArrays):
     def exact(self, x: Tensor) -> Tensor:
         """What an exact machine computes from the same codes: quantised, but digital, and with the side path."""
         if self.side is None:
-            return self._computed(x)
+            return self.computed(x)
         self.exactly = True
         try:
-            y: Tensor = self.side(self, x, self._computed)
+            y: Tensor = self.side(self, x, self.computed)
         finally:
             self.exactly = False
         return y
@@ -175,8 +175,9 @@ class CimLayer(OnArrays):
         """Whether what it gives now is read from arrays."""
         return not self.observing and not self.exactly
 
-    def _computed(self, x: Tensor) -> Tensor:
-        return self._exact(self.met(x), self.wanted(), self.bias)
+    def computed(self, x: Tensor) -> Tensor:
+        """What an exact machine computes of the layer alone, without its side path; shapes of ``forward``."""
+        return self.product(self.met(x), self.wanted(), self.bias)
 
     def met(self, x: Tensor) -> Tensor:
         """Inputs as the arrays meet them, as numbers: quantised where they are."""
@@ -193,10 +194,10 @@ class CimLayer(OnArrays):
         """The continuous limit: the torch layer itself with this die's weights."""
         if not torch.compiler.is_compiling():
             check(self.weight.detach(), self.macro, self.site.name)
-        y = self._exact(x, *self.held())
+        y = self.product(x, *self.held())
         if self.gradient.of_chip:
             return y
-        clean = self._exact(x, self.weight, self.bias)
+        clean = self.product(x, self.weight, self.bias)
         return clean + (y - clean).detach()
 
     def _added(self, y: Tensor, column: Column) -> Tensor:
@@ -210,7 +211,7 @@ class CimLayer(OnArrays):
     def _observe(self, x: Tensor) -> None:
         if self.input_quantizer is not None and not self.input_quantizer.calibrated:
             self.input_quantizer.observe(x)
-        padded, _ = self._prepared(x, None)
+        padded, _ = self.padded(x, None)
         self._count(padded)
 
     def _count(self, padded: Tensor) -> None:
@@ -223,8 +224,8 @@ class CimLayer(OnArrays):
 
     # What a kind of layer adds.
 
-    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
-        """(codes padded and shaped for ``mac``, leading shape to restore)."""
+    def padded(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+        """(codes padded and shaped for ``mac``, leading shape to restore); padded with ``zero``, the code of 0."""
         raise NotImplementedError
 
     def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:

@@ -65,7 +65,7 @@ class OnSilicon(nn.Module):
         """Forget what was programmed: the die, the weights or the macro changed."""
         raise NotImplementedError
 
-    def _drawn(self, what: str, shape: torch.Size, device: torch.device) -> Tensor | None:
+    def drawn(self, what: str, shape: torch.Size, device: torch.device) -> Tensor | None:
         """Draws of the macro's variation for what this part holds, float32; None where dies do not differ."""
         assert self.macro.variation is not None
         silicon = self.silicon

@@ -18,19 +18,19 @@ class Linear(CimLayer, nn.Linear):  # type: ignore[misc]
     def _geometry(self) -> Dense:
         return Dense()
 
-    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+    def padded(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         lead = codes.shape[:-1]
         batch = lead[0] if lead else 1
         return codes.reshape(batch, lead[1:].numel(), codes.shape[-1]), lead
 
     def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:
-        shaped, lead = self._prepared(x, None)
+        shaped, lead = self.padded(x, None)
         return shaped, (), lead
 
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y.reshape(*lead, y.shape[-1])
 
-    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
 
@@ -56,7 +56,7 @@ class _Conv(CimLayer):
     def _geometry(self) -> Conv:
         return Conv(tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), self.groups)
 
-    def _prepared(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
+    def padded(self, codes: Tensor, zero: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         batched = codes if codes.dim() == len(self.kernel_size) + 2 else codes[None]
         pads = list(self._reversed_padding_repeated_twice)
         if any(pads):
@@ -70,7 +70,7 @@ class _Conv(CimLayer):
 
     def _shaped(self, x: Tensor) -> tuple[Tensor, tuple[tuple[int, int], ...], tuple[int, ...]]:
         if self.padding_mode != "zeros":
-            shaped, lead = self._prepared(x, None)
+            shaped, lead = self.padded(x, None)
             return shaped, (), lead
         batched = x if x.dim() == len(self.kernel_size) + 2 else x[None]
         flat = self._reversed_padding_repeated_twice
@@ -80,7 +80,7 @@ class _Conv(CimLayer):
     def _finished(self, y: Tensor, lead: tuple[int, ...]) -> Tensor:
         return y[0] if lead else y
 
-    def _exact(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)  # type: ignore[operator]
 
 

@@ -72,7 +72,7 @@ class AnalogNorm(OnSilicon, _BatchNorm):
         die = (self.silicon.chip, self.silicon.write, mean.device)
         whose = (*die, error.varies, error.model_dump(exclude={"sigma"}))
         if self._draws[0] != whose:
-            weights, offsets = (self._drawn(what, mean.shape, mean.device) for what in ("weights", "bias"))
+            weights, offsets = (self.drawn(what, mean.shape, mean.device) for what in ("weights", "bias"))
             self._draws = (whose, weights, offsets)
 
     def written(self) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,8 @@ def place(
     """
     searcher, path = searcher or Reinforce(), path or CorrectNet()
     searcher.check()
-    if path.UNTRAINED is not None:
-        raise ValueError(f"there is nothing to place: {path.UNTRAINED}")
+    if path.WHY_NOT_TRAINED is not None:
+        raise ValueError(f"there is nothing to place: {path.WHY_NOT_TRAINED}")
     widths = _checked(widths, path)
     budget = budget if isinstance(budget, Budget) else Budget.read(str(budget))
     source = Source(validation)
