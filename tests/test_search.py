@@ -277,6 +277,16 @@ def test_mixed_settings_beat_uniform_ones(found: Searched) -> None:
     assert 0 < beaten <= 4
 
 
+def test_what_is_cheaper_than_the_same_bits_everywhere_is_tested_beside_them(found: Searched) -> None:
+    mixed = [one for one in found.candidates if not one.same]
+    for same in (one for one in found.tested if one.same):
+        cheaper = [one for one in mixed if all(found.joules(one, law) < found.joules(same, law) for law in found.laws)]
+        if cheaper:
+            best = max(one.screened.mean for one in cheaper)
+            assert any(one.tested for one in cheaper if one.screened.mean == best)
+    assert sum(one.same for one in found.tested) > 1
+
+
 def test_a_search_that_was_killed_ends_the_same(
     model: nn.Module, found: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

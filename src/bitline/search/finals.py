@@ -48,7 +48,8 @@ def tested(
     goal: Goal,
     test: Callable[[Settings, str], Row],
 ) -> tuple[Candidate, ...]:
-    """The candidates, first the baseline; it and the finals with their tests.
+    """The candidates, first the baseline; it and the finals with their tests: settings with the same bits everywhere,
+    for each of them the most accurate of those cheaper, as screened, and others along the front.
 
     Then, where there is a goal, as many as ``space.refined`` between the cheapest that reaches it and the dearest of
     those cheaper that do not.
@@ -67,9 +68,9 @@ def tested(
     fronts = [(_front(same, cost), _front(mixed, cost)) for cost in costs]
     evenly = [[plain[i] for i in spread(len(plain), space.finals)] for plain, _ in fronts]
     uniform = _taking_turns(evenly)[: space.finals]
-    rivals = [_rivals(uniform, other) for _, other in fronts]
+    rivals = [_rival(one, mixed, costs) for one in ([own] if own.same else []) + uniform]
     others = [[other[i] for i in spread(len(other), space.finals)] for _, other in fronts]
-    for one in (*uniform, *_taking_turns([*rivals, *others])[: space.finals]):
+    for one in _taking_turns([[*uniform, *filter(None, rivals), *_taking_turns(others)[: space.finals]]]):
         take(one)
     cost = costs[laws.index(law_of(laws, goal.law))]
     if (at_least := goal.at_least(found[own.name].accuracy("tested", goal.by))) is not None:
@@ -85,12 +86,12 @@ def _front(some: Sequence[Candidate], cost: Callable[[Candidate], float]) -> lis
     return [some[i] for i in front([(cost(one), -one.screened.mean) for one in some])]
 
 
-def _rivals(uniform: Sequence[Candidate], mixed: Sequence[Candidate]) -> list[Candidate]:
-    """For each setting with the same bits everywhere the cheapest other one that is no less accurate."""
-    found = []
-    for one in uniform:
-        found += [other for other in mixed if other.screened.mean >= one.screened.mean][:1]
-    return found
+def _rival(
+    one: Candidate, others: Sequence[Candidate], costs: Sequence[Callable[[Candidate], float]]
+) -> Candidate | None:
+    """The most accurate of those that cost less, whatever is counted; None where none does."""
+    cheaper = [other for other in others if all(cost(other) < cost(one) for cost in costs)]
+    return max(cheaper, key=lambda other: other.screened.mean, default=None)
 
 
 def _taking_turns(lists: Sequence[Iterable[Candidate]]) -> list[Candidate]:

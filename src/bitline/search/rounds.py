@@ -133,10 +133,21 @@ class Walk:
         floor = self.own.accuracy - self.space.window
         new = [one for one in found if key(one) not in self.pool and surrogate(rise(self.rises, one)) >= floor]
         chosen = [new[i] for i in spread(len(new), -(-self.space.screened // len(self.options.laws)))]
+        chosen += self._below(law, new) if number == self.space.rounds else []
         where = "Optuna's front" if number else "the greedy path"
         self.tell(f"{self.options.laws[law]}: screening {len(chosen)} of {len(found)} settings on {where}")
         for one in chosen:
             self._measure(one)
+
+    def _below(self, law: int, some: Sequence[dict[str, Setting]]) -> list[dict[str, Setting]]:
+        """For each setting with the same bits everywhere that no other such one beats, the dearest of these below."""
+        cost = self._cost(self.options.laws[law])
+        same = [(cost(one), -found.accuracy) for one, found in self.pool.values() if uniform(one) is not None]
+        found = []
+        for at in front(same):
+            cheaper = [one for one in some if cost(one) < same[at][0]]
+            found += [max(cheaper, key=cost)] if cheaper else []
+        return found
 
     def _kept(self, layer: str, law: int) -> list[tuple[Option, Point]]:
         """A layer's options that no other one beats under a law, cheapest first."""

@@ -41,7 +41,9 @@ class Space(Written, Value):
     rounds: int = Field(default=2, ge=1, description="of trials, screening and calibration, after the greedy start")
     screened: int = Field(default=12, ge=1, description="settings screened a round")
     uniform: int = Field(default=64, ge=1, description="settings with the same bits everywhere screened, at most")
-    finals: int = Field(default=6, ge=1, description="settings tested, and as many with the same bits everywhere")
+    finals: int = Field(
+        default=6, ge=1, description="settings tested along the front; as many with the same bits, and a rival of each"
+    )
     refined: int = Field(default=3, ge=0, description="settings tested besides, next to the accuracy to hold, at most")
 
     @model_validator(mode="after")
