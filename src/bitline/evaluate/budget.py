@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.evaluate.curvature import gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.montecarlo import testing_chip
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.evaluate.result import write_atomic
 from bitline.nn import CimLayer, choose_writes, converted_layers, kept, layers, on_chip
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.cost import SideCost
-from bitline.evaluate.result import By, Frozen, Row, write_atomic
+from bitline.evaluate.result import By, Row, write_atomic
 
 
 class Attempt(Frozen):

@@ -10,18 +10,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, ValidationError
 
+from bitline.configuration import Frozen
 from bitline.cost import SideCost
 from bitline.nn.convert import Mapped
 
 By = Literal["mean", "p5"]
-
-
-class Frozen(BaseModel):
-    """A part of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Row(Frozen):
@@ -43,7 +38,7 @@ class Row(Frozen):
     condition: str = Field(default="nominal", description="temperature/supply corner")
     steps: int | None = Field(default=None, description="optimiser steps spent after the float network")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     def reached(self, by: By = "mean") -> float:
         """The mean, or the 5th percentile over chips (of fewer than 20: the worst), %."""

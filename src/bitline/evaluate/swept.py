@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from bitline.evaluate.result import Difference, Frozen, Row, Sensitivity, write_atomic
+from bitline.configuration import Frozen
+from bitline.evaluate.result import Difference, Row, Sensitivity, write_atomic
 
 Settings = dict[str, Any]
 IDEAL = "ideal macro"

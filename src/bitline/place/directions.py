@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from bitline.compensate import Centred, attach, centre, sides
 from bitline.compensate.moments import Moments
 from bitline.compensate.path import axis
+from bitline.configuration import Frozen
 from bitline.cost import DEFAULT, Technology, side_costs
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.evaluate.result import write_atomic
 from bitline.macro import Chip, ideal
 from bitline.nn import layers, on_chip, silicon, use, walk
 from bitline.nn.calibrate import unlabelled

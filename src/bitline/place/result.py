@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field
 
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.configuration import Frozen
+from bitline.evaluate.result import write_atomic
 from bitline.methods import Compensate
 from bitline.place.space import Share, Space
 

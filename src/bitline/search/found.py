@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from bitline.evaluate.result import By, Difference, Frozen, Row, write_atomic
+from bitline.configuration import Frozen
+from bitline.evaluate.result import By, Difference, Row, write_atomic
 from bitline.search.fronts import beats, front
 from bitline.search.setting import Setting, uniform
 from bitline.search.space import Space
