@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from bitline.configuration import to_yaml
-from bitline.evaluate import Result, write_atomic
+from bitline.evaluate import Result
 from bitline.experiment.config import Experiment
+from bitline.files import write_atomic
 from bitline.report import write_csv, write_html
 
 WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
@@ -53,7 +54,7 @@ def record(started: float) -> dict[str, Any]:
 def finish(result: Result, out: Path, started: float) -> None:
     """Write result.json, rows.csv, run.json and the report."""
     run = record(started)
-    result.write(out / "result.json")
+    result.save(out / "result.json")
     write_csv(result, out / "rows.csv")
     write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
     write_html(result, out / "report.html", run)

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from bitline.configuration import Frozen, explain
-from bitline.evaluate import write_atomic
+from bitline.files import write_atomic
 from bitline.lab.errors import BundleError
 from bitline.macro import Conv, Dense, Layout, Macro
 from bitline.macro.geometry import Geometry
