@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from bitline.evaluate import Result
 from bitline.experiment.config import Experiment
 from bitline.files import write_atomic
 from bitline.report import write_csv, write_html
+from bitline.version import version
 
 WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
     "experiment": "yaml",
@@ -43,7 +43,7 @@ def record(started: float) -> dict[str, Any]:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "host": platform.node(),
         "versions": {
-            "bitline": _version(),
+            "bitline": version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
@@ -68,13 +68,6 @@ def clear(out: Path) -> None:
         for ending in endings.split():
             with suppress(OSError):
                 (out / f"{name}.{ending}").unlink()
-
-
-def _version() -> str:
-    try:
-        return version("bitline")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def claim(out: Path, experiment: Experiment) -> None:
