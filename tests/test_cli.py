@@ -219,7 +219,7 @@ def test_curvature_says_what_layers_deserve(folder: Path, tmp_path: Path) -> Non
     done = call("curvature", folder / "tiny.yaml", *options, "--write", tmp_path / "bits.yaml")
     assert done.exit_code == 0, done.output
     assert "Tr H" in done.stdout
-    found = Priorities.model_validate_json((folder / "out" / "curvature.json").read_text())
+    found = Priorities.load(folder / "out" / "curvature.json")
     assert [row.layer for row in found.layers] == ["conv1", "conv2", "conv3", "fc"]
     assert sum(row.bits * row.weights for row in found.layers) <= 3 * sum(row.weights for row in found.layers)
     own = experiment.load(tmp_path / "bits.yaml")
