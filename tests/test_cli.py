@@ -158,7 +158,7 @@ def test_fresh_removes_what_bitline_left_and_nothing_else(folder: Path, tmp_path
     done = call("run", folder / "tiny.yaml", "--out", tmp_path, *small, "--set", "seed=1", "--fresh")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-    assert Result.read(tmp_path / "result.json").facts["seed"] == "1"
+    assert Result.load(tmp_path / "result.json").facts["seed"] == "1"
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_curvature_says_what_layers_deserve(folder: Path, tmp_path: Path) -> Non
     done = call("curvature", folder / "tiny.yaml", *options, "--write", tmp_path / "bits.yaml")
     assert done.exit_code == 0, done.output
     assert "Tr H" in done.stdout
-    found = Priorities.model_validate_json((folder / "out" / "curvature.json").read_text())
+    found = Priorities.load(folder / "out" / "curvature.json")
     assert [row.layer for row in found.layers] == ["conv1", "conv2", "conv3", "fc"]
     assert sum(row.bits * row.weights for row in found.layers) <= 3 * sum(row.weights for row in found.layers)
     own = experiment.load(tmp_path / "bits.yaml")
@@ -256,7 +256,7 @@ def test_train_then_evaluate_then_run_share_a_folder(folder: Path, tmp_path: Pat
     assert done.exit_code == 0, done.output
     assert sorted(path.relative_to(out) for path in (out / "train").rglob("step-*")) == trained
     rows = {row["method"]: row for row in json.loads(done.stdout)["rows"]}
-    wanted = {row.method: row for row in Result.read(folder / "out" / "result.json").rows}
+    wanted = {row.method: row for row in Result.load(folder / "out" / "result.json").rows}
     assert tuple(rows["error-aware"]["per_chip"]) == wanted["error-aware"].per_chip
     assert (out / "evaluate-error_aware" / "report.html").exists()
     done = call("run", folder / "tiny.yaml", "--out", out)

@@ -231,8 +231,8 @@ def test_priorities_of_a_network(tmp_path: Any) -> None:
     for row in found.layers:  # ½ sigma² R² Tr, the form of A1.3
         w = layers(model)[row.layer].weight.detach()
         assert row.rise == pytest.approx(0.5 * (0.1 * float(w.max() - w.min()) / 2) ** 2 * row.gauss_newton, rel=1e-4)
-    found.write(tmp_path / "curvature.json")
-    assert Priorities.model_validate_json((tmp_path / "curvature.json").read_text()) == found
+    found.save(tmp_path / "curvature.json")
+    assert Priorities.load(tmp_path / "curvature.json") == found
     assert len(priorities_table(found).rows) == 2
     with pytest.raises(ValueError, match="no layer of this model sits on a macro"):
         bl.priorities(net(), DATA)

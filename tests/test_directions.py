@@ -261,7 +261,7 @@ def test_the_command_writes_an_experiment_that_runs(tmp_path: Path) -> None:
     options = ["--budget", "30%", "--of", "macs", "--chips", "2", "--out", str(tmp_path / "out")]
     told = CliRunner().invoke(app, ["centre", str(file), *options, "--write", str(out)])
     assert told.exit_code == 0, told.output
-    found = Directions.model_validate_json((tmp_path / "out" / "centre.json").read_text())
+    found = Directions.load(tmp_path / "out" / "centre.json")
     assert found.row in told.output.replace("\n", "")
     assert yaml.safe_load(found.row)["centre"] == {"kind": "centred", "rank": 0, "ranks": found.path.ranks}
     (method,) = load(out).methods  # both are one now

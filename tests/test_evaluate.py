@@ -32,10 +32,10 @@ from bitline.evaluate import (
     row,
     sensitivity,
     statistics,
-    write_atomic,
 )
 from bitline.evaluate import testing_chip as die
 from bitline.evaluate.montecarlo import BLOCK, blocks
+from bitline.files import write_atomic
 from bitline.macro import Chip, Macro, ideal
 from bitline.macro.curves import Compressive, Polynomial
 from bitline.macro.kinds import CurveColumn, TableColumn
@@ -610,12 +610,12 @@ def test_differences_of_older_files_are_read() -> None:
 def test_results_are_written_whole_and_read_back(tmp_path: Any, noisy: nn.Module) -> None:
     found = evaluate(noisy, source()(), chips=1, details=False)
     file = tmp_path / "new" / "result.json"
-    found.write(file)
-    assert Result.read(file) == found
+    found.save(file)
+    assert Result.load(file) == found
     assert [path.name for path in file.parent.iterdir()] == ["result.json"]
     file.write_text(file.read_text().replace('"mean"', '"meann"', 1))
     with pytest.raises(ValueError, match=r"result.json: rows.0.mean.*expected a result.json"):
-        Result.read(file)
+        Result.load(file)
     with pytest.raises(TypeError):
         write_atomic(file, 5)  # type: ignore[arg-type]
     assert [path.name for path in file.parent.iterdir()] == ["result.json"]

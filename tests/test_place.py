@@ -476,7 +476,7 @@ def test_the_command_places(tmp_path: Path) -> None:
     few = ["--budget", "60%", "--widths", "0.25", "--steps", "2", "--chips", "2", "--images", "64"]
     done = CliRunner().invoke(app, [*common, *few, "--searcher", "exhaustive"])
     assert done.exit_code == 0, done.output
-    found = Placed.model_validate_json((tmp_path / "out" / "place.json").read_text())
+    found = Placed.load(tmp_path / "out" / "place.json")
     assert "Placements" in done.output
     assert found.row in done.output
     assert len(found.tried) == found.space.size == 2 ** len(found.space.candidates)

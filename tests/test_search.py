@@ -392,11 +392,11 @@ def test_a_goal_that_cannot_be_is_refused(goal: dict[str, float], told: str) -> 
 
 
 def test_what_was_found_is_written_and_read(found: Searched, tmp_path: Path) -> None:
-    found.write(tmp_path / "search.json")
-    assert Searched.read(tmp_path / "search.json") == found
+    found.save(tmp_path / "search.json")
+    assert Searched.load(tmp_path / "search.json") == found
     (tmp_path / "other.json").write_text('{"title": 3}')
     with pytest.raises(ValueError, match=r"other.json: .*expected a search.json written by Bitline"):
-        Searched.read(tmp_path / "other.json")
+        Searched.load(tmp_path / "other.json")
     write_search_csv(found, tmp_path / "search.csv")
     rows = list(csv.DictReader((tmp_path / "search.csv").open()))
     assert [row["setting"] for row in rows] == [one.name for one in found.candidates]

@@ -115,7 +115,7 @@ def test_an_experiment_written_reads_as_itself(name: str, tmp_path: Path) -> Non
 
 
 def test_the_command_writes_what_it_found(folder: Path) -> None:
-    found = Searched.read(folder / "out" / "search.json")
+    found = Searched.load(folder / "out" / "search.json")
     told = " ".join((folder / "told.txt").read_text().split())
     floor = found.baseline.accuracy("tested") - 30
     winner = found.cheapest(floor, "walden")
@@ -133,14 +133,14 @@ def test_the_command_writes_what_it_found(folder: Path) -> None:
 
 def test_the_winner_runs_as_it_was_tested(folder: Path, tmp_path: Path) -> None:
     """The experiment that the search wrote gives the accuracies that the search told, chip by chip."""
-    found = Searched.read(folder / "out" / "search.json")
+    found = Searched.load(folder / "out" / "search.json")
     winner = found.cheapest(found.baseline.accuracy("tested") - 30, "walden")
     experiment = load(folder / "out" / "search.yaml")
     assert experiment.search is None
     assert experiment.convert.layers
     done = call("run", folder / "out" / "search.yaml", "--out", tmp_path)
     assert done.exit_code == 0, done.output
-    result = Result.read(tmp_path / "result.json")
+    result = Result.load(tmp_path / "result.json")
     row = next(one for one in result.rows if one.method == "error-aware")
     assert found.verified is not None
     assert found.verified.chosen.method == winner.name
@@ -150,7 +150,7 @@ def test_the_winner_runs_as_it_was_tested(folder: Path, tmp_path: Path) -> None:
 
 def test_finals_are_chosen_apart_and_verified_once(folder: Path) -> None:
     """Chosen on images that nothing was trained on and dies of another lot; told with the paired difference."""
-    found = Searched.read(folder / "out" / "search.json")
+    found = Searched.load(folder / "out" / "search.json")
     assert found.facts["decided by"] == "2 dies, 64 training images of no other use"
     walk = SearchRun(load(folder / "tiny.yaml"), folder / "out", tell=quiet, progress=False, images=64)
     judges, _ = walk._apart()
@@ -187,7 +187,7 @@ def test_an_accuracy_that_nothing_holds_is_told(folder: Path, tmp_path: Path) ->
     shutil.copytree(folder / "out", tmp_path / "out")
     done = call("search", folder / "tiny.yaml", "--hold", "100", "--images", "64", "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert Searched.read(tmp_path / "out" / "search.json").verified is None
+    assert Searched.load(tmp_path / "out" / "search.json").verified is None
     assert "no setting tested holds 100 % (mean): the best," in done.output
 
 
@@ -258,7 +258,7 @@ def test_the_baseline_is_the_network_of_the_experiment(folder: Path) -> None:
     macro = experiment.macros[0]
     model = base.trained(base.converted(base.float_network(), macro), macro, walk.method)
     right = base.ledger().over_chips(model, "again", base.source, 2, experiment.seed)
-    found = Searched.read(folder / "out" / "search.json")
+    found = Searched.load(folder / "out" / "search.json")
     assert found.verified is not None
     assert torch.allclose(
         100 * right.double().mean(1), torch.tensor(found.verified.baseline.per_chip).double(), atol=1e-4

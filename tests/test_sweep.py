@@ -269,7 +269,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sweep_of_an_experiment(whole: Path) -> None:
-    found = Sweep.read_file(whole / "sweep.json")
+    found = Sweep.load(whole / "sweep.json")
     names = [f"{title}{more}" for title in ("untrained on chips", "error-aware") for more in ("", " + BN recalibrated")]
     assert list(found.methods) == names
     assert all(len(point.rows) == 5 and len(point.differences) == 3 for point in found.points)
@@ -292,7 +292,7 @@ def test_a_run_in_the_same_folder_shares_training_and_answers(whole: Path, monke
     monkeypatch.setattr(ledger, "append", lambda path, trial: asked.append(trial.chip))
     test = SWEPT["test"] | {"details": False}
     result = Run(parse(SWEPT | {"test": test}, "test"), whole, quiet, progress=False)()
-    swept = Sweep.read_file(whole / "sweep.json").points[0]
+    swept = Sweep.load(whole / "sweep.json").points[0]
     assert [row.per_chip for row in result.rows[2:]] == [row.per_chip for row in swept.on_chips]
     assert asked == []
     SweepRun(parse(SWEPT, "test"), OVER, whole, tell=quiet, progress=False)()

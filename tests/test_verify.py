@@ -319,7 +319,7 @@ def test_the_command(tmp_path):
     found = Verification.model_validate(json.loads(done.stdout))
     assert found.method == "error-aware"
     assert found.rows[2].chips == 2
-    assert Verification.model_validate_json((tmp_path / "verify-error_aware.json").read_text()) == found
+    assert Verification.load(tmp_path / "verify-error_aware.json") == found
     assert found.assumed in (tmp_path / "verify-error_aware.html").read_text()
     done = CliRunner().invoke(app, call)  # the network is there already
     assert done.exit_code == 0, done.output

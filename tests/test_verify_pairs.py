@@ -357,7 +357,7 @@ def test_the_command_takes_pairs(tmp_path):
     done = CliRunner().invoke(app, ["verify", str(file), "--circuit", NAME, *options])
     assert done.exit_code == 0, done.output
     assert "each conversion is 2 columns, solved apart" in done.stdout
-    found = Verification.model_validate_json((tmp_path / "verify-error_aware.json").read_text())
+    found = Verification.load(tmp_path / "verify-error_aware.json")
     assert found.bands[0].low < 0
     page = (tmp_path / "verify-error_aware.html").read_text()
     assert found.assumed in page

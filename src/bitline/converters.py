@@ -11,19 +11,15 @@ from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
+
+from bitline.configuration import Frozen
 
 CANDIDATES = 60  # clip levels tried by the mse rule
 
 
-class Model(BaseModel):
-    """A frozen part of a macro's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RangeRule(Model):
+class RangeRule(Frozen):
     """How a converter's range is found: by the circuit, or, where ``calibrated``, for each layer by what it sees."""
 
     calibrated: ClassVar[bool] = False
@@ -118,7 +114,7 @@ class CalibratedRange(RangeRule):
 Range = Annotated[FullRange | FixedRange | CalibratedRange, Field(discriminator="kind")]
 
 
-class Adc(Model):
+class Adc(Frozen):
     """An analog-to-digital converter, shared by ``columns_per_adc`` neighbouring columns of the macro."""
 
     kind: Literal["adc"] = "adc"
@@ -221,7 +217,7 @@ class Adc(Model):
         return torch.tensor(self.levels, device=device, dtype=torch.float64).mul(self.codes - 1).float()
 
 
-class Driver(Model):
+class Driver(Frozen):
     """A word-line driver (DAC): what the digits 0, 1, … really drive, in input steps."""
 
     kind: Literal["dac"] = "dac"

@@ -189,7 +189,7 @@ def _reread(
 def _modelled(adapted: Any, file: Path, picture: Path | None, source: str, name: str) -> None:
     """Write a behavioural model as a macro, and the picture of what it misses."""
     from bitline.configuration import to_yaml
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
     from bitline.report.residuals import residual_picture
 
     macro = adapted.behaviour.macro(name, columns=128, source=source)

@@ -162,7 +162,7 @@ def report(
     from bitline.report import write_csv, write_html
     from bitline.report.tables import summary_table
 
-    result = Result.read(file)
+    result = Result.load(file)
     beside = file.with_name("run.json")
     run = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
     page = out or file.with_name("report.html")

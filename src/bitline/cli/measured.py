@@ -53,7 +53,7 @@ def fit(
     """
     from bitline import presets
     from bitline.configuration import to_yaml
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
     from bitline.macro import fit_macro
     from bitline.report.error_tables import table_picture
 
@@ -105,7 +105,8 @@ def enough(
 
     Example: `bitline enough chip.parquet experiment.yaml --method dnat --tolerance 1 --picture enough.svg`
     """
-    from bitline.evaluate import accuracy_curve, write_atomic
+    from bitline.evaluate import accuracy_curve
+    from bitline.files import write_atomic
     from bitline.report.sample_curve import accuracy_picture
 
     log, experiment = _taken(samples, where), loaded(file, changes)

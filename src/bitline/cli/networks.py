@@ -57,7 +57,7 @@ def ranges(
     Example: `bitline ranges demo --method error_aware --picture ranges.svg`
     """
     from bitline import nn
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
     from bitline.report.ranges import range_picture
     from bitline.report.tables import ranges_table
 
@@ -166,9 +166,10 @@ def curvature(
 
     Example: `bitline curvature examples/digits-two-macros.yaml --set macro=rram-dac4.yaml --share 0.05`
     """
-    from bitline.evaluate import priorities, write_atomic
+    from bitline.evaluate import priorities
     from bitline.experiment import slug
     from bitline.experiment.search import allocated, choosable, written
+    from bitline.files import write_atomic
     from bitline.report.tables import priorities_table
     from bitline.search import Setting
 
@@ -184,7 +185,7 @@ def curvature(
         model, walk.plain(), batches=batches, probes=probes, share=share, mean_bits=bits, seed=experiment.seed
     )
     path = folder / ("curvature.json" if method is None else f"curvature-{slug(method)}.json")
-    found.write(path)
+    found.save(path)
     if write is not None:
         own = allocated(experiment, {row.layer: Setting(weight_bits=row.bits) for row in found.layers})
         write_atomic(
@@ -255,7 +256,7 @@ def verify(
             seed=experiment.seed,
         )
     page, figures = (folder / f"verify-{slug(method)}.{ending}" for ending in ("html", "json"))
-    found.write(figures)
+    found.save(figures)
     write_verification(found, page, " ".join(["bitline", *sys.argv[1:]]))
     if as_json:
         typer.echo(found.model_dump_json(indent=2, by_alias=True))

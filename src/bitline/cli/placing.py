@@ -82,7 +82,7 @@ def place(
         keep=kept,
         tell=lambda line: say(line, voice),
     )
-    found.write(folder / "place.json")
+    found.save(folder / "place.json")
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
@@ -113,15 +113,15 @@ def centre(
 
     Example: `bitline centre examples/correctnet-lenet5.yaml --budget 20% --of macs`
     """
-    from bitline.evaluate import write_atomic
     from bitline.experiment import centred, share_directions, written
+    from bitline.files import write_atomic
     from bitline.place import Budget
     from bitline.report.placement import directions_table
 
     experiment, folder = loaded(file, changes), folder_of(file, out)
     voice = errors if as_json else console
     found = share_directions(walk_of(experiment, folder, voice), Budget.read(budget, of), chips=chips)
-    found.write(folder / "centre.json")
+    found.save(folder / "centre.json")
     if write is not None:
         write_atomic(write, written(centred(experiment, found.path)))
     if as_json:

@@ -39,8 +39,8 @@ def search(
 
     Example: `bitline search examples/bits-lenet5.yaml --lose 1`
     """
-    from bitline.evaluate import write_atomic
     from bitline.experiment import SearchRun, clear, written
+    from bitline.files import write_atomic
     from bitline.report.search import search_table, sentence, setting_table, verdict
     from bitline.search import Goal
 

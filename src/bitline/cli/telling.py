@@ -71,7 +71,7 @@ class Told(TyperGroup):
 
 def write(text: str, out: Path | None) -> None:
     """Write a text to a file; to standard output where none is named."""
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
 
     if out is None:
         typer.echo(text, nl=False)

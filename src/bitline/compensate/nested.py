@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.macro import Macro
 from bitline.nn import CimLayer, Read, ReadStep, SidePath, Steps, layers
 
 S = TypeVar("S", bound=SidePath)
 
 
-class Nested(BaseModel):
+class Nested(Frozen):
     """What stands around what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     outer: Any
     inner: Any
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate.attach import remove
+from bitline.configuration import Frozen
 from bitline.nn import count_outputs, digital, layers
 
 
-class Overhead(BaseModel):
+class Overhead(Frozen):
     """Of one layer with a side path, or of all together, for one sample."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     layer: str
     parameters: int = Field(description="of the layer: weights and biases")
     macs: int = Field(description="of the layer: multiplications with addition")

@@ -7,11 +7,12 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitline import draws
+from bitline.configuration import Frozen
 from bitline.macro import Macro
 from bitline.nn import CimLayer, SidePath
 
@@ -22,10 +23,9 @@ Stands = Literal["alone", "around", "inside"]
 """Where a side path may be when the layer has another: nowhere, around that, or between that and the array."""
 
 
-class Path(BaseModel):
+class Path(Frozen):
     """A kind of side path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
 
     @property

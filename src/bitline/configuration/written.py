@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import Any, TypeVar, get_origin
+from typing import Any, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
@@ -17,7 +17,6 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 TRUTH = PydanticCustomError(
     "truth_value", "a number is expected, not a truth value (YAML reads yes, no, on and off as such)"
 )
-V = TypeVar("V", bound="Value")
 
 
 def from_yaml(text: str) -> Any:
@@ -52,22 +51,6 @@ class Written(BaseModel):
     ) -> dict[str, Any]:
         """The JSON schema, bare names included."""
         return super().model_json_schema(by_alias, ref_template, schema_generator or _Schema, mode, **more)
-
-
-class Value(BaseModel):
-    """A frozen model that keeps what it works out (``cached_property``): copies share it, changed copies start anew."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __deepcopy__(self: V, memo: dict[int, Any] | None = None) -> V:
-        return self
-
-    def model_copy(self: V, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> V:
-        """As pydantic's; ``deep`` makes no difference, for nothing inside ever changes."""
-        copied = super().model_copy(update=update)
-        for name in copied.__dict__.keys() - type(self).model_fields.keys() if update else ():
-            del copied.__dict__[name]
-        return copied
 
 
 class _Schema(GenerateJsonSchema):

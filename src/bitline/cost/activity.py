@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.macro import Layout
 from bitline.nn import CimLayer, kept, layers
 
 
-class Activity(BaseModel):
+class Activity(Frozen):
     """Shares of a layer's work that are done, 0 to 1, where zeros are skipped: the rest needs neither drive nor
     conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     reads: float = Field(default=1.0, ge=0, le=1, description="passes of row groups that have a digit other than 0")
     drives: float = Field(default=1.0, ge=0, le=1, description="digits other than 0")
 

@@ -11,20 +11,15 @@ from collections import Counter
 from collections.abc import Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.compensate import remove, sides
+from bitline.configuration import Frozen
 from bitline.cost.activity import Activity
 from bitline.macro import Layout, Macro, Site
 from bitline.macro.kinds import TableColumn
 from bitline.nn import CimLayer, SidePath, converted_layers, count_outputs, digital
-
-
-class Frozen(BaseModel):
-    """A part of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LayerCounts(Frozen):

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.cost.activity import Activity
-from bitline.cost.counts import Frozen, LayerCounts, count
+from bitline.cost.counts import LayerCounts, count
 from bitline.cost.technology import Digital, Technology
 from bitline.macro import Macro
 from bitline.macro.placement import Reload

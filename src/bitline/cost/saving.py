@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.cost.adc import AdcEnergy
-from bitline.cost.counts import Frozen, LayerCounts
+from bitline.cost.counts import LayerCounts
 from bitline.cost.estimate import conversions
 
 Bits = int | Mapping[str, int]

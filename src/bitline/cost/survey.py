@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 
-from bitline.configuration import from_yaml
+from bitline.configuration import Frozen, from_yaml
 from bitline.units import Hertz, Joules
 
 FITTED = Path(__file__).with_name("survey.yaml")
@@ -29,10 +29,9 @@ SHEETS = ("xl/worksheets/sheet2.xml", "xl/worksheets/sheet3.xml")  # ISSCC, VLSI
 XML = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
-class Curve(BaseModel):
+class Curve(Frozen):
     """a · 2^b · √(1 + (f/f_a)²) + c · 4^b · √(1 + (f/f_c)²): energy of a conversion from effective bits and rate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     step: Joules = Field(gt=0, description="a, J: of each step of the scale, at low speed")
     step_corner: Hertz = Field(gt=0, description="f_a, Hz: beyond it this part's power grows as the speed's square")
     noise: Joules = Field(gt=0, description="c, J: of 4^b, at low speed")
@@ -46,10 +45,9 @@ class Curve(BaseModel):
         return steps + self.noise * np.exp2(np.multiply(2, bits)) * np.hypot(1, np.divide(rate, self.noise_corner))
 
 
-class Survey(BaseModel):
+class Survey(Frozen):
     """The curves fitted to a survey, and what they were fitted to."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
     licence: str
     years: tuple[int, int]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from bitline.configuration import Frozen
 
 from .split import Split
 
@@ -17,10 +18,8 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of images between 0 and 1."""
 
 
-class Dataset(BaseModel, ABC):
+class Dataset(Frozen, ABC):
     """A data set as a frozen value. Every concrete one adds a literal tag `kind`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def train(self) -> Split:

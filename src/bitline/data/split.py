@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from bitline.configuration import Frozen
 
 Batch = tuple[Shaped[Tensor, "B C H W"], Int64[Tensor, "B"], Int64[Tensor, "B"]]
 """Images as stored in the split, labels and index."""
@@ -117,13 +119,11 @@ class Split:
         return self[torch.from_numpy(np.sort(rank[:n]))]
 
 
-class CropFlip(BaseModel):
+class CropFlip(Frozen):
     """Random crop after padding with zeros (the channel's mean, once normalised), then a left-right flip half the time.
 
     Source: K. He et al., CVPR 2016, section 4.2 (padding 4 for 32×32).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["crop_flip"] = "crop_flip"
     padding: int = Field(default=4, ge=0, description="pixels added on each side before the crop")

@@ -9,6 +9,7 @@ kind of model, in which the error falls on the float weight and no cells exist; 
 from bitline.devices.cell import AnyCellError, Cell, Draws, Held
 from bitline.devices.conductances import Conductances, join, shipped
 from bitline.devices.confusion import confusion, fit_confusions, read_confusions, read_errors
+from bitline.devices.draw import Draw
 from bitline.devices.drift import BOLTZMANN_EV, AnyDrift, Drift, LogTimeDrift, PowerLawDrift
 from bitline.devices.errors import (
     CapacitorMismatch,
@@ -21,7 +22,6 @@ from bitline.devices.errors import (
 from bitline.devices.faults import StuckAt, StuckMap
 from bitline.devices.kept import KeptError
 from bitline.devices.measured import MeasuredCell
-from bitline.devices.model import Draw, Model
 from bitline.devices.noise import AnyReadNoise, FlickerNoise, ReadNoise, StateNoise
 from bitline.devices.offsets import OffsetRow, Stored
 from bitline.devices.profiles import (
@@ -66,7 +66,6 @@ __all__ = [
     "Logarithm",
     "MeasuredCell",
     "Middle",
-    "Model",
     "OffsetRow",
     "Power",
     "PowerLawDrift",

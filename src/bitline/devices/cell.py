@@ -10,11 +10,12 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from bitline.configuration import Frozen
+from bitline.devices.draw import Draw
 from bitline.devices.drift import AnyDrift
 from bitline.devices.errors import CapacitorMismatch, GaussianCell, LevelTable, LogNormalCell, UniformCell
 from bitline.devices.faults import StuckAt, StuckMap
 from bitline.devices.measured import MeasuredCell
-from bitline.devices.model import Draw, Model
 from bitline.devices.noise import AnyReadNoise
 from bitline.devices.states import StateCell
 from bitline.devices.verify import Writes, WriteVerify
@@ -46,7 +47,7 @@ class Held:
     writes: Writes | None  # where there is a write–verify loop
 
 
-class Cell(Model):
+class Cell(Frozen):
     """A memory cell: conductance range and everything that goes wrong with it, in the order it happens."""
 
     g_min: Siemens | None = Field(default=None, ge=0, description="conductance of level 0; leaks into every read")

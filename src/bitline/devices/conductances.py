@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from bitline.devices.model import Model
+from bitline.configuration import Frozen
 from bitline.units import Kelvin, Siemens, si
 
 
@@ -58,21 +58,21 @@ Quantiles = Annotated[
 ]
 
 
-class Bake(Model):
+class Bake(Frozen):
     """Cells kept at a temperature: read once, ``seconds`` after their first read."""
 
     kelvin: Kelvin = Field(gt=0)
     seconds: float = Field(gt=0, description="s")
 
 
-class Conductances(Model):
+class Conductances(Frozen):
     """Distributions of measured cells by programmed level, at room temperature by age, and after bakes.
 
     Levels are evenly spaced: level k aims at ``low + step · k``. ``quantiles``: (conditions, levels, 25) in siemens,
     the conditions being ``seconds`` at room temperature (0: as programmed), then ``bakes`` from cool to hot.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
     name: str
     source: str = Field(default="", description="who measured, licence, what was left out")
     low: Siemens = Field(ge=0, description="conductance that level 0 aims at")

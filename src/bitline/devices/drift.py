@@ -10,8 +10,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from bitline.configuration import Frozen
+from bitline.devices.draw import Draw
 from bitline.devices.kept import MEAN, SPREAD, Keep, kept
-from bitline.devices.model import Draw, Model
 from bitline.devices.profiles import AnyProfile, Constant
 from bitline.units import Kelvin, Seconds
 
@@ -19,7 +20,7 @@ BOLTZMANN_EV = 8.617333262e-5
 NONE = Constant(value=0.0)
 
 
-class Drift(Model):
+class Drift(Frozen):
     """A law of age: what each cell holds at a time t ≥ t0 after programming, its draw frozen with the die.
 
     Levels count from 0 S. A cell's state is the level that it was programmed to as a share of the highest. Another

@@ -10,11 +10,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bitline.devices.model import Draw, Model
+from bitline.configuration import Frozen
+from bitline.devices.draw import Draw
 from bitline.units import Farads
 
 
-class CellError(Model):
+class CellError(Frozen):
     """An error of each physical cell.
 
     It is what all cells have in common, the mean at each level (``typical``), and a spread around it (``centred``):

@@ -10,9 +10,9 @@ import torch
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from torch import Tensor
 
+from bitline.devices.draw import Draw
 from bitline.devices.errors import CellError
 from bitline.devices.kept import KeptError
-from bitline.devices.model import Draw
 
 
 class StuckAt(KeptError):

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bitline.devices.draw import Draw
 from bitline.devices.errors import CellError
-from bitline.devices.model import Draw
 
 Keep = Literal["all", "mean", "spread", "none"]
 SPREAD: dict[Keep, Keep] = {"all": "spread", "mean": "none"}  # what stays of what is kept, without the mean

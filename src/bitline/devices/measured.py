@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 from torch import Tensor
 
 from bitline.devices.conductances import NORMAL_SCORES, REFERENCE, Conductances, moments, names, shipped
+from bitline.devices.draw import Draw
 from bitline.devices.errors import CellError
-from bitline.devices.model import Draw
 from bitline.units import Kelvin, Seconds, Siemens, si
 
 

@@ -10,12 +10,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bitline.devices.model import Model
+from bitline.configuration import Frozen
 from bitline.devices.profiles import AnyProfile
 from bitline.units import Seconds
 
 
-class ReadNoise(Model):
+class ReadNoise(Frozen):
     """The noise of a driven cell."""
 
     ages: ClassVar[bool] = False  # whether it depends on the time since programming

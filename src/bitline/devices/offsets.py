@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from bitline.devices.model import Model
+from bitline.configuration import Frozen
 from bitline.devices.weights import WeightError, half_range
 
 
@@ -23,7 +23,7 @@ class Stored:
     deviation: Tensor | None  # of a weight from read to read, (); of an offset ``amplitude`` times as much
 
 
-class OffsetRow(Model):
+class OffsetRow(Frozen):
     """A row beside the weights that holds offsets b as b / f and is driven with the constant input f.
 
     All devices of the array share one physical range, that of w and b / f together, and err relative to it: the error

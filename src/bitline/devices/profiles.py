@@ -17,10 +17,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from torch import Tensor
 
-from bitline.devices.model import Model
+from bitline.configuration import Frozen
 
 
-class Profile(Model):
+class Profile(Frozen):
     """A figure for each state of a cell."""
 
     @abstractmethod

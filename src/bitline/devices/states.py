@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from bitline.devices.draw import Draw
 from bitline.devices.kept import KeptError
-from bitline.devices.model import Draw
 from bitline.devices.profiles import AnyProfile, Constant
 
 

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bitline.devices.model import Draw, Model
+from bitline.configuration import Frozen
+from bitline.devices.draw import Draw
 from bitline.units import Siemens
 
 
@@ -21,7 +22,7 @@ class Writes:
     outside: Tensor  # bool: verified, and still read outside the tolerance at the last verify
 
 
-class WriteVerify(Model):
+class WriteVerify(Frozen):
     """After the first write, which leaves the cell's errors, each cell is read and corrected until it reads within the
     tolerance or the pulses are used up.
 

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bitline.devices.model import Draw, Model
+from bitline.configuration import Frozen
+from bitline.devices.draw import Draw
 
 
-class WeightError(Model):
+class WeightError(Frozen):
     """An error of each weight: frozen until the array is written again, or fresh at each read and position.
 
     ``beside``: what else sits in the weights' physical range, for errors that are relative to it.

@@ -6,8 +6,10 @@ from abc import abstractmethod
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from bitline.configuration import Frozen
 
 Bits = Annotated[int, Field(ge=1, le=16)]
 
@@ -20,10 +22,9 @@ def cut(magnitude: Tensor, bits: int, width: int) -> Tensor:
     return torch.stack([(integers >> shift) & mask for shift in range(0, bits, width)]).to(magnitude.dtype)
 
 
-class Scheme(BaseModel):
+class Scheme(Frozen):
     """What input and weight schemes share: a range of integers, walked in steps of ``stride``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     bits: Bits
 
     @property

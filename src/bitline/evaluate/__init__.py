@@ -20,7 +20,6 @@ from bitline.evaluate.result import (
     Seen,
     Sensitivity,
     Verification,
-    write_atomic,
 )
 from bitline.evaluate.simple import evaluate
 from bitline.evaluate.statistics import difference, interval, row
@@ -80,7 +79,6 @@ __all__ = [
     "testing_chip",
     "without_errors",
     "worth_verifying",
-    "write_atomic",
 ]
 
 verb(__name__)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.evaluate.curvature import gauss_newton, hessian_traces, spend_bits
 from bitline.evaluate.montecarlo import testing_chip
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.files import Saved
 from bitline.nn import CimLayer, choose_writes, converted_layers, kept, layers, on_chip
 
 
@@ -33,8 +33,10 @@ class LayerCurvature(Frozen):
     bits: int = Field(description="bits of its weights, where all layers share a budget")
 
 
-class Priorities(Frozen):
+class Priorities(Saved):
     """Layers by what their weights cost the loss, in the order of the network."""
+
+    FILE: ClassVar[str] = "curvature.json"
 
     macro: str
     samples: int = Field(description="of the data, that curvature was measured on")
@@ -42,10 +44,6 @@ class Priorities(Frozen):
     share: float = Field(description="of all weights, to be verified")
     mean_bits: float = Field(description="bits a weight on average, to be spent")
     layers: tuple[LayerCurvature, ...]
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.evaluate.montecarlo import over_chips
-from bitline.evaluate.result import Frozen
 from bitline.evaluate.simple import Source
 from bitline.evaluate.statistics import REPLICATES, means, percentiles
 from bitline.macro import fit_table

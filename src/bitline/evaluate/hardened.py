@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.cost import SideCost
-from bitline.evaluate.result import By, Frozen, Row, write_atomic
+from bitline.evaluate.result import By, Row
+from bitline.files import Saved
 
 
 class Attempt(Frozen):
@@ -39,8 +41,10 @@ class Step(Frozen):
         return {law: 1 - joules / before[law] for law, joules in one.adc.items()} if before and one.adc else {}
 
 
-class Hardened(Frozen):
+class Hardened(Saved):
     """The whole walk. It holds no time, path or host name: walks with one seed write the same bytes."""
+
+    FILE: ClassVar[str] = "hardened.json"
 
     title: str
     macro: str
@@ -93,7 +97,3 @@ class Hardened(Frozen):
     def kept(self) -> Attempt | None:
         """What the walk ended with."""
         return self.steps[-1].kept
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")

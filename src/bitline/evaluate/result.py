@@ -6,22 +6,16 @@ host name, so that two runs with one seed write the same bytes; those go to ``ru
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field
 
+from bitline.configuration import Frozen
 from bitline.cost import SideCost
+from bitline.files import Saved
 from bitline.nn.convert import Mapped
 
 By = Literal["mean", "p5"]
-
-
-class Frozen(BaseModel):
-    """A part of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Row(Frozen):
@@ -43,7 +37,7 @@ class Row(Frozen):
     condition: str = Field(default="nominal", description="temperature/supply corner")
     steps: int | None = Field(default=None, description="optimiser steps spent after the float network")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     def reached(self, by: By = "mean") -> float:
         """The mean, or the 5th percentile over chips (of fewer than 20: the worst), %."""
@@ -139,9 +133,11 @@ class Band(Frozen):
     table: Seen = Field(description="expected over dies and patterns, error model: from the sum, or that of each leg")
 
 
-class Verification(Frozen):
+class Verification(Saved):
     """A trained network on the behavioural model of its macro's circuit, on dies it has never met, and its conversions
     in the circuit itself."""
+
+    FILE: ClassVar[str] = "verify-METHOD.json"
 
     method: str
     circuit: str
@@ -155,13 +151,11 @@ class Verification(Frozen):
         default=None, description="residual of a conversion that the behavioural model's own fit leaves, LSB rms"
     )
 
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
 
-
-class Result(Frozen):
+class Result(Saved):
     """Everything one evaluation or experiment found."""
+
+    FILE: ClassVar[str] = "result.json"
 
     title: str
     sentence: str = Field(description="the summary, in one sentence")
@@ -181,29 +175,3 @@ class Result(Frozen):
     facts: dict[str, str] = Field(
         default_factory=dict, description="settings to print: seed, frozen σ, curve, data set …"
     )
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically: to a temporary name beside ``path``, then renamed."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
-
-    @staticmethod
-    def read(path: Path) -> Result:
-        """Read a result back; raises ValueError naming the file and the first wrong field."""
-        try:
-            return Result.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ValueError(f"{path}: {place}: {first['msg']}; expected a result.json written by Bitline") from None
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary file beside ``path`` and rename it: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

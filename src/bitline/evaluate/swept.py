@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from bitline.evaluate.result import Difference, Frozen, Row, Sensitivity, write_atomic
+from bitline.configuration import Frozen
+from bitline.evaluate.result import Difference, Row, Sensitivity
+from bitline.files import Saved
 
 Settings = dict[str, Any]
 IDEAL = "ideal macro"
@@ -82,8 +83,10 @@ class Point(Frozen):
         return max(self.on_chips, key=lambda row: row.mean)
 
 
-class Sweep(Frozen):
+class Sweep(Saved):
     """Everything a sweep found. It holds no time, path or host name: two sweeps with one seed write the same bytes."""
+
+    FILE: ClassVar[str] = "sweep.json"
 
     title: str
     sentence: str = Field(description="the summary")
@@ -98,20 +101,6 @@ class Sweep(Frozen):
     def methods(self) -> tuple[str, ...]:
         """The rows there are at some point, the ideal macro's left out."""
         return tuple(dict.fromkeys(row.method for point in self.points for row in point.on_chips))
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
-
-    @staticmethod
-    def read_file(path: Path) -> Sweep:
-        """Read a sweep back; raises ValueError naming the file and the first wrong field."""
-        try:
-            return Sweep.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ValueError(f"{path}: {place}: {first['msg']}; expected a sweep.json written by Bitline") from None
 
 
 def sentence(points: Sequence[Point]) -> str:

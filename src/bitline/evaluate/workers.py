@@ -10,22 +10,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bitline.configuration import Frozen
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 RETRIES = 3  # of a trial whose worker died
 
 
-class Workers(BaseModel):
+class Workers(Frozen):
     """How trials are shared out: over local Ray workers, or those of a cluster.
 
     Sums of large digital layers round by the number of threads, so a worker has as many as this process, unless told:
     with more than a few workers on one machine set OMP_NUM_THREADS=1 for all of it. Where there are GPUs, they are
     shared among the workers.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int | None = Field(default=None, ge=1, description="absent: one a CPU")
     address: str | None = Field(

@@ -11,9 +11,7 @@ import torch
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PositiveFloat,
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 
 from bitline import presets
 from bitline.compensate import Centred, Patch
-from bitline.configuration import OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
+from bitline.configuration import Frozen, OneOrMany, Written, explain, from_yaml, lay, near, refused, whole
 from bitline.cost import DEFAULT, Technology
 from bitline.data import AnyDataset, CropFlip, Split
 from bitline.macro import AnyGradient, Chip, Macro, Ste, program
@@ -39,12 +37,6 @@ from bitline.networks import AnyNetwork
 from bitline.nn import AnyQuantizer, CimLayer, all_match, convert, layers, per_sample, walk
 from bitline.search import Space
 from bitline.train import TrainConfig
-
-
-class Part(BaseModel):
-    """A part of an experiment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _macro(value: Any) -> Any:
@@ -85,7 +77,7 @@ PlanName = Annotated[str, AfterValidator(_plan), Field(json_schema_extra={"enum"
 TechnologyName = Annotated[str, AfterValidator(_technology)]
 
 
-class Data(Part):
+class Data(Frozen):
     """Images to train and test with."""
 
     set: AnyDataset
@@ -105,7 +97,7 @@ class Data(Part):
         return tuple(split.normalised(*moments) for split in splits)
 
 
-class Convert(Part):
+class Convert(Frozen):
     """Which layers go onto the macro, and how."""
 
     skip: tuple[str, ...] = Field(default=(), description="dotted-name patterns of layers that stay digital")
@@ -130,7 +122,7 @@ def told_apart(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return value
 
 
-class Test(Part):
+class Test(Frozen):
     """How networks are compared: the same chips, images and reads for all."""
 
     chips: int = Field(default=20, ge=1)
@@ -170,10 +162,8 @@ class Test(Part):
 FILES = {"macro", "technology"}  # keys that may name files
 
 
-class Experiment(Written):
+class Experiment(Written, Frozen):
     """From a float network to a table of methods on chips."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     seed: int = 0

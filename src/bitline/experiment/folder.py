@@ -10,18 +10,19 @@ import sys
 import time
 from contextlib import suppress
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bitline.configuration import to_yaml
-from bitline.evaluate import Result, write_atomic
+from bitline.evaluate import Result
 from bitline.experiment.config import Experiment
+from bitline.files import write_atomic
 from bitline.macro import Macro
 from bitline.methods import OnMacro
 from bitline.report import write_csv, write_html
+from bitline.version import version
 
 LONG = 100  # letters of a name; file systems take 255
 WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
@@ -46,7 +47,7 @@ def record(started: float) -> dict[str, Any]:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         "host": platform.node(),
         "versions": {
-            "bitline": _version(),
+            "bitline": version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
@@ -57,7 +58,7 @@ def record(started: float) -> dict[str, Any]:
 def finish(result: Result, out: Path, started: float) -> None:
     """Write result.json, rows.csv, run.json and the report."""
     run = record(started)
-    result.write(out / "result.json")
+    result.save(out / "result.json")
     write_csv(result, out / "rows.csv")
     write_atomic(out / "run.json", json.dumps(run, indent=2) + "\n")
     write_html(result, out / "report.html", run)
@@ -71,13 +72,6 @@ def clear(out: Path) -> None:
         for ending in endings.split():
             with suppress(OSError):
                 (out / f"{name}.{ending}").unlink()
-
-
-def _version() -> str:
-    try:
-        return version("bitline")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def claim(out: Path, experiment: Experiment) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitline.compensate import Patch, sides
 from bitline.cost import SideCost, cost, side_costs
 from bitline.data import batches
-from bitline.evaluate import Row, row, without_errors, write_atomic
+from bitline.evaluate import Row, row, without_errors
 from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.result import By
@@ -23,6 +23,7 @@ from bitline.experiment.ladder import CONVERTED, Ladder, Network, Placing
 from bitline.experiment.placing import apart
 from bitline.experiment.run import Run
 from bitline.experiment.search import Judges, SearchRun, searchable, written
+from bitline.files import write_atomic
 from bitline.methods import Qat
 from bitline.place.measuring import lot
 from bitline.report.hardening import write_hardened
@@ -96,7 +97,7 @@ class HardenRun:
             unpriced=self.unpriced,
             facts=self.walk.facts() | self._facts(),
         )
-        result.write(self.out / "hardened.json")
+        result.save(self.out / "hardened.json")
         write_hardened(result, self.out / "hardened.html", record(started))
         return result
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from bitline.compensate import AnyPath, Centred, CorrectNet, LowRank, Sparse, Vectors, attach, sides
+from bitline.configuration import Frozen
 from bitline.cost import side_costs
 from bitline.evaluate.points import OnEachChip
 from bitline.experiment.placing import few, place_paths, share_directions
@@ -41,10 +42,9 @@ class Network:
     prepare: OnEachChip | None = None
 
 
-class Placing(BaseModel):
+class Placing(Frozen):
     """How side paths are placed, and what every step is judged by."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     budget: Budget = Budget()
     searcher: AnySearcher = Reinforce(evaluations=16)  # the best of our tables: RESULTS.md
     tries: int = Field(default=120, ge=1, description="optimiser steps of a placement that is tried")

@@ -15,11 +15,12 @@ from torch import nn
 from bitline.configuration import to_yaml
 from bitline.cost import Technology
 from bitline.data import batches
-from bitline.evaluate import difference, row, write_atomic
+from bitline.evaluate import difference, row
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.config import Experiment, parse
 from bitline.experiment.placing import apart
 from bitline.experiment.run import Run
+from bitline.files import write_atomic
 from bitline.macro.macro import merge
 from bitline.methods import AnyMethod
 from bitline.nn import all_match, layers, matches
@@ -97,7 +98,7 @@ class SearchRun:
         )
         verified = self._verified(found) if self.judges is None else None
         found = found.model_copy(update={"facts": base.facts() | told, "verified": verified})
-        found.write(self.out / f"{self.name}.json")
+        found.save(self.out / f"{self.name}.json")
         write_search_csv(found, self.out / f"{self.name}.csv")
         write_atomic(self.out / f"{self.name}.svg", search_picture(found))
         return found

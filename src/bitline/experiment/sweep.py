@@ -74,7 +74,7 @@ class SweepRun:
             macros={macro.name: macro.dump() for macro in self.experiment.macros},
             facts=base.facts(),
         )
-        result.write(self.out / "sweep.json")
+        result.save(self.out / "sweep.json")
         write_sweep_csv(result, self.out / "sweep.csv")
         write_sweep(result, self.out / "sweep.html", record(started))
         return result

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.lab.counts import Counts, counted
 from bitline.lab.significance import f_survival, holm, survival
 from bitline.macro.tables import Per
@@ -28,10 +29,8 @@ from bitline.macro.tables import Per
 LEAST = 5.0  # expected counts of a class of codes
 
 
-class Line(BaseModel):
+class Line(Frozen):
     """The comparison of a layer, or of a physical column, a bank, or all columns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     conversions: int = Field(description="replayed")
@@ -45,10 +44,8 @@ class Line(BaseModel):
     agrees: bool
 
 
-class Agreement(BaseModel):
+class Agreement(Frozen):
     """Layers, and the columns (banks) that drifted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float
     layers: tuple[Line, ...]

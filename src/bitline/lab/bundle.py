@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from bitline.configuration import explain
-from bitline.evaluate import write_atomic
+from bitline.configuration import Frozen, explain
+from bitline.files import write_atomic
 from bitline.lab.errors import BundleError
 from bitline.macro import Conv, Dense, Layout, Macro
 from bitline.macro.geometry import Geometry
@@ -29,19 +29,13 @@ Pairs = tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], .
 Positive = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
-class Part(BaseModel):
-    """A part of a bundle."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DenseShape(Part):
+class DenseShape(Frozen):
     """A linear layer: inputs (…, K)."""
 
     kind: Literal["dense"] = "dense"
 
 
-class ConvShape(Part):
+class ConvShape(Frozen):
     """A convolution: inputs (B, C, …), padded with the code of zero."""
 
     kind: Literal["conv"] = "conv"
@@ -57,7 +51,7 @@ class ConvShape(Part):
         return self
 
 
-class Tile(Part):
+class Tile(Frozen):
     """The cells of one array that a layer fills: rows and columns from the array's corner on."""
 
     array: int = Field(ge=0, description="array of the board")
@@ -67,7 +61,7 @@ class Tile(Part):
     levels: Name = Field(description="tensor (rows, columns) uint8")
 
 
-class Layer(Part):
+class Layer(Frozen):
     """One layer on the board: y = (Σ radix · (low + step · code) + corrections) · scale + bias."""
 
     name: Name
@@ -98,7 +92,7 @@ class Layer(Part):
         return Conv(self.shape.kernel, self.shape.stride, self.shape.dilation, self.groups)
 
 
-class Node(Part):
+class Node(Frozen):
     """A step of the network: an operation (``graph.OPERATIONS``) on the results of earlier steps."""
 
     op: Name
@@ -108,7 +102,7 @@ class Node(Part):
     tensors: dict[str, Name] = Field(default_factory=dict)
 
 
-class Tensors(Part):
+class Tensors(Frozen):
     """The safetensors file beside ``bundle.json``."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
@@ -116,7 +110,7 @@ class Tensors(Part):
     blake2b: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
-class Record(Part):
+class Record(Frozen):
     """``bundle.json``."""
 
     format: Literal["bitline-bundle"] = "bitline-bundle"

@@ -231,7 +231,7 @@ def replay(
 
     Exit status 3 where it does not. Example: `bitline lab replay out/bundle tcp://127.0.0.1:5600`
     """
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
     from bitline.lab.bundle import load
     from bitline.lab.running import replay as run
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from bitline.macro.kinds import TableColumn
 from bitline.macro.placement import Layout, Reload
 from bitline.nn import CimLayer, computing, layers
 from bitline.samples import Samples
+from bitline.version import version
 
 
 def export(
@@ -70,7 +69,7 @@ def export(
         nodes=nodes,
         reference=samples is not None,
         images=0 if images is None else len(images[0]),
-        provenance={"bitline": _version(), "macro": macro.fingerprint} | (provenance or {}),
+        provenance={"bitline": version(), "macro": macro.fingerprint} | (provenance or {}),
         tensors=Tensors(file="bundle.safetensors", bytes=0, blake2b="0" * 32),  # as `save` will find them
     )
     return Bundle(record, {key: value.detach().clone().contiguous() for key, value in tensors.items()})
@@ -154,10 +153,3 @@ def _reference(samples: Samples) -> dict[str, Tensor]:
     names = ("column", "ideal", "code")
     found = {f"reference/{name}": torch.from_numpy(kinds[:, i].copy()) for i, name in enumerate(names)}
     return found | {"reference/count": torch.from_numpy(counts)}
-
-
-def _version() -> str:
-    try:
-        return version("bitline")
-    except PackageNotFoundError:
-        return "not installed"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bitline.configuration import Frozen
 
 
-class Faults(BaseModel):
+class Faults(Frozen):
     """Shares of the messages, 0 … 1, in each direction, that something happens to; and what happens once, counted in
     requests that reached the board. Absent: it does not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     drop: float = Field(default=0.0, ge=0, le=1)
     corrupt: float = Field(default=0.0, ge=0, le=1, description="one byte is changed")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bitline.encode import UnsignedInput
-from bitline.evaluate import write_atomic
+from bitline.files import write_atomic
 from bitline.lab.board import Board
 from bitline.lab.commands import IDENTIFY, Request
 from bitline.lab.instrument import Identity, Instrument

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitline.configuration import Frozen
 from bitline.lab.agreement import Agreement
 from bitline.lab.board import Board
 from bitline.lab.bundle import Bundle, ConvShape, Layer, Tile
@@ -30,10 +31,8 @@ RESTARTS = 3
 Progress = Callable[[str, int, int], None]  # layer, tiles done, tiles
 
 
-class Replayed(BaseModel):
+class Replayed(Frozen):
     """What a replay found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     board: str
     serial: str

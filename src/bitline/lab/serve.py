@@ -204,7 +204,7 @@ def announce(path: Path | None, addresses: dict[str, str]) -> str:
     """The addresses as a line of JSON; also written to ``path``, whole or not at all."""
     import json
 
-    from bitline.evaluate import write_atomic
+    from bitline.files import write_atomic
 
     line = json.dumps(addresses)
     if path is not None:

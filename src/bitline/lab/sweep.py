@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from bitline.evaluate import write_atomic
+from bitline.files import write_atomic
 from bitline.lab.errors import BoardReset
 from bitline.lab.instrument import Identity, Instrument
 from bitline.samples import Samples

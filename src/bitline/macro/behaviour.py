@@ -15,8 +15,9 @@ from itertools import product
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.converters import Adc, FixedRange
 from bitline.devices import Cell, LevelTable
 from bitline.encode import InputScheme, UnsignedInput, UnsignedWeight, WeightScheme
@@ -37,10 +38,9 @@ Vectors = Integer[np.ndarray, "n R"]
 Values = Float[np.ndarray, " n"]
 
 
-class Shape(BaseModel):
+class Shape(Frozen):
     """What a column takes: R rows, digits 0 … digits - 1, levels 0 … levels - 1; a code each ``step`` counts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     rows: int = Field(ge=1)
     digits: int = Field(ge=2)
     levels: int = Field(ge=2)
@@ -63,10 +63,9 @@ class Shape(BaseModel):
         return Readout((1,), 0.0, self.step, 2**self.bits)
 
 
-class Mismatch(BaseModel):
+class Mismatch(Frozen):
     """What differs between dies: cells relative to what they hold, columns in gain and offset (counts)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     cell_mean: float = 0.0
     cell_sigma: float = Field(ge=0)
     gain_sigma: float | None = Field(default=None, gt=0)
@@ -91,11 +90,10 @@ class Mismatch(BaseModel):
         return f"{found}; the model does NOT follow the dies: a factor of each cell is not all that differs"
 
 
-class Behaviour(BaseModel):
+class Behaviour(Frozen):
     """A fitted column: value = mean(sum + Σ inner pattern counts) + Σ the others, in counts; ``mismatch`` where dies
     were measured, ``fresh`` where reads of one were repeated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     shape: Shape
     mean: Points
     pattern: tuple[Feature, ...] = ()

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from bitline.configuration import Frozen
 from bitline.macro.chip import Chip, Effect
 from bitline.macro.placement import Layout, Site
 
 
-class Compensation(BaseModel):
+class Compensation(Frozen):
     """Every row is driven by 1 just after programming and again at the age of the cells; the ratio of what the columns
     conduct, legs added, digits by their radix, multiplies the outputs in the digital domain.
 
@@ -20,8 +21,6 @@ class Compensation(BaseModel):
     Adv. Electron. Mater. 2018); ``column``: one for the columns of each output. The converters' range stays, and the
     columns' own offsets and curves are left out of the measurement.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     per: Literal["layer", "column"] = Field(default="layer", description="what has a factor of its own")
     reads: int | None = Field(

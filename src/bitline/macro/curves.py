@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from bitline.configuration import Frozen
 
-class Curve(BaseModel):
+
+class Curve(Frozen):
     """A value for each sum in a column."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def at(self, u: Tensor, full: float) -> Tensor:

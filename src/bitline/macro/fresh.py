@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.macro.curves import Points
 
 NODES = 17
@@ -14,10 +15,9 @@ ROUNDS = 20  # of weights by the variance fitted
 SCATTER = 4.0  # standard errors of how groups scatter about the fit
 
 
-class Fresh(BaseModel):
+class Fresh(Frozen):
     """Fresh noise of a column: σ (counts rms) against the sum, and how far groups of reads bear it out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     sigma: Points
     freedom: int = Field(description="degrees of freedom: reads less one, over all groups")
     scatter: float = Field(description="of the groups' variances about the fit; 1 where the sum says it all")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from bitline.configuration import Frozen
 from bitline.macro.column import Column
 from bitline.macro.kinds import TableColumn
 from bitline.macro.macro import Macro
 from bitline.macro.read import Keep
 
 
-class Gradient(BaseModel):
+class Gradient(Frozen):
     """A backward rule: a matrix for the product, and what the forward must keep for each output."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     of_chip: ClassVar[bool] = True  # whether the product differentiated is that of this die's weights
     each: ClassVar[bool] = False  # whether every conversion has a slope of its own, read again in the backward pass
 

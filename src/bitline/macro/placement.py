@@ -12,21 +12,21 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from bitline.configuration import Frozen
 
-class Unbounded(BaseModel):
+
+class Unbounded(Frozen):
     """Every layer has arrays of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["unbounded"] = "unbounded"
 
 
-class Reload(BaseModel):
+class Reload(Frozen):
     """A stated number of arrays, rewritten as the network runs: layers share silicon, in the order of conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["reload"] = "reload"
     arrays: int = Field(ge=1, description="arrays on the chip")
 

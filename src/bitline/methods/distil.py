@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
+from bitline.configuration import Frozen
 from bitline.methods.protocol import Criterion
 from bitline.nn import restore
 
 
-class Distillation(BaseModel):
+class Distillation(Frozen):
     """(1 - weight) · loss + weight · T² · KL(teacher ‖ network), both softened by the temperature T (Hinton, Vinyals
     and Dean, 2015); with a noisy network for its student, Zhou et al., Noisy Machines, 2020.
 
@@ -21,7 +22,6 @@ class Distillation(BaseModel):
     is logits (B, classes). Costs one float forward pass a step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     weight: float = Field(default=0.9, gt=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(default=4.0, gt=0, le=100)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PrivateAttr
+from pydantic import Field, PositiveFloat, PrivateAttr
 from torch import Tensor, nn
 
 from bitline import draws
 from bitline.compensate import Centred, attach
 from bitline.compensate.centre import fit
+from bitline.configuration import Frozen
 from bitline.macro import Chip, Macro, ideal
 from bitline.methods.distil import Distillation
 from bitline.methods.protocol import Batches, Criterion, Progress
@@ -34,18 +35,16 @@ def training_chip(seed: int, number: int, use: Use = "steps") -> Chip:
     return Chip(draws.key("training lot", seed), -1 - number if use == "before" else FIRST[use] + number)
 
 
-class Ranges(BaseModel):
+class Ranges(Frozen):
     """Ranges of inputs and weights that lose least on what is trained on, found before training: ``nn.suit_ranges``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     factors: tuple[PositiveFloat, ...] = Field(default=FACTORS, min_length=1, description="of calibrated input ranges")
     weights: tuple[PositiveFloat, ...] = Field(default=WEIGHTS, min_length=1, description="of those of weights")
 
 
-class OnMacro(BaseModel):
+class OnMacro(Frozen):
     """What all methods share that train a converted network: samples and reads are announced."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int = Field(default=0, description="of the training lot; an experiment gives its own")
     distil: Distillation | None = None
     ranges: Ranges | None = Field(default=None, description="absent: as calibrated")

@@ -9,23 +9,18 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from bitline import draws
+from bitline.configuration import Frozen
 from bitline.macro import Macro
 from bitline.methods.protocol import Progress
 from bitline.nn import batch_norms, layers
 
 
-class Part(BaseModel):
-    """A part of a method."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Injection(Part):
+class Injection(Frozen):
     """The weight errors met in training; what is absent is that of the macro.
 
     S1 trains at a sigma and mu of its own and tests at others. ``censor`` cuts draws above so many sigma: TRICE (Yan et
@@ -52,7 +47,7 @@ class Injection(Part):
         return macro.model_copy(update={"variation": own})
 
 
-class Levels(Part):
+class Levels(Frozen):
     """How large the noise is from step to step, as a factor on its spread; or a penalty, on its weight."""
 
     @abstractmethod
@@ -119,7 +114,7 @@ class Spread(Levels):
 AnyLevels = Annotated[Ramp | Cosine | Spread, Field(discriminator="kind")]
 
 
-class Clip(Part):
+class Clip(Frozen):
     """Weights of each layer on the macro clipped to ±``k`` standard deviations before each step, again and again: the
     iterative clipping of Analog Foundation Models (Büchel et al., NeurIPS 2025), there by column, here by layer as the
     physical range is. What is relative to the range falls with it."""
@@ -134,7 +129,7 @@ class Clip(Part):
             layer.weight.clamp_(-most, most)
 
 
-class Sam(Part):
+class Sam(Frozen):
     """Sharpness-aware minimisation (Foret et al., ICLR 2021): the gradient at w + ``rho`` · g/‖g‖, g the gradient at w
     on the same batch, chip and reads. Batch norm statistics are those of the first of the two passes."""
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.macro import Macro
 from bitline.methods.protocol import Batches, Criterion, Progress
 from bitline.nn import layers
 
 
-class Plain(BaseModel):
+class Plain(Frozen):
     """The model's own loss and nothing around it: for networks that are not on a macro."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["plain"] = "plain"
 
     @property

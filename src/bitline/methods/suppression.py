@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.devices import LogNormalWeight
 from bitline.macro import Macro
-from bitline.methods.parts import AnyLevels, Part
+from bitline.methods.parts import AnyLevels
 from bitline.methods.protocol import Progress
 from bitline.nn import CimLayer, all_match, layers, matches, norms_behind
 
@@ -60,7 +61,7 @@ def gram(weight: Tensor) -> Tensor:
     return weight.mT @ weight if tall else weight @ weight.mT
 
 
-class Suppression(Part):
+class Suppression(Frozen):
     """``beta`` · Σ_l ‖W_lᵀ W_l − λ² I‖² on top of the loss: S3's error suppression (CorrectNet, DATE 2023; after public
     re-implementations). W of a convolution is (out, in · kh · kw), of each group its own.
 

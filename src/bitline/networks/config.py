@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import nn
+
+from bitline.configuration import Frozen
 
 from .weights import load_weights
 
 
-class Network(BaseModel, ABC):
+class Network(Frozen, ABC):
     """A network as a frozen value. Every concrete network adds a literal tag `kind` and its own sizes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = None
     """A safetensors file, or the bare name of one in the folder that BITLINE_NETWORKS names. None: random weights."""

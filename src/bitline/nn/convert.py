@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitline import draws
+from bitline.configuration import Frozen
 from bitline.macro import AnyGradient, Macro, Site, Ste
 from bitline.macro.placement import Reload
 from bitline.nn.attention import MultiheadAttention, padded_encoders
@@ -31,10 +32,8 @@ from bitline.nn.transposed import TransposedLinear, stored_transposed
 STE = Ste()
 
 
-class Mapped(BaseModel):
+class Mapped(Frozen):
     """Where one layer sits: tiles and work, or why it stayed digital."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
     kind: str = Field(description="class of the layer, with its shape")

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from bitline.configuration import Frozen
 from bitline.nn.grid import SMALLEST_SCALE, Codes, Grid, Role, Statistics, ste
 
 LARGEST_STEP = 0.1  # relative change of a learned scale or bound in one optimiser step
 
 
-class QuantizerConfig(BaseModel):
+class QuantizerConfig(Frozen):
     """What every kind has in common; the kinds are in ``quantizers``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     per_channel: bool = Field(False, description="one scale per output (weights only)")
     asymmetric: bool = Field(False, description="learn or calibrate a zero point for data of both signs (inputs only)")
 

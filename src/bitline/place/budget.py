@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.cost import SideCost
 from bitline.units import share
 
 Measure = Literal["parameters", "macs", "energy"]
 
 
-class Budget(BaseModel):
+class Budget(Frozen):
     """The largest overhead, and how steep the reward falls beyond it: η · max(0, overhead − share) / share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     share: float = Field(default=0.05, gt=0, description="of all side paths, relative to the network")
     of: Measure = Field(
         default="parameters",

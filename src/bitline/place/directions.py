@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from bitline.compensate import Centred, attach, centre, sides
 from bitline.compensate.moments import Moments
 from bitline.compensate.path import axis
+from bitline.configuration import Frozen
 from bitline.cost import DEFAULT, Technology, side_costs
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.files import Saved
 from bitline.macro import Chip, ideal
 from bitline.nn import layers, on_chip, silicon, use, walk
 from bitline.nn.calibrate import unlabelled
@@ -44,8 +45,10 @@ class LayerDirections(Frozen):
     used: float = Field(description="of the network, in the budget's measure")
 
 
-class Directions(Frozen):
+class Directions(Saved):
     """Directions layer by layer, and what they take in all."""
+
+    FILE: ClassVar[str] = "centre.json"
 
     budget: Budget
     layers: tuple[LayerDirections, ...]
@@ -70,10 +73,6 @@ class Directions(Frozen):
     def felt(self) -> float:
         """What the answers still feel of the layers' errors: the sum."""
         return sum(row.felt * row.left for row in self.layers)
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, Field
 
-from bitline.evaluate.result import Frozen, write_atomic
+from bitline.configuration import Frozen
+from bitline.files import Saved
 from bitline.methods import Compensate
 from bitline.place.space import Share, Space
 
@@ -34,8 +34,10 @@ class Tried(Frozen):
         return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
-class Placed(Frozen):
+class Placed(Saved):
     """The best placement within the budget, and everything that was tried on the way."""
+
+    FILE: ClassVar[str] = "place.json"
 
     space: Space
     searcher: dict[str, Any]
@@ -49,10 +51,6 @@ class Placed(Frozen):
         if self.method is None:
             return "# nothing within the budget is better than no side path"
         return f"- {yaml.safe_dump(brief(self.method), default_flow_style=True, sort_keys=False, width=10_000).strip()}"
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
 
 def brief(part: BaseModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from bitline.cost import brief
 from bitline.evaluate.hardened import Attempt, Hardened, Step
-from bitline.evaluate.result import write_atomic
+from bitline.files import write_atomic
 from bitline.report import contents
 from bitline.report.charts import Axis, span
 from bitline.report.contents import Column, Table, count, number, percent

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bitline.evaluate.result import LayerReport, Result, Row, write_atomic
+from bitline.evaluate.result import LayerReport, Result, Row
+from bitline.files import write_atomic
 from bitline.report import charts, contents
 from bitline.report.contents import group, number, percent, where
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bitline.cost import brief
-from bitline.evaluate import write_atomic
 from bitline.evaluate.result import By
+from bitline.files import write_atomic
 from bitline.report.charts import Axis
 from bitline.report.svg import line, picture, text
 from bitline.search import Candidate, Searched, Verified

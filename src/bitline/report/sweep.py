@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from bitline.evaluate.result import Row, write_atomic
+from bitline.evaluate.result import Row
 from bitline.evaluate.swept import IDEAL, Over, Point, Sweep, told
+from bitline.files import write_atomic
 from bitline.report import curves
 from bitline.report.charts import Axis
 from bitline.report.contents import Column, Table, number

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bitline.evaluate.budget import Priorities
-from bitline.evaluate.result import LayerGain, Result, Verification, write_atomic
+from bitline.evaluate.result import LayerGain, Result, Verification
+from bitline.files import write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import InputRange, Mapped
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitline.evaluate.result import Band, Row, Seen, Verification, write_atomic
+from bitline.evaluate.result import Band, Row, Seen, Verification
+from bitline.files import write_atomic
 from bitline.report.contents import Column, Table, accuracy, number, percent
 from bitline.report.html import render
 

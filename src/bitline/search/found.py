@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from bitline.evaluate.result import By, Difference, Frozen, Row, write_atomic
+from bitline.configuration import Frozen
+from bitline.evaluate.result import By, Difference, Row
+from bitline.files import Saved
 from bitline.search.fronts import beats, front
 from bitline.search.setting import Setting, uniform
 from bitline.search.space import Space
@@ -62,8 +63,10 @@ class Verified(Frozen):
     difference: Difference = Field(description="of the chosen one against the baseline, on the same dies and images")
 
 
-class Searched(Frozen):
+class Searched(Saved):
     """Everything a search found. It holds no time, path or host name: searches with one seed write the same bytes."""
+
+    FILE: ClassVar[str] = "search.json"
 
     title: str
     how: str = Field(description="what was done to networks before they were tested")
@@ -124,20 +127,6 @@ class Searched(Frozen):
         same = [one for one in self._at(stage) if one.same]
         mixed = [points[one.name] for one in self._at(stage) if not one.same]
         return sum(any(beats(point, points[one.name]) for point in mixed) for one in same), len(same)
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
-
-    @staticmethod
-    def read(path: Path) -> Searched:
-        """Read it back; raises ValueError naming the file and the first wrong field."""
-        try:
-            return Searched.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ValueError(f"{path}: {place}: {first['msg']}; expected a search.json written by Bitline") from None
 
     def _at(self, stage: Stage) -> tuple[Candidate, ...]:
         return self.tested if stage == "tested" else self.candidates

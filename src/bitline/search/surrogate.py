@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from bitline.evaluate.result import Frozen
+from bitline.configuration import Frozen
 from bitline.search.setting import Setting, Settings
 
 Rises = dict[str, dict[tuple[str, Any], float]]

@@ -7,19 +7,16 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
+from bitline.configuration import Frozen
 from bitline.train.schedules import Cosine, Schedule
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Sgd(_Frozen):
+class Sgd(Frozen):
     """Stochastic gradient descent."""
 
     kind: Literal["sgd"] = "sgd"
@@ -32,7 +29,7 @@ class Sgd(_Frozen):
         return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
-class Adam(_Frozen):
+class Adam(Frozen):
     """Adam; its weight decay is an L2 term in the gradient."""
 
     kind: Literal["adam"] = "adam"
@@ -45,7 +42,7 @@ class Adam(_Frozen):
         return torch.optim.Adam(groups, lr=lr, betas=self.betas, eps=self.eps)
 
 
-class AdamW(_Frozen):
+class AdamW(Frozen):
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
 
     kind: Literal["adamw"] = "adamw"
@@ -61,7 +58,7 @@ class AdamW(_Frozen):
 Optimizer = Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")]
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """A training run. A *step* is one optimiser step, made of ``accumulate`` batches.
 
     Give ``epochs`` or ``steps``. Weight decay acts on tensors of two or more axes alone, so not on biases,

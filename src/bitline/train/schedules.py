@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bitline.configuration import Frozen
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Schedule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Schedule(Frozen):
     warmup: Fraction = Field(0.0, description="share of all steps with a linear rise from near zero")
 
     def factor(self, step: int, total: int) -> float:

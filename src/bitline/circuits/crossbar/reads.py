@@ -8,22 +8,21 @@ from abc import abstractmethod
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bitline.circuits.crossbar.laws import Gated, Law, Sinh
 from bitline.circuits.crossbar.newton import operating_point
 from bitline.circuits.crossbar.wires import Wires
+from bitline.configuration import Frozen
 from bitline.samples import Samples
 from bitline.units import Siemens, Volts
 
 AT_ONCE = 1 << 18  # cells solved at a time
 
 
-class NonlinearArray(BaseModel):
+class NonlinearArray(Frozen):
     """Cells of several levels behind wires, read by rows that an input of 1 turns on and 0 off."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     wires: Wires = Field(description="word_line and driver are those of the line that carries the read voltage")
     read: Volts = Field(gt=0, description="read voltage of a row that is on")

@@ -23,22 +23,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.units import Ohms
 
 MOST = 1e9  # ohms: beyond that a wire is a break, which the solver is not made for
 
 
-class Wires(BaseModel):
+class Wires(Frozen):
     """Resistances of an array's wires, ohms; 0 is a wire without resistance, exactly.
 
     Rows are driven by sources of fixed resistance and columns sensed at virtual ground, so that the array is linear
     whatever the rows are driven with. A row that is off is held at 0 V by its driver. Static: charging and crosstalk
     are not in it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     word_line: Ohms = Field(default=0.0, ge=0, le=MOST, description="of one segment of a word line, a cell pitch")
     bit_line: Ohms = Field(default=0.0, ge=0, le=MOST, description="of one segment of a bit line, a cell pitch")

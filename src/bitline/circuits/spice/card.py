@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from bitline.configuration import Frozen
 
 HERE = Path(str(files("bitline.circuits.spice")))
 CARD = "\x00card {}\x00"  # stands for a file's path, so that a deck's text is the same wherever the file lies
@@ -21,13 +23,7 @@ _MODEL = re.compile(r"^[ \t]*\.model[ \t]+(\S+)[ \t]+(nmos|pmos)\b", re.IGNORECA
 _COMMENT = re.compile(r"[;$]|//")
 
 
-class Part(BaseModel):
-    """A frozen part of a circuit's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Card(Part):
+class Card(Frozen):
     """Model cards: files that are included, and what the models in them are called.
 
     ``{corner}`` in a path is the corner's name in ``corners``. A card without ``corners`` has `.lib` sections named as

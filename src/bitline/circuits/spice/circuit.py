@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import yaml
 from jaxtyping import Float, Integer
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bitline import draws
-from bitline.circuits.spice.card import CARD, GENERIC, HERE, Card, Part, path_of
+from bitline.circuits.spice.card import CARD, GENERIC, HERE, Card, path_of
 from bitline.circuits.spice.noise import AnyNoise
 from bitline.circuits.spice.template import DRAWN, QUANTITIES, Template, parameters
-from bitline.configuration import Written, explain
+from bitline.configuration import Frozen, Written, explain
 from bitline.units import Kelvin, Metres, Volts
 
 FIXED = ("models", "nmos", "pmos", "corner", "temperature", "supply", "rows", "input_high", "level_high")
@@ -52,7 +52,7 @@ def _volt_metres(value: Any) -> float:
 VoltMetres = Annotated[float, BeforeValidator(_volt_metres)]
 
 
-class Transistor(Part):
+class Transistor(Frozen):
     """Threshold mismatch by Pelgrom's law: σ(Vth) = A_VT / sqrt(W·L) (Pelgrom, Duinmaijer, Welbers, JSSC 1989)."""
 
     kind: Literal["transistor"] = "transistor"
@@ -66,7 +66,7 @@ class Transistor(Part):
         return self.a_vt / math.sqrt(self.width * self.length)
 
 
-class Relative(Part):
+class Relative(Frozen):
     """A relative deviation of a value, capacitance or resistance: the netlist multiplies by (1 + it)."""
 
     kind: Literal["relative"] = "relative"
@@ -76,7 +76,7 @@ class Relative(Part):
 Device = Annotated[Transistor | Relative, Field(discriminator="kind")]
 
 
-class Measure(Part):
+class Measure(Frozen):
     """What a simulation gives: the name in its `.meas` line, and the quantity it is."""
 
     name: str
@@ -88,14 +88,14 @@ class Measure(Part):
         return UNITS[self.quantity]
 
 
-class Scale(Part):
+class Scale(Frozen):
     """The converter's scale: 2^bits codes over the swing between no count and ``counts`` counts."""
 
     bits: int = Field(default=7, ge=1, le=16)
     counts: int = Field(gt=0, description="counts that the used swing spans")
 
 
-class Circuit(Written):
+class Circuit(Written, Frozen):
     """A column circuit of R rows, and how it is read.
 
     ``netlist``: a shipped one's name or a path. Every ``{{name:unit}}`` in it takes its value from ``parameters``. A
@@ -103,8 +103,6 @@ class Circuit(Written):
     fills ``{{noise.NAME}}`` anew at each read. Raises ValueError naming what is missing, unknown or in a wrong unit.
     See docs/circuits.md.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str = ""

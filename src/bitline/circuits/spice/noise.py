@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.units import Farads, Siemens
 
 BOLTZMANN = 1.380649e-23  # J/K
 
 
-class _Noise(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Reset(_Noise):
+class Reset(Frozen):
     """A switch that lets go of a capacitor leaves σ = sqrt(kT/C) on it, V (Sarpeshkar, Delbrück, Mead, IEEE Circuits
     and Devices 9(6), 1993)."""
 
@@ -32,7 +29,7 @@ class Reset(_Noise):
         return math.sqrt(BOLTZMANN * kelvin / self.capacitance)
 
 
-class Channel(_Noise):
+class Channel(Frozen):
     """Thermal noise of a conducting channel, of one-sided density 4 k T γ g (A²/Hz): the charge it passes in a time t
     has σ = sqrt(2 k T γ g) · sqrt(t). What fills the place is the first factor, C/√s (van der Ziel, Noise in Solid
     State Devices and Circuits, 1986; γ = 2/3 of a long channel in saturation)."""
@@ -46,7 +43,7 @@ class Channel(_Noise):
         return math.sqrt(2 * BOLTZMANN * kelvin * self.gamma * self.conductance)
 
 
-class Plain(_Noise):
+class Plain(Frozen):
     """Normal, in whatever unit the netlist takes it."""
 
     kind: Literal["normal"] = "normal"

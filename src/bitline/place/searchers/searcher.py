@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitline.configuration import Frozen
 from bitline.place.space import Space
 from bitline.place.trials import Trials
 
 
-class Searcher(BaseModel):
+class Searcher(Frozen):
     """How placements are chosen. ``evaluations`` counts different placements: one that was asked before is free."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     evaluations: int | None = Field(default=24, ge=1, description="placements tried; null: as many as it takes")
     seed: int = Field(default=0, description="of its random numbers")
 

@@ -1,10 +1,9 @@
-"""What every device model is made of."""
+"""What every device model draws its errors from."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 
@@ -27,9 +26,3 @@ class Draw(Protocol):
 
     def some(self, which: Tensor) -> Draw:
         """The draws of the cells at ``which``, a mask or an index over the addresses."""
-
-
-class Model(BaseModel):
-    """A frozen part of a macro's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
