@@ -21,6 +21,7 @@ from bitline.devices.errors import (
 )
 from bitline.devices.faults import StuckAt, StuckMap
 from bitline.devices.kept import KeptError
+from bitline.devices.lognormal import lognormal
 from bitline.devices.measured import MeasuredCell
 from bitline.devices.noise import AnyReadNoise, FlickerNoise, ReadNoise, StateNoise
 from bitline.devices.offsets import OffsetRow, Stored
@@ -89,6 +90,7 @@ __all__ = [
     "fit_conductances",
     "fit_confusions",
     "join",
+    "lognormal",
     "read_bake",
     "read_confusions",
     "read_errors",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitline.configuration import Frozen
 from bitline.devices.draw import Draw
+from bitline.devices.lognormal import lognormal
 from bitline.units import Farads
 
 
@@ -111,8 +112,8 @@ class LogNormalCell(CellError):
         return levels * torch.exp(self.sigma * draw.normal() + self.mu)
 
     def moments(self, levels: Tensor, level_high: int) -> tuple[Tensor, Tensor]:
-        mean = levels * math.exp(self.mu + self.sigma**2 / 2)
-        return mean, mean * math.sqrt(math.expm1(self.sigma**2))
+        mean, deviation = lognormal(self.sigma, self.mu)
+        return levels * mean, levels * deviation
 
     def centred(self) -> LogNormalCell:
         return self.model_copy(update={"mu": -(self.sigma**2) / 2})

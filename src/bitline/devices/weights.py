@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitline.configuration import Frozen
 from bitline.devices.draw import Draw
+from bitline.devices.lognormal import lognormal
 
 
 class WeightError(Frozen):
@@ -76,7 +77,7 @@ class LogNormalWeight(WeightError):
 
     @property
     def growth(self) -> float:
-        return math.exp(self.mu + self.sigma**2 / 2)
+        return lognormal(self.sigma, self.mu)[0]
 
     def sample(self, draw: Draw) -> Tensor:
         return draw.normal()
@@ -87,8 +88,8 @@ class LogNormalWeight(WeightError):
         return w * torch.exp(self.sigma * n + self.mu).to(w.dtype)
 
     def power(self, w: Tensor, beside: Tensor | None = None) -> Tensor:
-        s = torch.tensor(self.sigma**2, dtype=torch.float64)
-        return w.square() * ((2 * (s + self.mu)).exp() - 2 * (s / 2 + self.mu).exp() + 1).to(w.dtype)
+        mean, deviation = lognormal(self.sigma, self.mu)
+        return w.square() * ((mean - 1) ** 2 + deviation**2)
 
     def typical(self) -> LogNormalWeight:
         return self.model_copy(update={"sigma": 0.0, "mu": self.mu + self.sigma**2 / 2})

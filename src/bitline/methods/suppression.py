@@ -11,22 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitline.configuration import Frozen
-from bitline.devices import LogNormalWeight
+from bitline.devices import LogNormalWeight, lognormal
 from bitline.macro import Macro
 from bitline.methods.parts import AnyLevels
 from bitline.methods.protocol import Progress
 from bitline.nn import CimLayer, all_match, layers, matches, norms_behind
 
 
-def moments(sigma: float) -> tuple[float, float]:
-    """Mean and standard deviation of exp(theta), theta ~ N(0, sigma²)."""
-    mean = math.exp(sigma**2 / 2)
-    return mean, mean * math.sqrt(math.expm1(sigma**2))
-
-
 def bound(sigma: float) -> float:
     """Mean and three standard deviations of exp(theta): how much larger errors make a weight at most, to S3."""
-    mean, deviation = moments(sigma)
+    mean, deviation = lognormal(sigma)
     return mean + 3 * deviation
 
 
@@ -38,7 +32,7 @@ def typical(sigma: float, ratio: float) -> float:
     edge of the spectrum of information plus noise (Dozier and Silverstein, 2007, for equal singular values). A typical
     figure, not a bound: at sigma = 0.5 most square matrices of 64 and more lie 0 … 8 % above it, a few still higher.
     """
-    mean, deviation = moments(sigma)
+    mean, deviation = lognormal(sigma)
     if not deviation:
         return mean
     u = torch.linspace(0, 1, 200_001, dtype=torch.float64)[1:-1]  # 1 + deviation² · ratio · (the Stieltjes transform)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitline.evaluate.budget import Priorities
-from bitline.evaluate.result import LayerGain, Result, Verification
+from bitline.evaluate.result import Result, Verification
 from bitline.files import write_atomic
 from bitline.macro import Macro, describe
 from bitline.nn import InputRange, Mapped
@@ -115,21 +115,6 @@ def priorities_table(found: Priorities) -> Table:
             cell(100 * row.verify, ".1f"),
             cell(row.bits),
         )
-    return table
-
-
-def gains_table(found: Iterable[LayerGain]) -> Table:
-    """Spectral norms of layers, clean and on chips, beside what a suppression wants."""
-    caption = "norm: largest singular value of the weights · + BN: with the batch norm behind it · λ: wanted"
-    caption += " · chips: with the errors of a die · error: rms of a weight's error over the weights' rms"
-    table = Table(caption=Text(caption), caption_justify="left")
-    table.add_column("layer", overflow="fold")
-    for name in ("out × in", "norm", "+ BN", "λ", "chips", "error"):
-        table.add_column(name, justify="right")
-    for row in found:
-        values = (row.norm, row.after_norm, row.wanted, row.on_chips, row.error)
-        shape = "×".join(map(str, row.shape))
-        table.add_row(Text(row.layer, style="bold"), shape, *(cell(value, ".3f") for value in values))
     return table
 
 
