@@ -81,7 +81,7 @@ def swept(model: nn.Module, walk: Run, again: bool = False) -> list[str]:
     cells = [f"{100 * clean:.1f}"]
     for sigma in SIGMAS:
         use(model, at(sigma))
-        one = walk.recalibrated(model) if again else model
+        one = walk.remedies.recalibrated(model) if again else model
         right = torch.stack([trial.right for trial in over_chips(one, walk.source, CHIPS)])
         cells.append(f"{100 * float(right.double().mean()) / clean:.0f}")
     use(model)

@@ -300,7 +300,7 @@ def export(
     folder = folder_of(file, out)
     walk = walk_of(experiment, folder)
     model = walk.trained(walk.converted(walk.float_network(), design), design, chosen)
-    model = walk.recalibrated(model) if recalibrate else model
+    model = walk.remedies.recalibrated(model) if recalibrate else model
     some = walk.testing[:images]
     made = bench.export(
         model.cpu(),

@@ -152,7 +152,7 @@ class HardenRun:
             self.tell(f"{name}: {told}")
             goal = Goal(hold=self.at_least, by=self.by)
             judges = Judges(self.source, self.placing.chips, lot(self.experiment.seed))
-            remedy = self.walk.recalibrated if kept.recalibrated else None
+            remedy = self.walk.remedies.recalibrated if kept.recalibrated else None
             search = SearchRun(part, self.out, goal, self.tell, self.progress, judges, remedy, "hardened-bits")
             try:
                 found = search()

@@ -165,7 +165,7 @@ class Ladder:
         """Trims, statistics of batch norms, and as large patches as keep the budget by themselves."""
         offered = self.walk.experiment.test.patch_per_chip
         patches = [path for path in offered if self._fits(path)]
-        for name, model, prepare in self.walk.on_each_chip(kept.name, kept.model, patches):
+        for name, model, prepare in self.walk.remedies.on_each_chip(kept.name, kept.model, patches):
             yield replace(kept, name=name, model=model, prepare=prepare)
 
     def _made(self, title: str, method: OnMacro) -> Iterator[Network]:

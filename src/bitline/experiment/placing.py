@@ -84,7 +84,7 @@ def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Mod
     if model is None:
         model = walk.converted(walk.float_network(), experiment.on())
     chip = lambda i: training_chip(experiment.seed, i, "directions")  # noqa: E731
-    return directions(model, walk.first_batches(), budget, chip, chips=chips, technology=experiment.technology)
+    return directions(model, walk.remedies.batches(), budget, chip, chips=chips, technology=experiment.technology)
 
 
 def centred(experiment: Experiment, path: Centred) -> Experiment:

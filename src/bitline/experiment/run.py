@@ -5,23 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bitline.compensate import Centred, Patch, Patching, Trim, Trimming, attach, centre, patch, sides
+from bitline.compensate import sides
 from bitline.cost import side_costs
 from bitline.data import batches
 from bitline.evaluate import (
     Difference,
     Ledger,
     Pool,
-    Recalibration,
     Result,
     Row,
     Workers,
@@ -31,41 +29,32 @@ from bitline.evaluate import (
     layer_gains,
     layer_reports,
     opened,
-    recalibrate,
-    recalibrated,
     row,
     sensitivity,
     without_errors,
-    worth_verifying,
 )
 from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.evaluate.points import OnEachChip
 from bitline.evaluate.simple import at_corner
 from bitline.experiment.config import Experiment
 from bitline.experiment.folder import claim, finish, whose
-from bitline.macro import Chip, Macro, pulses
+from bitline.experiment.remedies import Remedies
+from bitline.macro import Macro
 from bitline.macro.describe import describe
-from bitline.methods import OnMacro, Qat, training_chip
+from bitline.methods import OnMacro, Qat
 from bitline.methods.usual import WHY, analog
 from bitline.nn import (
-    SampleNorm,
-    batch_norms,
     calibrate,
     layers,
     mapping,
-    per_sample,
-    programmed,
     use,
-    verify_writes,
 )
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]
-Remedied = tuple[str, nn.Module, OnEachChip | None]
 
 UNTRAINED = Qat().title
 FEW = 8  # images that an experiment is checked with
-CURVED = 4  # batches that tell which weights are worth verifying
 
 
 @dataclass
@@ -93,6 +82,7 @@ class Run:
         claim(self.out, self.experiment)
         self.rows: list[Row] = []
         self.found: dict[str, Tensor] = {}
+        self.remedies = Remedies(self.experiment.test, self.experiment.seed, self.plain, self.tell)
 
     def batches(self, epoch: int) -> Iterable[Batch]:
         """Training batches of an epoch."""
@@ -188,74 +178,6 @@ class Run:
         """``start`` trained by each method, by its title; the untouched one is there whatever the methods are."""
         found = {method.title: self.trained(start, macro, method) for method in self.experiment.methods}
         return {UNTRAINED: start} | found
-
-    def remedies(self, name: str, model: nn.Module, per_chip: bool = True) -> Iterator[Remedied]:
-        """(row, network, what is done on each chip before it is tested): as it is, and what the test asks for;
-        ``per_chip``: also what is done on each chip."""
-        test = self.experiment.test
-        yield name, model, None
-        for share in test.verify:
-            yield f"{name} + {100 * share:g} % verified", self.verified(model, share), None
-        for path in () if sides(model) else test.centre:
-            yield from self._centred(f"{name} + {path.title}", model, path, per_chip)
-        if norms := batch_norms(model):
-            if test.per_sample is not None and not any(isinstance(norm, SampleNorm) for norm in norms):
-                yield f"{name} + normalised per sample", per_sample(copy.deepcopy(model), test.per_sample), None
-            if test.recalibrate:
-                yield f"{name} + BN recalibrated", self.recalibrated(model), None
-        if per_chip:
-            yield from self.on_each_chip(name, model, test.patch_per_chip)
-
-    def _centred(self, name: str, model: nn.Module, path: Centred, per_chip: bool) -> Iterator[Remedied]:
-        """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
-        test, seed = self.experiment.test, self.experiment.seed
-        chip = lambda i: training_chip(seed, i, "centred inputs")  # noqa: E731
-        found = centre(copy.deepcopy(model), self.first_batches(), path, chip=chip)
-        yield name, found, None
-        if test.recalibrate and batch_norms(model):
-            name, found = f"{name}, BN recalibrated", self.recalibrated(found)
-            yield name, found, None
-        if per_chip:
-            yield from self._patched(name, found, test.patch_per_chip)
-
-    def on_each_chip(self, name: str, model: nn.Module, patches: Sequence[Patch]) -> Iterator[Remedied]:
-        """What is done on each chip: the trims and statistics that the test asks for, and these patches."""
-        test = self.experiment.test
-        if test.trim_per_chip:
-            yield f"{name} + trimmed per chip", attach(copy.deepcopy(model), Trim()), Trimming(self.first_batches())
-        yield from self._patched(name, model, patches)
-        if test.recalibrate_per_chip and batch_norms(model):
-            yield f"{name} + BN recalibrated per chip", copy.deepcopy(model), Recalibration(self.first_batches())
-
-    def _patched(self, name: str, model: nn.Module, patches: Sequence[Patch]) -> Iterator[Remedied]:
-        """The network with its weights patched on each chip; its batch norms know it."""
-        few = self.first_batches() if patches else []
-        for path in patches:
-            found = patch(copy.deepcopy(model), few, path)
-            if batch_norms(found):
-                recalibrate(found, few, self._training_die, prepare=Patching())
-            yield f"{name} + {path.title}", found, Patching()
-
-    def first_batches(self) -> list[Batch]:
-        """The batches that such steps look at."""
-        return list(islice(self.plain(), self.experiment.test.recalibration_batches))
-
-    def recalibrated(self, model: nn.Module) -> nn.Module:
-        """A copy with batch-norm statistics of the macro, over dies of the training lot."""
-        return recalibrated(model, self.first_batches(), self._training_die)
-
-    def _training_die(self, number: int) -> Chip:
-        """Those that statistics of batch norms are estimated over."""
-        return training_chip(self.experiment.seed, number, "batch norms")
-
-    def verified(self, model: nn.Module, share: float) -> nn.Module:
-        """A copy with this share of its weights verified as they are written, those of most curvature × error."""
-        found = copy.deepcopy(model)
-        few = [(x, y) for x, y, _ in islice(self.plain(), CURVED)]
-        verify_writes(found, worth_verifying(model, few, seed=self.experiment.seed), share)
-        took = pulses(programmed(found, name) for name in layers(found))
-        self.tell(f"{100 * share:g} % verified: {took}")
-        return found
 
     def steps(self) -> int:
         """Optimiser steps of each method."""
