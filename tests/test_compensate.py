@@ -351,6 +351,14 @@ def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
     assert str([*told.columns[-1].cells][-1]) == spread(total.energy_shares.values())
 
 
+@pytest.mark.parametrize("path", [path for path in PATHS if path.SIZES], ids=lambda path: path.kind)
+def test_usual_sizes_are_from_the_cheapest_to_the_dearest(path: Path) -> None:
+    rows = [overhead(attach(model(), path.sized(size)), X[:2])[-1] for size in path.SIZES]
+    for stored in ([row.side_parameters for row in rows], [row.side_macs for row in rows]):
+        assert stored == sorted(stored)
+        assert stored[0] < stored[-1]
+
+
 def test_without_converters_side_paths_are_priced_alone() -> None:
     *_, total = side_costs(attach(model(), CorrectNet()), X[:1])
     assert total.joules is not None
