@@ -436,6 +436,12 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
         assert fits(yaml.safe_load(presets.find(name).read_text()), own, own), name
 
 
+@pytest.mark.parametrize("what", ["experiment", "macro", "bundle"])
+def test_names_in_a_schema_are_those_of_classes(what: str) -> None:
+    """Where two classes have one name, definitions are called by their modules."""
+    assert not [name for name in json.loads(call("schema", what).stdout)["$defs"] if "__" in name]
+
+
 def test_a_schema_goes_to_a_file(tmp_path: Path) -> None:
     assert call("schema", "macro", "--out", tmp_path / "new" / "macro.json").exit_code == 0
     assert json.loads((tmp_path / "new" / "macro.json").read_text())["title"] == "Macro"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bitline.devices.kept import MEAN, SPREAD, Keep, kept
 from bitline.devices.model import Draw, Model
-from bitline.devices.profiles import AnyProfile, Constant
+from bitline.devices.profiles import AnyProfile, StateConstant
 from bitline.units import Kelvin, Seconds
 
 BOLTZMANN_EV = 8.617333262e-5
-NONE = Constant(value=0.0)
+NONE = StateConstant(value=0.0)
 
 
 class Drift(Model):

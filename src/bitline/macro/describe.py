@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from bitline.converters import Adc
-from bitline.devices import Cell, Constant, MeasuredCell, Profile
+from bitline.devices import Cell, MeasuredCell, Profile, StateConstant
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
@@ -256,7 +256,7 @@ def _error(model: BaseModel) -> str:
     shown = [_words(str(getattr(model, "kind", "")))]
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if isinstance(value, Constant):
+        if isinstance(value, StateConstant):
             value = value.value
         if isinstance(value, Profile):
             ends = value.at(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
