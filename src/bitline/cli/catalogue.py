@@ -44,17 +44,23 @@ def presets(
 
 
 def schema(
-    what: Annotated[str, typer.Argument(help="`experiment`, `macro` or `bundle`")] = "experiment",
+    what: Annotated[str, typer.Argument(help="`experiment`, `macro`, `technology` or `bundle`")] = "experiment",
     out: Written = None,
 ) -> None:
-    """Print the JSON schema of an experiment, a macro or a deploy bundle, for editors that complete and check it."""
+    """Print the JSON schema of an experiment, a macro, a technology or a deploy bundle, for editors that complete and
+    check it.
+
+    Example: `bitline schema technology --out technology.json`
+    """
+    from bitline.cost import Technology
     from bitline.experiment import Experiment
     from bitline.lab.bundle import Record
     from bitline.macro import Macro
 
-    kinds: dict[str, type[Experiment | Macro | Record]] = {
+    kinds: dict[str, type[Experiment | Macro | Technology | Record]] = {
         "experiment": Experiment,
         "macro": Macro,
+        "technology": Technology,
         "bundle": Record,
     }
     if what not in kinds:
