@@ -20,7 +20,6 @@ from bitline.devices import (
     CapacitorMismatch,
     Cell,
     Conductances,
-    Constant,
     FlickerNoise,
     GaussianCell,
     LevelTable,
@@ -36,6 +35,7 @@ from bitline.devices import (
     RangeWeight,
     Saturating,
     StateCell,
+    StateConstant,
     StateNoise,
     StatePoints,
     StatePolynomial,
@@ -77,7 +77,7 @@ from bitline.macro import (
 )
 from bitline.macro.curves import Compressive, Discharge, Points, Polynomial
 from bitline.macro.geometry import Geometry
-from bitline.macro.kinds import CurveColumn, Feature, TableColumn, Trim
+from bitline.macro.kinds import ColumnTrim, CurveColumn, Feature, TableColumn
 from bitline.macro.placement import Reload, Unbounded
 from bitline.nn.quantizers import Lsq, MinMax, Mse, Pact, Percentile, Xnor
 
@@ -160,7 +160,7 @@ def converter(name: str, adc: Adc, limit: Adc = LOSSLESS, **marks: bool) -> Exam
 
 
 PROFILES = [
-    Constant(value=0.02),
+    StateConstant(value=0.02),
     StatePolynomial(coefficients=(0.01, 0.08, -0.05)),
     Saturating(most=0.0125, scale=0.11),
     Power(coefficient=0.0088, exponent=-0.65, most=0.2),
@@ -392,7 +392,8 @@ COLUMNS = [
            CurveColumn(offset_sigma=1e-12), frozen=True, converter=LOSSLESS),
     column("trimmed",
            CurveColumn(gain_sigma=0.05, offset_sigma=1.0, sigma=Polynomial(coefficients=(0.2,))), CurveColumn(),
-           trim=Trim(reads=16, gain_bits=5, offset_bits=5, gain_range=0.2, offset_range=3.0), frozen=True, fresh=True),
+           trim=ColumnTrim(reads=16, gain_bits=5, offset_bits=5, gain_range=0.2, offset_range=3.0),
+           frozen=True, fresh=True),
     column("pattern counts",
            CurveColumn(mean=Compressive(compression=0.1), pattern=(
                Feature(digits=(0.0, 1.0, 1.0, 1.0), levels=(-0.2, 0.3, 0.1, 0.2)),

@@ -18,7 +18,6 @@ from bitline.devices import (
     AnyProfile,
     CapacitorMismatch,
     Cell,
-    Constant,
     FlickerNoise,
     GaussianCell,
     Logarithm,
@@ -26,6 +25,7 @@ from bitline.devices import (
     MeasuredCell,
     PowerLawDrift,
     StateCell,
+    StateConstant,
     StateNoise,
     StatePolynomial,
     StuckAt,
@@ -694,5 +694,5 @@ def test_a_network_on_drifting_cells() -> None:
 def test_numbers_stay_numbers_in_a_configuration() -> None:
     drift = PowerLawDrift(nu=0.05)
     assert drift.model_dump(mode="json")["nu"] == 0.05
-    assert drift.nu == Constant(value=0.05)
-    assert LogTimeDrift.model_validate({"mu": -1e-3}).mu == Constant(value=-1e-3)
+    assert drift.nu == StateConstant(value=0.05)
+    assert LogTimeDrift.model_validate({"mu": -1e-3}).mu == StateConstant(value=-1e-3)

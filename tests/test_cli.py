@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from bitline import experiment, presets
 from bitline.cli import app
+from bitline.cost import Technology
+from bitline.cost.technology import FOLDER
 from bitline.evaluate import Priorities, Result
 from bitline.macro import Macro
 from bitline.nn import layers
@@ -436,10 +438,29 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_is_wrong() -> None:
         assert fits(yaml.safe_load(presets.find(name).read_text()), own, own), name
 
 
+@pytest.mark.parametrize("what", ["experiment", "macro", "technology", "bundle"])
+def test_names_in_a_schema_are_those_of_classes(what: str) -> None:
+    """Where two classes have one name, definitions are called by their modules."""
+    assert not [name for name in json.loads(call("schema", what).stdout)["$defs"] if "__" in name]
+
+
+def test_the_schema_of_a_technology_takes_short_forms() -> None:
+    schema = json.loads(call("schema", "technology").stdout)
+    assert schema["title"] == "Technology"
+    written = yaml.safe_load((FOLDER / "horowitz-45nm.yaml").read_text())
+    least = {"name": "mine", "cycle": "10 ns"}
+    more = least | {"adc": ["sar", {"kind": "murmann", "level": "low"}], "driver": {"volts": 0.9}}
+    for good in (written, least, more):
+        assert fits(good, schema, schema)
+        Technology.model_validate(good)
+    for bad in ({"name": "mine"}, least | {"adcs": ["sar"]}, least | {"adc": ["sarr"]}, least | {"array": "ohmic"}):
+        assert not fits(bad, schema, schema)
+
+
 def test_a_schema_goes_to_a_file(tmp_path: Path) -> None:
     assert call("schema", "macro", "--out", tmp_path / "new" / "macro.json").exit_code == 0
     assert json.loads((tmp_path / "new" / "macro.json").read_text())["title"] == "Macro"
-    refused(call("schema", "chip"), "no schema 'chip'; there are: experiment, macro")
+    refused(call("schema", "chip"), "no schema 'chip'; there are: experiment, macro, technology")
 
 
 def test_a_command_leaves_random_states_alone(folder: Path) -> None:

@@ -34,6 +34,7 @@ from bitline.macro import Chip, Macro, ideal
 from bitline.methods import AnyMethod, Compensate, ErrorAware, Plain, Qat, Suppression
 from bitline.methods.kinds import AnyOfWeights
 from bitline.nn import batch_norms, convert, layers, mapping, moved, on_chip, restore, use
+from bitline.report.contents import spread
 from bitline.report.costs import cost_tables, overheads_table
 from bitline.report.html import render_html
 from bitline.train import TrainConfig, train
@@ -345,7 +346,17 @@ def test_side_paths_are_digital_products_of_a_cost(path: Path) -> None:
         assert without.network_tops_per_watt == pytest.approx(without.tops_per_watt)
     assert found.latency == before.latency
     assert "of it side paths" in cost_tables(found, "m")[0].columns[0]._cells[-5].plain
-    assert len(overheads_table((*rows, total)).columns) == 6 + len(found.estimates)
+    told = overheads_table((*rows, total))
+    assert len(told.columns) == 7  # shares under all laws are one column, from the least to the most
+    assert str([*told.columns[-1].cells][-1]) == spread(total.energy_shares.values())
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.SIZES], ids=lambda path: path.kind)
+def test_usual_sizes_are_from_the_cheapest_to_the_dearest(path: Path) -> None:
+    rows = [overhead(attach(model(), path.sized(size)), X[:2])[-1] for size in path.SIZES]
+    for stored in ([row.side_parameters for row in rows], [row.side_macs for row in rows]):
+        assert stored == sorted(stored)
+        assert stored[0] < stored[-1]
 
 
 def test_without_converters_side_paths_are_priced_alone() -> None:

@@ -82,6 +82,30 @@ def described_macro(folder: Path, name: str = "m.yaml", /, **macro: Any) -> Path
             {"converter": {"bits": 6, "noise": 0}},
             "macro.converter.noise: Input should be greater than 0, or leave it out (given: 0)",
         ),
+        (
+            {"converter": {"bits": 2, "levels": [0, 1]}},
+            "macro.converter: levels: 2 given, 2^bits = 4 needed",
+        ),
+        (
+            {"converter": {"bits": 2, "levels": [0, 0.3, 0.5, 0.9]}},
+            "macro.converter: levels must run from 0 to 1, not 0 to 0.9",
+        ),
+        (
+            {"converter": {"bits": 6, "gains": [1.0], "gain_sigma": 0.1}},
+            "macro.converter: gains tell this die's converters, gain_sigma draws others: give one",
+        ),
+        (
+            {"corners": {"hot": {"converter": {"gains": [-1.0]}}}},
+            "macro.corners.hot.converter: gains must be above 0, not -1",
+        ),
+        (
+            {"converter": {"bits": 6, "range": {"kind": "fixed", "low": 3, "high": 1}}},
+            "macro.converter.range: low = 3 must be below high = 1",
+        ),
+        (
+            {"inputs": {"kind": "unsigned", "bits": 2, "digit_bits": 3}},
+            "macro.inputs: digit_bits = 3 exceeds inputs.bits = 2",
+        ),
         ({"rows": 0}, "macro.rows: Input should be greater than or equal to 1 (given: 0)"),
         ({"converter": {"bits": True}}, f"macro.converter.bits: {TRUTH}"),
         (
@@ -124,7 +148,7 @@ def test_a_macro_file_is_told_like_an_experiment(tmp_path: Path) -> None:
     ("macro", "says"),
     [
         ({"base": "generic-8t-sran"}, "no preset 'generic-8t-sran'; did you mean generic-8t-sram? there are:"),
-        ({"base": 3}, "macro.base is 3: give a preset's name, or the path of a .yaml file"),
+        ({"base": 3}, "macro: base is 3: give a preset's name, or the path of a .yaml file"),
         ({"base": NAME, "row": 3}, "macro.row: no such key; did you mean rows? known: "),
         ({"base": NAME, "rows": True}, f"macro.rows: {TRUTH}"),
         ({"base": "none.yaml"}, "none.yaml: No such file"),

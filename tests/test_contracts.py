@@ -31,7 +31,7 @@ from bitline.macro import AnyGradient, Chip, Macro, SteIdeal, age, choose, ideal
 from bitline.macro.chip import Effect
 from bitline.macro.curves import AnyCurve
 from bitline.macro.ideals import CAUSES
-from bitline.macro.kinds import AnyColumn, CurveColumn, TableColumn, Trim
+from bitline.macro.kinds import AnyColumn, ColumnTrim, CurveColumn, TableColumn
 from bitline.macro.placement import Placement
 from bitline.methods import Method, Progress
 from bitline.nn.calibrate import calibrate
@@ -150,7 +150,7 @@ def test_a_calibrated_range_is_what_its_rule_makes_of_what_was_seen(rule):
         (Cell, [example.macro.cell for example in [*CELLS, *CELL_ERRORS]]),
         (CurveColumn, [c.macro.column for c in [*COLUMNS, *CURVES] if isinstance(c.macro.column, CurveColumn)]),
         (TableColumn, [c.macro.column for c in COLUMNS if isinstance(c.macro.column, TableColumn)]),
-        (Trim, [example.macro.trim for example in EXAMPLES if example.macro.trim]),
+        (ColumnTrim, [example.macro.trim for example in EXAMPLES if example.macro.trim]),
         (Macro, [example.macro for example in EXAMPLES]),
         *[(kind, RANGES) for kind in sorted(members(Range), key=lambda kind: kind.__name__)],
         *[(kind, DRIFTS) for kind in sorted(members(AnyDrift), key=lambda kind: kind.__name__)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,26 @@ def test_noise_adds_up_over_cells_legs_and_converter() -> None:
     step = 896 / 127
     both = (cells + (0.5 * step) ** 2) ** 0.5
     assert dict(describe(noisy))["fresh noise at 0"] == f"{both:.3g} counts = {both / step:.3g} LSB"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ({"kind": "gaussian", "sigma": 0, "mu": 0.01}, "gaussian, sigma 0"),  # the mean alone
+        ({"kind": "gaussian", "sigma": 0.1}, "gaussian, sigma 0.1"),
+        ({"kind": "capacitor", "farads": "1 fF", "coefficient": 0}, "coefficient 0"),
+        ({"kind": "state", "sigma": 0, "mu": 0.1}, "state, sigma 0"),
+        ({"kind": "state", "sigma": 0.1, "floor": 0}, "floor 0 (least that a cell holds"),
+    ],
+)
+def test_a_zero_that_was_meant_is_told(error: dict[str, Any], text: str) -> None:
+    cell = {"errors": [error]}
+    macro = Macro.model_validate(
+        {"name": "m", "rows": 8, "columns": 8, "weights": {"kind": "differential", "bits": 3}, "cell": cell}
+    )
+    told = dict(describe(macro))["frozen error of a cell"]
+    assert text in told
+    assert ("mu" in told) == ("mu" in error)  # one that is the default is left out
 
 
 def test_tables_tell_frozen_and_fresh_apart() -> None:

@@ -140,9 +140,10 @@ def test_every_kind_that_is_trained_is_a_rival() -> None:
     """Each with sizes that it can have."""
     kinds = set(get_args(get_args(AnyPath)[0]))
     wanted = {kind for kind in kinds if kind.SIZE is not None and kind.WHY_NOT_TRAINED is None}
-    assert {type(path) for path, _ in RIVALS} == wanted, "a row for each in RIVALS of experiment/ladder.py"
-    for path, sizes in RIVALS:
-        for size in sizes:
+    assert {type(path) for path in RIVALS} == wanted, "its place in RIVALS of experiment/ladder.py"
+    for path in RIVALS:
+        assert len(path.SIZES) > 1
+        for size in path.SIZES:
             assert getattr(path.sized(size), str(path.SIZE)) == size
 
 

@@ -33,7 +33,7 @@ from bitline.macro import (
     without,
 )
 from bitline.macro.curves import Compressive, Discharge, Lookup, Points, Polynomial
-from bitline.macro.kinds import CurveColumn, TableColumn, Trim
+from bitline.macro.kinds import ColumnTrim, CurveColumn, TableColumn
 from bitline.macro.placement import Layout, Reload
 from bitline.macro.probability import aliases
 from contracts import base, table
@@ -413,7 +413,7 @@ def test_trim_through_a_curve_and_a_converter():
     """A converter without noise is off by its rounding however often it is read; noise is averaged out, and dithers."""
     spread = CurveColumn(mean=Compressive(compression=0.2), gain_sigma=0.03, offset_sigma=1.0)
     noisy = spread.model_copy(update={"sigma": Polynomial(coefficients=(1.0,))})
-    trim = Trim(reads=400, gain_bits=10, offset_bits=10, gain_range=0.2, offset_range=6.0)
+    trim = ColumnTrim(reads=400, gain_bits=10, offset_bits=10, gain_range=0.2, offset_range=6.0)
     left = []
     for column, setting in ((spread, None), (spread, trim), (noisy, trim)):
         macro = base("t", columns=2000, column=column, converter=Adc(bits=9), trim=setting)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import bitline as bl
 from bitline.cli import app
-from bitline.compensate import CorrectNet, LowRank, Trim
+from bitline.compensate import AnyPath, CorrectNet, LowRank, Sparse, Trim, Vectors
 from bitline.cost import side_costs
 from bitline.evaluate import injected_from
 from bitline.methods import AnyMethod, Compensate
@@ -40,6 +40,7 @@ from bitline.place import (
     place,
     read_searcher,
     search,
+    sizes_of,
     space_of,
 )
 from bitline.place.even import Even
@@ -464,6 +465,35 @@ def test_what_cannot_be_is_refused(call: Callable[[], Any], message: str) -> Non
 def test_searchers_are_read_from_their_kind_or_more() -> None:
     assert read_searcher("greedy") == Greedy()
     assert read_searcher({"kind": "reinforce", "lr": 0.1}, 7) == Reinforce(lr=0.1, evaluations=7)
+
+
+@pytest.mark.parametrize(
+    ("path", "widths", "message"),
+    [
+        ("low_rank", "0.125,0.25", "--widths 0.125,0.25: rank 0.125: input should be a valid integer, got a number"),
+        ("low_rank", "0.125,0.25", "of kind 'low_rank' usual are 1, 2, 4"),
+        ("sparse", "2", "--widths 2: share 2: input should be less than 1; of kind 'sparse' usual are 0.02, 0.05, 0.1"),
+        ("vectors", "few", "--widths 'few': numbers with commas between are expected, such as 4,16"),
+        ("correctnet", "0", "--widths 0: widths = [0.0]: one or more above 0 are expected"),
+    ],
+)
+def test_sizes_that_a_path_cannot_have_are_refused_before_any_work(
+    tmp_path: Path, path: str, widths: str, message: str
+) -> None:
+    tiny = TINY | {"methods": [{"kind": "compensate", "path": {"kind": path}}]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    done = CliRunner().invoke(
+        app, ["place", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--widths", widths]
+    )
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", [CorrectNet(), LowRank(), Vectors(), Sparse()], ids=lambda path: path.kind)
+def test_sizes_are_the_paths_own_unless_given(path: AnyPath) -> None:
+    assert sizes_of(path) == path.SIZES
+    assert sizes_of(path, [path.SIZES[1], 0, path.SIZES[0], path.SIZES[1]]) == path.SIZES[:2]
 
 
 def test_the_command_places(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's Python walk, run as it stands."""
+"""The README's Python walk, run as it stands; and the examples that help and documents name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import bitline as bl
 from bitline.data import SklearnDigits, batches
 from bitline.macro import Macro
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(language: str) -> str:
@@ -40,3 +41,17 @@ def test_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["result"].rows[1].chips == 2
     assert names["plain"](torch.rand(1, 1, 8, 8)).shape == (1, 10)
     bl.train(names["model"], names["loader"], config=bl.TrainConfig(steps=1, lr=1e-3), progress=False)  # twice
+
+
+NAMING = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src" / "bitline").rglob("*.py")]
+
+
+def test_examples_that_are_named_exist() -> None:
+    """In documents, docstrings and the help of commands."""
+    named = {
+        (name, file.relative_to(ROOT))
+        for file in NAMING
+        for name in re.findall(r"examples/[\w./-]*\w", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert not [f"{name} in {file}" for name, file in sorted(named) if not (ROOT / name).is_file()]

@@ -428,5 +428,5 @@ def test_the_picture_shows_every_setting_tested(found: Searched) -> None:
 def test_tables_hold_what_was_tested(found: Searched) -> None:
     assert search_table(found).row_count == len(found.tested)
     table = setting_table(found, found.candidates[1])
-    assert [column.header for column in table.columns] == ["layer", "in bits", "ADC bits"]
+    assert [str(column.header) for column in table.columns] == ["layer", "in bits", "ADC bits"]
     assert table.row_count == 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitline.devices import LogNormalWeight, lognormal
 from bitline.evaluate import error_gain, injected_from, layer_gains
 from bitline.macro import Macro
-from bitline.methods import Compensate, Cosine, ErrorAware, HaSgd, Progress, Qat, Ramp, Suppression
+from bitline.methods import Compensate, CosineRamp, ErrorAware, HaSgd, Progress, Qat, Ramp, Suppression
 from bitline.methods.suppression import bound, departure, effective, typical
 from bitline.nn import convert, layers, norms_behind
 from bitline.train import TrainConfig, train
@@ -134,7 +134,11 @@ def test_the_penalty_is_added_to_the_loss() -> None:
 def test_beta_follows_its_schedule() -> None:
     net = model()
     plain = float(Suppression().penalty(net, Progress(0, 11), 0).detach())
-    for schedule, step, factor in ((Ramp(), 5, 0.5), (Cosine(start=0.01), 10, 1.0), (Cosine(start=0.5), 5, 0.75)):
+    for schedule, step, factor in (
+        (Ramp(), 5, 0.5),
+        (CosineRamp(start=0.01), 10, 1.0),
+        (CosineRamp(start=0.5), 5, 0.75),
+    ):
         found = Suppression(schedule=schedule).penalty(net, Progress(step, 11), 0)
         assert float(found.detach()) == pytest.approx(factor * plain)
 

@@ -65,7 +65,7 @@ class FixedRange(RangeRule):
     @model_validator(mode="after")
     def _order(self) -> FixedRange:
         if not self.low < self.high:
-            raise ValueError(f"converter range: low = {self.low:g} must be below high = {self.high:g}")
+            raise ValueError(f"range: low = {self.low:g} must be below high = {self.high:g}")
         return self
 
     def start(self, adc: Adc, low: float, high: float) -> tuple[float, float]:

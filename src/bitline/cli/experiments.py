@@ -42,7 +42,7 @@ def run(
     What an interrupted run had done is not done again. Writes `result.json`, `report.html`, `rows.csv`, `run.json`.
     With `--workers`, or `--address` of a Ray cluster, chips are tested several at once: the same results.
 
-    Example: `bitline run examples/digits.yaml --set test.chips=5`
+    Example: `bitline run examples/digits-two-macros.yaml --set test.chips=5`
     """
     _run(loaded(file, changes, plan), folder_of(file, out), fresh, as_json, workers=workers_of(workers, address))
 

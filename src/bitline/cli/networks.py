@@ -289,7 +289,9 @@ def export(
 ) -> None:
     """Write a trained network as a deploy bundle: cell levels, scales, ranges, all a board and `lab replay` need.
 
-    Trains what is not trained yet. Example: `bitline export examples/digits.yaml --method error_aware`
+    Trains what is not trained yet.
+
+    Example: `bitline export examples/digits-two-macros.yaml generic-8t-sram --method error_aware`
     """
     from bitline import lab as bench
     from bitline.samples import Samples

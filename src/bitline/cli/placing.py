@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,9 +27,10 @@ def place(
         str | None,
         typer.Option("--method", help="kind or title of a `compensate`: its path, after and at; absent: the first one"),
     ] = None,
-    widths: Annotated[str, typer.Option("--widths", help="of a side path; rank or share where its kind has one")] = (
-        "0.125,0.25"
-    ),
+    widths: Annotated[
+        str | None,
+        typer.Option("--widths", help="widths, ranks or shares, as the path's kind has: 1,2,4; absent: its usual ones"),
+    ] = None,
     keep: Annotated[
         str, typer.Option("--keep", help="layers are left out from where on errors keep so much: 95% or 0.95")
     ] = "95%",
@@ -64,10 +65,7 @@ def place(
         chosen = method_of(experiment, method)
         if not isinstance(chosen, Compensate):
             raise ValueError(f"--method {method}: side paths of a `compensate` are placed, {chosen.kind} has none")
-    try:
-        sizes = [float(one) for one in widths.split(",")]
-    except ValueError:
-        raise ValueError(f"--widths {widths!r}: numbers with commas between are expected, such as 0.125,0.25") from None
+    sizes = None if widths is None else _sizes(chosen.path, widths)
     most, kept = Budget.read(budget, of), share(keep, "keep", most=1)
     tried = read_searcher(from_yaml(searcher), evaluations)
     found = place_paths(
@@ -89,6 +87,20 @@ def place(
     console.print(placement_table(found, most=20))
     say(found.row)
     say(f"figures: {folder / 'place.json'}")
+
+
+def _sizes(path: Any, text: str) -> tuple[float, ...]:
+    from bitline.place import sizes_of
+
+    try:
+        numbers = [float(one) for one in text.split(",")]
+    except ValueError:
+        some = ",".join(f"{one:g}" for one in path.SIZES)
+        raise ValueError(f"--widths {text!r}: numbers with commas between are expected, such as {some}") from None
+    try:
+        return sizes_of(path, numbers)
+    except ValueError as error:
+        raise ValueError(f"--widths {text}: {error}") from None
 
 
 def centre(

@@ -23,6 +23,7 @@ class CorrectNet(Trained):
     """
 
     SIZE = "width"
+    SIZES = (0.125, 0.25)
     kind: Literal["correctnet"] = "correctnet"
     width: float = Field(default=0.25, gt=0, le=4, description="m relative to n; at least one channel")
 

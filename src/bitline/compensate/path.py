@@ -39,6 +39,9 @@ class Path(Frozen):
 
     STANDS: ClassVar[Stands] = "alone"
     SIZE: ClassVar[str | None] = None
+    """The key that is its size, if one is; of a larger size it costs more, which ``place`` orders placements by."""
+    SIZES: ClassVar[tuple[float, ...]] = ()
+    """Sizes worth a try, from the cheapest to the dearest: what ``place`` and ``harden`` choose from unless told."""
     WHY_NOT_TRAINED: ClassVar[str | None] = None
     """Why there is nothing in it to train; None where there is."""
 
@@ -58,7 +61,9 @@ class Path(Frozen):
         try:
             return type(self).model_validate(self.model_dump() | {self.SIZE: value})
         except ValidationError as error:
-            raise ValueError(f"{self.SIZE} {size:g}: {error.errors()[0]['msg'].lower()}") from None
+            told = f"{self.SIZE} {size:g}: {error.errors()[0]['msg'].lower()}"
+            usual = ", ".join(f"{one:g}" for one in self.SIZES)
+            raise ValueError(told + (f"; of kind {self.kind!r} usual are {usual}" if usual else "")) from None
 
     def refuses(self, macro: Macro) -> str | None:
         """Why it cannot stand beside a layer on this macro; None if it can."""

@@ -21,6 +21,7 @@ class LowRank(Trained):
     """
 
     SIZE = "rank"
+    SIZES = (1, 2, 4)
     kind: Literal["low_rank"] = "low_rank"
     rank: int = Field(default=2, ge=1)
 
@@ -83,6 +84,7 @@ class Vectors(Trained):
     """
 
     SIZE = "rank"
+    SIZES = (4, 16)
     kind: Literal["vectors"] = "vectors"
     rank: int = Field(default=16, ge=1)
 
@@ -133,6 +135,7 @@ class Sparse(Trained):
     """
 
     SIZE = "share"
+    SIZES = (0.02, 0.05, 0.1)
     kind: Literal["sparse"] = "sparse"
     share: float = Field(default=0.05, gt=0, lt=1)
 

@@ -106,7 +106,8 @@ def _sentence(item: Any, place: _Place) -> str:
         return f"a mapping is expected, such as {_mapping(here)}"
     text: str = item["msg"].removeprefix("Value error, ").replace("Tuple should", "List should")
     if place.path:
-        text = text.removeprefix(f"{place.path[-1]}: ")
+        key = place.path[-1]  # texts begin with the key that they are of, for who reads them without its path
+        text = text.removeprefix(f"{key}: ").removeprefix(f"{key}.")
     if kind == "literal_error" and here is not None:
         hint = near(value, [str(one) for one in get_args(here.annotation)]).strip()
         return f"{text}; {hint}" if hint else text

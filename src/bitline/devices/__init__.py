@@ -27,12 +27,12 @@ from bitline.devices.noise import AnyReadNoise, FlickerNoise, ReadNoise, StateNo
 from bitline.devices.offsets import OffsetRow, Stored
 from bitline.devices.profiles import (
     AnyProfile,
-    Constant,
     Logarithm,
     Middle,
     Power,
     Profile,
     Saturating,
+    StateConstant,
     StatePoints,
     StatePolynomial,
 )
@@ -52,7 +52,6 @@ __all__ = [
     "CellError",
     "CellReads",
     "Conductances",
-    "Constant",
     "Draw",
     "Draws",
     "Drift",
@@ -75,6 +74,7 @@ __all__ = [
     "ReadNoise",
     "Saturating",
     "StateCell",
+    "StateConstant",
     "StateNoise",
     "StatePoints",
     "StatePolynomial",

@@ -13,11 +13,11 @@ from torch import Tensor
 from bitline.configuration import Frozen
 from bitline.devices.draw import Draw
 from bitline.devices.kept import MEAN, SPREAD, Keep, kept
-from bitline.devices.profiles import AnyProfile, Constant
+from bitline.devices.profiles import AnyProfile, StateConstant
 from bitline.units import Kelvin, Seconds
 
 BOLTZMANN_EV = 8.617333262e-5
-NONE = Constant(value=0.0)
+NONE = StateConstant(value=0.0)
 
 
 class Drift(Frozen):

@@ -43,7 +43,7 @@ class Profile(Frozen):
             )
 
 
-class Constant(Profile):
+class StateConstant(Profile):
     """The same in all states."""
 
     kind: Literal["constant"] = "constant"
@@ -144,13 +144,13 @@ class _OrNumber:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any) -> Any:
             if isinstance(value, int | float) and not isinstance(value, bool):
-                return Constant(value=value)
+                return StateConstant(value=value)
             if not isinstance(value, Mapping | Profile):
                 raise ValueError("a number or a profile is expected, such as 0.05 or {kind: polynomial, …}")
             return value
 
         def write(profile: Any, inner: Any) -> Any:
-            return profile.value if isinstance(profile, Constant) else inner(profile)
+            return profile.value if isinstance(profile, StateConstant) else inner(profile)
 
         return core_schema.no_info_before_validator_function(
             read, handler(source), serialization=core_schema.wrap_serializer_function_ser_schema(write)
@@ -161,7 +161,7 @@ class _OrNumber:
 
 
 AnyProfile = Annotated[
-    Constant | StatePolynomial | Saturating | Power | Logarithm | Middle | StatePoints,
+    StateConstant | StatePolynomial | Saturating | Power | Logarithm | Middle | StatePoints,
     Field(discriminator="kind"),
     _OrNumber(),
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitline.devices.draw import Draw
 from bitline.devices.kept import KeptError
-from bitline.devices.profiles import AnyProfile, Constant
+from bitline.devices.profiles import AnyProfile, StateConstant
 
 
 class StateCell(KeptError):
@@ -23,7 +23,7 @@ class StateCell(KeptError):
 
     kind: Literal["state"] = "state"
     sigma: AnyProfile = Field(description="standard deviation at each state, relative to G_max - G_min, 0 … 1")
-    mu: AnyProfile = Field(default=Constant(value=0.0), description="mean error at each state, likewise, -1 … 1")
+    mu: AnyProfile = Field(default=StateConstant(value=0.0), description="mean error at each state, likewise, -1 … 1")
     floor: float | None = Field(
         default=None, ge=-1, le=0, description="least that a cell holds above level 0, relative to G_max - G_min"
     )

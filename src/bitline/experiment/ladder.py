@@ -22,12 +22,7 @@ from bitline.nn import layers
 from bitline.place import AnySearcher, Budget, Reinforce
 
 CONVERTED = "as converted"
-RIVALS: tuple[tuple[AnyPath, tuple[float, ...]], ...] = (  # kinds, and their widths, ranks or shares
-    (CorrectNet(), (0.125, 0.25)),
-    (LowRank(), (1, 2, 4)),
-    (Vectors(), (4, 16)),
-    (Sparse(), (0.02, 0.05, 0.1)),
-)
+RIVALS: tuple[AnyPath, ...] = (CorrectNet(), LowRank(), Vectors(), Sparse())  # each of its own sizes
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ class Ladder:
         if sides(kept.model):
             self.tell("left out: the experiment's method has inputs centred, and a layer has room for one side path")
             return
-        for path, widths in RIVALS:
+        for path in RIVALS:
             wanted = Compensate.model_validate({"path": path, "after": kept.method})
             try:
                 found = place_paths(
@@ -145,7 +140,6 @@ class Ladder:
                     wanted,
                     budget=how.budget,
                     searcher=how.searcher,
-                    widths=widths,
                     images=how.images,
                     training=few(self.walk.experiment.training, how.tries),
                     chips=how.chips,

@@ -14,7 +14,7 @@ from bitline.experiment.config import Experiment
 from bitline.experiment.run import Run
 from bitline.methods import Compensate
 from bitline.methods.machine import training_chip
-from bitline.place import AnySearcher, Budget, Directions, Placed, directions, place
+from bitline.place import AnySearcher, Budget, Directions, Placed, directions, place, sizes_of
 from bitline.train import TrainConfig
 
 
@@ -24,7 +24,7 @@ def place_paths(
     *,
     budget: Budget,
     searcher: AnySearcher,
-    widths: Sequence[float],
+    widths: Sequence[float] | None = None,
     images: int,
     training: TrainConfig,
     chips: int,
@@ -36,10 +36,12 @@ def place_paths(
 
     The network is that of the experiment on its only macro, trained by what the method comes after. Placements are
     chosen on ``images`` that it was not trained on, where the data set has as many; else on some that the side paths
-    were not. Test images are not looked at. ``training``: of a try, see ``few``. ``start``: the network as converted,
-    where it is at hand. Raises ImportError, before any training, for a searcher that needs more than is installed.
+    were not. Test images are not looked at. ``widths``: as of ``place``. ``training``: of a try, see ``few``.
+    ``start``: the network as converted, where it is at hand. Raises, before any training, ValueError for a width that
+    the path cannot have, and ImportError for a searcher that needs more than is installed.
     """
     searcher.check()
+    widths = sizes_of(method.path, widths)
     experiment = walk.experiment
     macro = experiment.on()
     mine, validation, unseen = apart(walk, images)

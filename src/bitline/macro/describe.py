@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from bitline.converters import Adc
-from bitline.devices import Cell, Constant, MeasuredCell, Profile
+from bitline.devices import Cell, MeasuredCell, Profile, StateConstant
 from bitline.macro.curves import AnyCurve
 from bitline.macro.kinds import CurveColumn, TableColumn
 from bitline.macro.macro import Macro
@@ -252,18 +252,18 @@ def _value(macro: Macro, counts: float, step: float | None = None) -> str:
 
 
 def _error(model: BaseModel) -> str:
-    """Kind and parameters of an error, each with what it means."""
+    """Kind and parameters of an error, each with what it means; a zero that is the default is off, and is left out."""
     shown = [_words(str(getattr(model, "kind", "")))]
     for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if isinstance(value, Constant):
-            value = value.value
+        value, own = (
+            one.value if isinstance(one, StateConstant) else one for one in (getattr(model, name), field.default)
+        )
         if isinstance(value, Profile):
             ends = value.at(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
             shown.append(
                 f"{_words(name)} {ends[0]:.3g} at level 0 to {ends[1]:.3g} at the highest ({field.description})"
             )
-        elif isinstance(value, int | float) and value:
+        elif isinstance(value, int | float) and (value or own != 0):
             shown.append(f"{_words(name)} {value:.3g}" + (f" ({field.description})" if field.description else ""))
     return ", ".join(shown)
 

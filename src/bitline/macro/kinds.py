@@ -172,7 +172,7 @@ class TableColumn(Value):
 AnyColumn = Annotated[CurveColumn | TableColumn, Field(discriminator="kind")]
 
 
-class Trim(Value):
+class ColumnTrim(Value):
     """Calibration of each column after fabrication: two trim DACs take out gain and offset, measured in noisy reads.
 
     Known sums (an eighth and seven eighths of full scale, from a row of calibration cells) are read ``reads`` times

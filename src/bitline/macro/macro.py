@@ -17,7 +17,7 @@ from bitline.converters import Adc, Driver
 from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
 from bitline.macro.compensation import Compensation
-from bitline.macro.kinds import AnyColumn, CurveColumn, Feature, TableColumn, Trim
+from bitline.macro.kinds import AnyColumn, ColumnTrim, CurveColumn, Feature, TableColumn
 from bitline.macro.placement import Layout, Placement, Unbounded
 from bitline.units import Volts
 
@@ -44,7 +44,7 @@ class Macro(Written, Value):
     wires: Wires | None = Field(default=None, description="absent: wires without resistance")
     driver: Driver | None = None
     column: AnyColumn | None = None
-    trim: Trim | None = None
+    trim: ColumnTrim | None = None
     converter: Adc | None = Field(default=None, description="absent: the column's value is read as it is")
     compensation: Compensation | None = Field(default=None, description="of drift; absent: outputs drift as cells do")
     placement: Placement = Unbounded()

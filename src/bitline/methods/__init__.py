@@ -11,7 +11,7 @@ from bitline.methods.gaussian import Gaussian
 from bitline.methods.hasgd import HaSgd
 from bitline.methods.kinds import OfWeights
 from bitline.methods.machine import ErrorAware, OnFreshChips, OnMacro, Qat, Ranges, training_chip
-from bitline.methods.parts import Clip, Cosine, Injection, Ramp, Sam, Spread
+from bitline.methods.parts import Clip, CosineRamp, Injection, Ramp, Sam, Spread
 from bitline.methods.plain import Plain
 from bitline.methods.protocol import Batches, Criterion, Method, Progress
 from bitline.methods.suppression import Suppression
@@ -23,7 +23,7 @@ __all__ = [
     "Batches",
     "Clip",
     "Compensate",
-    "Cosine",
+    "CosineRamp",
     "Criterion",
     "DNat",
     "Distillation",

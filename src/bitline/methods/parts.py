@@ -77,7 +77,7 @@ class Ramp(Levels):
         return f"noise from {self.start:g} to {self.end:g}"
 
 
-class Cosine(Levels):
+class CosineRamp(Levels):
     """From ``start`` to ``end`` along half a cosine over all steps."""
 
     kind: Literal["cosine"] = "cosine"
@@ -111,7 +111,7 @@ class Spread(Levels):
         return f"noise between {self.low:g} and {self.high:g}"
 
 
-AnyLevels = Annotated[Ramp | Cosine | Spread, Field(discriminator="kind")]
+AnyLevels = Annotated[Ramp | CosineRamp | Spread, Field(discriminator="kind")]
 
 
 class Clip(Frozen):

@@ -3,7 +3,7 @@
 from bitline.place.budget import Budget
 from bitline.place.directions import Directions, LayerDirections, directions
 from bitline.place.episode import Episode
-from bitline.place.placing import place, search
+from bitline.place.placing import place, search, sizes_of
 from bitline.place.result import Placed, Tried
 from bitline.place.searchers import AnySearcher, Exhaustive, Greedy, Ppo, Random, Reinforce, read_searcher
 from bitline.place.space import Candidate, Share, Space, early, space_of
@@ -33,6 +33,7 @@ __all__ = [
     "place",
     "read_searcher",
     "search",
+    "sizes_of",
     "space_of",
 ]
 

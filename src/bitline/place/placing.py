@@ -35,7 +35,7 @@ def place(
     budget: Budget | float | str = 0.05,
     searcher: AnySearcher | None = None,
     path: AnyPath | None = None,
-    widths: Sequence[float] = (0.125, 0.25),
+    widths: Sequence[float] | None = None,
     at: Sequence[str] = ("*",),
     keep: float = 0.95,
     training: TrainConfig = FEW,
@@ -48,10 +48,10 @@ def place(
     """Search for the layers of a converted network that side paths pay beside, and how wide they should be.
 
     Candidates are the layers ``at`` before the one from which on errors still keep ``keep`` of the accuracy. Each gets
-    no side path or one of the ``widths`` (ranks, shares) of ``path``; a placement is trained as ``training`` says on
-    ``batches`` and fresh chips, and tested on ``chips`` dies of a lot of their own and the images of ``validation``,
-    which no final test should use: R = (mean − std) / original − η · max(0, overhead − budget) / budget, ``original``
-    the accuracy without errors.
+    no side path or one of the ``widths`` of ``path`` (ranks, shares; absent: those usual for its kind); a placement is
+    trained as ``training`` says on ``batches`` and fresh chips, and tested on ``chips`` dies of a lot of their own and
+    the images of ``validation``, which no final test should use: R = (mean − std) / original − η · max(0, overhead −
+    budget) / budget, ``original`` the accuracy without errors.
     ``searcher``: ``Reinforce()`` unless given. With ``out``, what was measured is kept there and not measured again.
     The model is not changed. Raises ValueError for a model without a layer that needs a side path, and for a space that
     the searcher refuses; ImportError, before anything is measured, for a searcher that needs more than is installed.
@@ -60,7 +60,7 @@ def place(
     searcher.check()
     if path.WHY_NOT_TRAINED is not None:
         raise ValueError(f"there is nothing to place: {path.WHY_NOT_TRAINED}")
-    widths = _checked(widths, path)
+    widths = sizes_of(path, widths)
     budget = budget if isinstance(budget, Budget) else Budget.read(str(budget))
     source = Source(validation)
     measuring = Measuring(model, batches, source, path, training, chips, seed)
@@ -110,8 +110,10 @@ def _grown(model: nn.Module, source: Source, chips: int, seed: int, ledger: Ledg
     return original, {name: float(right.double().mean()) for name, right in found.items()}
 
 
-def _checked(widths: Sequence[float], path: AnyPath) -> tuple[float, ...]:
-    """Widths in order, each once; raises ValueError for none, and for one the kind cannot have."""
+def sizes_of(path: AnyPath, widths: Sequence[float] | None = None) -> tuple[float, ...]:
+    """Widths, ranks or shares in order, each once; those usual for the kind where none are given. Raises ValueError for
+    none, and for one the kind cannot have."""
+    widths = path.SIZES if widths is None else widths
     found = tuple(sorted({float(one) for one in widths} - {0.0}))
     if not found:
         raise ValueError(f"widths = {list(widths)}: one or more above 0 are expected; none is always a choice")

@@ -67,6 +67,12 @@ def percent(share: float) -> str:
     return f"{value:.{min(3, max(1, 2 - math.floor(math.log10(value))))}f}"
 
 
+def spread(shares: Iterable[float]) -> str | None:
+    """Shares in per cent, least and most; None where there are none."""
+    found = [percent(share) for share in sorted(shares)]
+    return " … ".join(dict.fromkeys((found[0], found[-1]))) if found else None
+
+
 def count(value: int) -> str:
     """An integer with thin spaces between groups of three digits."""
     return f"{value:,}".replace(",", "\u202f")
@@ -252,11 +258,6 @@ def gains(name: str, rows: Sequence[LayerGain]) -> Table:
 
 def overheads(name: str, rows: Sequence[SideCost]) -> Table:
     """What the side paths of one network cost, layer by layer and in all."""
-
-    def energy(row: SideCost) -> str | None:
-        shares = [percent(share) for share in sorted(row.energy_shares.values())]
-        return " … ".join(dict.fromkeys((shares[0], shares[-1]))) if shares else None
-
     return Table.of(
         f"Side paths: {name}",
         rows,
@@ -276,7 +277,7 @@ def overheads(name: str, rows: Sequence[SideCost]) -> Table:
             Column(
                 "of the layer’s",
                 "Relative to the layer’s energy on the macro; least and most of several models of the converter.",
-                energy,
+                lambda r: spread(r.energy_shares.values()),
                 "%",
             ),
         ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.table import Table
 from rich.text import Text
 
 from bitline.compensate import Overhead
 from bitline.cost import Cost, SideCost
 from bitline.cost.estimate import TERMS
+from bitline.report.contents import spread
 from bitline.report.tables import cell
+from bitline.report.terminal import Table
 from bitline.units import si
 
 
@@ -20,27 +21,26 @@ def overheads_table(found: Iterable[Overhead]) -> Table:
     last = rows[-1] if rows else None
     priced = last if isinstance(last, SideCost) else None
     laws = list(priced.against) if priced is not None and priced.joules is not None else []
-    caption = "side paths, of one sample · shares: beside the layer's own, last beside the network's"
-    caption += f" · energy against that under: {', '.join(laws)}" if laws else ""
+    caption = (
+        "side paths: numbers stored, and of one sample · shares: beside the layer's own, last beside the network's"
+    )
+    caption += f" · of energy: least … most of {'; '.join(laws)}" if laws else ""
     caption += f" · no share of energy: {priced.why}" if priced is not None and priced.why else ""
-    table = Table(caption=Text(caption), caption_justify="left")
-    table.add_column("layer", overflow="fold")
-    for name in ("parameters", "share, %", "MACs", "share, %", *(("energy",) if priced else ())):
-        table.add_column(name, justify="right")
-    for _ in laws:
-        table.add_column("share, %", justify="right")
+    table = Table(caption=caption)
+    table.words("layer")
+    table.figures("numbers", "share, %", "MACs", "share, %")
+    table.figures(*(("energy",) if priced else ()), *(("share, %",) if laws else ()))
     for row in rows:
         shares = 100 * row.parameter_share, 100 * row.mac_share
         energy = [cell(None if row.joules is None else si(row.joules, "J", 3))] if isinstance(row, SideCost) else []
-        against = row.energy_shares if isinstance(row, SideCost) else {}
         table.add_row(
             Text(row.layer, style="bold"),
             cell(row.side_parameters, ","),
             cell(shares[0], ".1f"),
-            cell(row.side_macs, ","),
+            cell(si(row.side_macs, "", 3).strip()),
             cell(shares[1], ".1f"),
             *energy,
-            *(cell(100 * against[law], ".1f") for law in laws),
+            *([cell(spread(row.energy_shares.values()))] if laws and isinstance(row, SideCost) else ()),
         )
     return table
 
@@ -52,10 +52,9 @@ def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
     caption += f" · not in it, not counted: {', '.join(found.absent)}" if found.absent else ""
     caption += " · 2 operations a MAC as encoded; 1-bit: input × weight bits; TOPS/W: of layers on the macro alone; "
     caption += "network: operations of all its layers, over all its energy"
-    terms = Table(title=Text(macro), title_justify="left", caption=Text(caption), caption_justify="left")
-    terms.add_column("")
-    for estimate in found.estimates:
-        terms.add_column(Text(estimate.adc), justify="right", overflow="fold")
+    terms = Table(macro, caption)
+    terms.words("")
+    terms.figures(*(estimate.adc for estimate in found.estimates))
     shown = [estimate.energy for estimate in found.estimates]
     for term in TERMS:
         given = [getattr(energy, term) for energy in shown]
@@ -84,16 +83,15 @@ def cost_tables(found: Cost, macro: str) -> tuple[Table, Table]:
     caption = (
         f"a sample: {speed} · conv.: conversions · sum: bits of the accumulator · energy: {found.estimates[0].adc}"
     )
-    work = Table(caption=Text(caption), caption_justify="left")
-    work.add_column("layer", overflow="fold")
-    for name in ("MACs", "ADC", "conv.", "sum", *optional, "latency", "energy"):
-        work.add_column(name, justify="right", no_wrap=True)
+    work = Table(caption=caption)
+    work.words("layer")
+    work.figures("MACs", "ADC", "conv.", "sum", *optional, "latency", "energy")
     for i, (one, energy, seconds) in enumerate(
         zip(found.layers, found.estimates[0].layers, found.seconds, strict=True)
     ):
         on = one.macro is not None
         work.add_row(
-            Text(one.layer, style="bold"),
+            Text(one.layer, style="bold") if one.beside is None else Text("  side path"),
             cell(si(one.macs, "", 3).strip()),
             cell(f"{one.adc_bits} b") if on else Text("digital", style="dim"),
             cell(si(one.conversions, "", 3).strip() if on else None),

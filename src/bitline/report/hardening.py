@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.table import Table as Printed
 from rich.text import Text
 
 from bitline.cost import brief
@@ -18,6 +17,7 @@ from bitline.report.charts import Axis, span
 from bitline.report.contents import Column, Table, count, number, percent
 from bitline.report.html import render
 from bitline.report.tables import cell
+from bitline.report.terminal import Table as Printed
 
 WHAT = {"mean": "mean over chips", "p5": "5th percentile over chips"}
 
@@ -119,19 +119,14 @@ def ends(shares: Iterable[float]) -> str | None:
 
 def hardened_tables(found: Hardened) -> list[Printed]:
     """The story for the terminal: the steps, then what was verified."""
-    story = Printed(title=Text(found.title), title_justify="left", caption_justify="left")
-    story.caption = Text(
-        f"accuracy in %, {WHAT[found.by]}, on dies and images that decide · to hold: {found.at_least:.2f} · "
-        + (
-            f"energy is not told: {found.unpriced}"
-            if found.unpriced
-            else "saved: of a sample’s energy, side paths included, least … most of the ADC laws"
-        )
+    caption = f"accuracy in %, {WHAT[found.by]}, on dies and images that decide · to hold: {found.at_least:.2f} · " + (
+        f"energy is not told: {found.unpriced}"
+        if found.unpriced
+        else "saved: of a sample’s energy, side paths included, least … most of the ADC laws"
     )
-    story.add_column("step", no_wrap=True)
-    story.add_column("tried", overflow="fold")
-    for name in ("accuracy", "steps", "MACs, %", "saved, %"):
-        story.add_column(name, justify="right", no_wrap=True)
+    story = Printed(found.title, caption)
+    story.words("step", "tried")
+    story.figures("accuracy", "steps", "MACs, %", "saved, %")
     for step in found.steps:
         if not step.attempts:
             story.add_row(Text(step.name, style="bold"), Text(step.told, style="dim"), "", "", "", "")
@@ -145,11 +140,10 @@ def hardened_tables(found: Hardened) -> list[Printed]:
                 cell(ends(found.net(one).values())),
                 style="bold" if one == step.kept else "",
             )
-    verified = Printed(title=Text("Verified"), title_justify="left", caption_justify="left")
-    verified.caption = Text(f"on {found.final.images} test images and dies that decided nothing · accuracy in %")
-    verified.add_column("network", overflow="fold")
-    for name in ("mean", "interval", "p5", "worst", "chips"):
-        verified.add_column(name, justify="right", no_wrap=True)
+    told = f"on {found.final.images} test images and dies that decided nothing · accuracy in %"
+    verified = Printed("Verified", told)
+    verified.words("network")
+    verified.figures("mean", "interval", "p5", "worst", "chips")
     for row in found.verified:
         low, high = row.ci95
         figures = cell(row.mean, ".2f"), Text(f"{low:.2f}–{high:.2f}"), cell(row.p5, ".2f"), cell(row.worst, ".2f")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.table import Table
 from rich.text import Text
 
 from bitline.place import Directions, Placed
 from bitline.report.tables import cell
+from bitline.report.terminal import Table
 
 
 def placement_table(found: Placed, most: int | None = None) -> Table:
@@ -15,26 +15,25 @@ def placement_table(found: Placed, most: int | None = None) -> Table:
     caption = f"of {space.size} placements {len(found.tried)} tried, by {found.searcher['kind']}"
     caption += f" · {100 * space.original:.1f} % without errors"
     caption += f" · budget: {100 * space.budget.share:g} % more {space.budget.of}"
-    caption += " · reward: (mean − std) / original − penalty · overheads in % of the network's"
-    table = Table(title=Text("Placements"), title_justify="left", caption=Text(caption), caption_justify="left")
-    for candidate in space.candidates:
-        table.add_column(Text(candidate.layer), justify="right")
+    caption += " · reward: (mean − std) / original − penalty"
+    caption += " · side paths: numbers stored, MACs and energy, in % of the network's"
+    table = Table("Placements", caption)
+    table.words("side paths")
     names = (
         "mean",
         "std",
         "reward",
-        "parameters",
+        "numbers",
         "MACs",
         *(("energy",) if found.best.overhead.energy is not None else ()),
     )
-    for name in (*names, "budget"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.figures(*names, "budget")
     ranked = sorted(found.tried, key=lambda one: (not one.within, -one.reward))
     for one in ranked[:most]:
         share = one.overhead
         shares = (share.parameters, share.macs, share.energy)[: len(names) - 3]
         table.add_row(
-            *(cell(one.at.get(candidate.layer), "g") for candidate in space.candidates),
+            cell(" ".join(f"{layer}={size:g}" for layer, size in one.at.items()) or None),
             cell(one.mean, ".2f"),
             cell(one.std, ".2f"),
             cell(one.reward, ".4f"),
@@ -50,10 +49,9 @@ def directions_table(found: Directions) -> Table:
     caption = f"taken: {100 * found.used:.2f} % more {found.budget.of}, of {100 * found.budget.share:g} %"
     caption += " · felt: power of what a layer's errors alone, inputs centred, do to the answers, over theirs"
     caption += " · left: of the power beside the mean, what its array is still driven by"
-    table = Table(title=Text("Centred inputs"), title_justify="left", caption=Text(caption), caption_justify="left")
-    table.add_column("layer", overflow="fold")
-    for name in ("channels", "felt, %", "directions", "power left, %", "felt with them, %", "taken, %"):
-        table.add_column(name, justify="right")
+    table = Table("Centred inputs", caption)
+    table.words("layer")
+    table.figures("channels", "felt, %", "directions", "power left, %", "felt with them, %", "taken, %")
     for row in found.layers:
         table.add_row(
             Text(row.layer, style="bold"),

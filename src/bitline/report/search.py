@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from markupsafe import Markup
-from rich.table import Table
 from rich.text import Text
 
 from bitline.cost import brief
@@ -17,6 +16,7 @@ from bitline.evaluate.result import By
 from bitline.files import write_atomic
 from bitline.report.charts import Axis
 from bitline.report.svg import line, picture, text
+from bitline.report.terminal import Table
 from bitline.search import Candidate, Searched, Verified
 from bitline.search.found import Stage
 from bitline.search.setting import SHORT, value_of
@@ -34,31 +34,30 @@ def search_table(found: Searched, law: str | None = None, by: By = "mean") -> Ta
     """Every setting tested, cheapest first under a law: accuracy, and energy saved under each law."""
     front = {one.name for one in found.front(law, by=by)}
     what = "conversions" if found.space.price == "adc" else "a sample"
-    caption = f"{found.how} · saved of the energy of {what}, against the macro as it is · bold: the front"
-    table = Table(caption=Text(caption), caption_justify="left")
-    table.add_column("setting", overflow="fold", min_width=9)
-    for name in ("accuracy, %", "p5"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for title in found.laws:
-        table.add_column(Text(brief(title)), justify="right", overflow="fold")
+    caption = f"{found.how} · accuracy in % · interval: 95 %, of the mean · p5: 5th percentile over chips"
+    caption += f" · under each ADC law, %: saved of the energy of {what}, against the macro as it is · bold: the front"
+    table = Table(caption=caption)
+    table.words("setting")
+    table.figures("mean", "interval", "p5", *map(brief, found.laws))
     for one in sorted(found.tested, key=lambda each: found.joules(each, law)):
         row = one.tested
         assert row is not None
-        told = f"{row.mean:.2f} [{row.ci95[0]:.1f}, {row.ci95[1]:.1f}]"
-        shares = [Text(f"{100 * found.saved(one, each):.1f} %") for each in found.laws]
-        style = "bold" if one.name in front else ""
-        table.add_row(Text(one.name, style=style), Text(told), Text(f"{one.accuracy('tested', 'p5'):.2f}"), *shares)
+        figures = [f"{row.mean:.2f}", f"{row.ci95[0]:.1f}–{row.ci95[1]:.1f}", f"{one.accuracy('tested', 'p5'):.2f}"]
+        figures += [f"{100 * found.saved(one, each):.1f}" for each in found.laws]
+        table.add_row(Text(one.name, style="bold" if one.name in front else ""), *map(Text, figures))
     return table
 
 
 def setting_table(found: Searched, one: Candidate) -> Table:
     """A setting layer by layer, beside the baseline's."""
-    table = Table(title=Text(one.name), title_justify="left", caption=Text("in brackets: the macro as it is"))
-    table.caption_justify = "left"
-    table.add_column("layer", overflow="fold")
+    table = Table(one.name, "in brackets: the macro as it is")
+    table.words("layer")
     knobs = found.space.knobs
     for knob in knobs:
-        table.add_column(f"{SHORT[knob]} bits" if knob in SHORT else "ADC range", justify="right", no_wrap=True)
+        if knob in SHORT:
+            table.figures(f"{SHORT[knob]} bits")
+        else:
+            table.words("ADC range")
     for layer, setting in one.settings.items():
         cells = []
         for knob in knobs:
