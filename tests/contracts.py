@@ -346,7 +346,7 @@ READ_NOISES = [
 SIGNED = TwosComplementWeight(bits=BITS)
 OFFSETS = {"inputs": None, "weights": None, "bias": OffsetRow(), "norm": OffsetRow(amplitude=1)}
 VARIATIONS = [
-    Example(base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0.3, mu=-0.1)),
+    Example(base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0.3)),
             base("log-normal weight", weights=SIGNED, variation=LogNormalWeight(sigma=0)), frozen=True),
     Example(base("range weight", weights=SIGNED, variation=RangeWeight(sigma=0.1, mu=0.02)),
             base("range weight", weights=SIGNED, variation=RangeWeight(sigma=0)), frozen=True),

@@ -96,7 +96,6 @@ def test_what_all_weights_have_in_common_stays_in_the_typical_die() -> None:
         RangeWeight(sigma=0.1, mu=0.05, censor=1.0),
         RangeWeight(sigma=0.1, distribution="uniform"),
         LogNormalWeight(sigma=0.4),
-        LogNormalWeight(sigma=0.4, mu=-0.3),
     ],
 )
 def test_power_of_an_error(error: Any) -> None:

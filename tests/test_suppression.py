@@ -57,10 +57,6 @@ def test_lambda_is_the_table() -> None:
     fine = [1 / bound(0.01 * step) for step in range(201)]
     assert all(a > b for a, b in pairwise(fine))
     assert fine[0] == 1
-    smaller = macro(variation={"kind": "lognormal", "sigma": 0.5, "mu": -0.2})  # all weights alike: λ larger by as much
-    for case in ("bound", "typical"):
-        scales = [Suppression(case=case).scale(layers(model(design=one))["0"]) for one in (macro(), smaller)]
-        assert scales[1] == pytest.approx(math.exp(0.2) * scales[0])
 
 
 def test_the_error_is_log_normal() -> None:

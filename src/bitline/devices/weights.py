@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Annotated, Literal
 
@@ -56,11 +55,11 @@ class WeightError(Frozen):
 
     @abstractmethod
     def typical(self) -> WeightError:
-        """What all weights have in common alone: each is held at the mean over dies and reads."""
+        """The error without spread between weights or reads; what all weights have in common stays."""
 
     @abstractmethod
     def centred(self) -> WeightError:
-        """The spread alone: the mean over dies and reads is the weight that was wanted."""
+        """The error with its spread, but without the shift that all weights have in common."""
 
     def at(self, level: float) -> WeightError:
         """The error with ``level`` times its spread."""
@@ -68,34 +67,33 @@ class WeightError(Frozen):
 
 
 class LogNormalWeight(WeightError):
-    """w · exp(sigma · n + mu): zeros stay zero, signs stay, the mean grows by exp(mu + sigma²/2). S3 (CorrectNet, DATE
-    2023), whose mu is 0."""
+    """w · exp(sigma · n): zeros stay zero, signs stay, the mean grows by exp(sigma²/2). S3 (CorrectNet, DATE 2023).
+
+    What a typical die holds is w, the median of all: the growth comes and goes with the spread.
+    """
 
     kind: Literal["lognormal"] = "lognormal"
     sigma: float = Field(ge=0, le=2, description="standard deviation of ln(w)")
-    mu: float = Field(default=0.0, ge=-4, le=4, description="shift of ln(w) of all weights; 0: the median is w")
 
     @property
     def growth(self) -> float:
-        return lognormal(self.sigma, self.mu)[0]
+        return lognormal(self.sigma)[0]
 
     def sample(self, draw: Draw) -> Tensor:
         return draw.normal()
 
     def apply(self, w: Tensor, n: Tensor | None, beside: Tensor | None = None) -> Tensor:
-        if n is None:
-            return w * math.exp(self.mu) if self.mu else w
-        return w * torch.exp(self.sigma * n + self.mu).to(w.dtype)
+        return w if n is None else w * torch.exp(self.sigma * n).to(w.dtype)
 
     def power(self, w: Tensor, beside: Tensor | None = None) -> Tensor:
-        mean, deviation = lognormal(self.sigma, self.mu)
+        mean, deviation = lognormal(self.sigma)
         return w.square() * ((mean - 1) ** 2 + deviation**2)
 
     def typical(self) -> LogNormalWeight:
-        return self.model_copy(update={"sigma": 0.0, "mu": self.mu + self.sigma**2 / 2})
+        return self.model_copy(update={"sigma": 0.0})
 
     def centred(self) -> LogNormalWeight:
-        return self.model_copy(update={"mu": -(self.sigma**2) / 2})
+        return self
 
 
 class RangeWeight(WeightError):

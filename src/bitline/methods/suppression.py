@@ -102,13 +102,11 @@ class Suppression(Frozen):
     def scale(self, layer: CimLayer) -> float:
         """λ of a layer."""
         error = layer.design.variation
-        sigma, median = self.sigma, 1.0
-        if sigma is None:
-            assert isinstance(error, LogNormalWeight)
-            sigma, median = error.sigma, math.exp(error.mu)
+        sigma = error.sigma if self.sigma is None and error is not None else self.sigma
+        assert sigma is not None
         rows, columns, _ = layer.matrix_shape
         larger = bound(sigma) if self.case == "bound" else typical(sigma, min(rows, columns) / max(rows, columns))
-        return self.k / (median * larger)
+        return self.k / larger
 
     def weights(self, model: nn.Module) -> dict[str, tuple[CimLayer, Tensor]]:
         """Layers that are not exempt and whose λ is known, with their matrices (G, N, K), norms counted or not; raises
