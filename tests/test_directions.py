@@ -291,3 +291,8 @@ def test_without_a_centre_the_test_gets_one(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["centre", str(file), "--budget", "0.00001", "--of", "parameters"])
     assert refused.exit_code == 2
     assert "the means of all inputs alone take" in refused.stderr
+    file.write_text(yaml.safe_dump(TINY), encoding="utf-8")  # unsigned inputs
+    refused = CliRunner().invoke(app, ["centre", str(file), "--out", str(tmp_path / "none")])
+    assert refused.exit_code == 2
+    assert "generic-8t-sram: centred inputs have both signs" in refused.stderr
+    assert not (tmp_path / "none" / "train").exists()

@@ -81,10 +81,14 @@ def place_paths(
 def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Module | None = None) -> Directions:
     """How many directions of their inputs the layers of an experiment's network have in digital, on its only macro:
     ``place.directions`` on training images and dies of the training lot. ``model``: its network, where it is not the
-    one that is converted."""
+    one that is converted. Raises ValueError as that does, for a macro whose inputs have no sign before any training."""
     experiment = walk.experiment
+    macro = experiment.on()
     if model is None:
-        model = walk.converted(walk.float_network(), experiment.on())
+        for one in experiment.designs(macro).values():
+            if reason := Centred().refuses(one):
+                raise ValueError(f"{one.name}: {reason}")
+        model = walk.converted(walk.float_network(), macro)
     chip = lambda i: training_chip(experiment.seed, i, "directions")  # noqa: E731
     return directions(model, walk.remedies.batches(), budget, chip, chips=chips, technology=experiment.technology)
 
