@@ -7,6 +7,7 @@ Cells alone err: no converter, wires or read noise. Not trained for them; weight
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 
@@ -73,7 +74,7 @@ def accuracies(macro: Macro, states: list[tuple[float, float]]) -> list[tuple[st
 
         use(model, later)
         few = list(batches(training, 64, seed=SEED))[:STATISTICS]
-        fixed = recalibrated(model, few, lambda i: training_chip(SEED, i, "batch norms"))
+        fixed = recalibrated(model, few, partial(training_chip, SEED, use="batch norms"))
         told = []
         for each in (model, fixed):
             trials = [t.right.double().mean() for t in over_chips(each, lambda: batches(testing, 64), CHIPS, SEED)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -70,7 +71,7 @@ class Compared:
     def __init__(self, model: nn.Module, walk: Run) -> None:
         self.right = dict(_swept(model, walk))
         few = [batch for batch, _ in zip(walk.plain(), range(16), strict=False)]
-        fixed = recalibrated(model, few, lambda i: training_chip(walk.experiment.seed, i, "batch norms"))
+        fixed = recalibrated(model, few, partial(training_chip, walk.experiment.seed, use="batch norms"))
         self.fixed = dict(_swept(fixed, walk, (SIGMA,)))[SIGMA]
         self.trace = sum(t.value for t in hessian_traces(model, few, probes=8).values())
         self.noise = fmean(row.error or 0.0 for row in layer_gains(model))

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, and models that are kept in one of their own."""
+"""Files that appear whole or not at all, models that are kept in one of their own, and short names for long texts."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -31,6 +32,11 @@ class Saved(Frozen):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ValueError(f"{path}: {place}: {first['msg']}; expected a {cls.FILE} written by Bitline") from None
+
+
+def digest(text: str) -> str:
+    """Sixteen letters and figures, in file names too, that tell a text from others."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -140,8 +140,8 @@ def centre(
         typer.echo(found.model_dump_json(indent=2))
         return
     console.print(directions_table(found))
-    if scarce := [row.layer for row in found.layers if row.directions and row.seen < 4 * row.channels]:
-        told = f"more power is left than told of {', '.join(scarce)}"
+    if found.scarce:
+        told = f"more power is left than told of {', '.join(found.scarce)}"
         say(f"{told}: found on few inputs, raise test.recalibration_batches")
     say(found.row)
     say(f"figures: {folder / 'centre.json'}" + (f"   experiment: {write}" if write is not None else ""))

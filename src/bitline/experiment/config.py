@@ -195,6 +195,11 @@ class Experiment(Written, Frozen):
         own = {name: macro.laid(change, f"{macro.name}, {name}") for name, change in self.convert.layers.items()}
         return own | {"*": own.get("*", macro)}
 
+    def refusal(self, part: AnyMethod | Centred | Patch, macro: Macro) -> str | None:
+        """What layers sit on that a method or side path cannot do with, and why; None if there is nothing."""
+        found = ((one.name, part.refuses(one)) for one in self.designs(macro).values())
+        return next((f"{name}: {reason}" for name, reason in found if reason), None)
+
     def place(self, net: nn.Module, macro: Macro) -> nn.Module:
         """A copy of a network on one of the macros, not yet calibrated."""
         part = self.convert
@@ -273,9 +278,8 @@ class Experiment(Written, Frozen):
         net = self.network.build(self.seed).eval()
         for macro in self.macros:
             for method in self.methods:
-                for one in self.designs(macro).values():
-                    if reason := method.refuses(one):
-                        raise ValueError(f"{method.kind} on {one.name}: {reason}")
+                if reason := self.refusal(method, macro):
+                    raise ValueError(f"{method.kind} on {reason}")
             beside = [one for one in self.methods if one.has_paths]
             if self.test.verify and beside:
                 raise ValueError(f"test.verify of {beside[0].title!r}: not beside side paths; remove one of the two")
@@ -285,9 +289,8 @@ class Experiment(Written, Frozen):
                         f"test.verify on {one.name}: its cells have no write–verify loop; give `cell.write_verify`"
                     )
             for key, paths in (("centre", self.test.centre), ("patch_per_chip", self.test.patch_per_chip)):
-                for one in self.designs(macro).values():
-                    if reasons := [why for path in paths if (why := path.refuses(one))]:
-                        raise ValueError(f"test.{key} on {one.name}: {reasons[0]}")
+                if reasons := [why for path in paths if (why := self.refusal(path, macro))]:
+                    raise ValueError(f"test.{key} on {reasons[0]}")
             if self.test.per_sample or any(method.per_sample for method in self.methods):
                 per_sample(self.place(net, macro))  # says what it cannot be done to
             found = self._walked(net, macro, images)

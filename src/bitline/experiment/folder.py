@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ import torch
 from bitline.configuration import to_yaml
 from bitline.evaluate import Result
 from bitline.experiment.config import Experiment
-from bitline.files import write_atomic
+from bitline.files import digest, write_atomic
 from bitline.macro import Macro
 from bitline.methods import OnMacro
 from bitline.report import write_csv, write_html
 from bitline.version import version
 
-LONG = 100  # letters of a name; file systems take 255
+LONG = 80  # letters of a name; file systems take 255
 WRITTEN = {  # what a run and its kin leave in a folder, beside its subfolders
     "experiment": "yaml",
     "result": "json",
@@ -92,14 +91,10 @@ def claim(out: Path, experiment: Experiment) -> None:
 
 def whose(macro: Macro, method: OnMacro) -> str:
     """The folder of what a method trains on a macro: methods that differ in anything have their own."""
-    return f"{slug(f'{macro.name} {method.title}')}-{_short(method.model_dump_json(exclude={'seed'}))}"
+    return f"{slug(f'{macro.name} {method.title}')}-{digest(method.model_dump_json(exclude={'seed'}))}"
 
 
 def slug(name: str) -> str:
     """A name of a file or folder; long ones are cut, and stay different."""
     found = "".join(c if c.isalnum() or c == "_" else "-" for c in name.lower()).strip("-")
-    return found if len(found) <= LONG else f"{found[:LONG]}-{_short(name)}"
-
-
-def _short(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:8]
+    return found if len(found) <= LONG else f"{found[:LONG]}-{digest(name)}"

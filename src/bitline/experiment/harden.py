@@ -57,8 +57,9 @@ class HardenRun:
         self.macro, self.unpriced = self.experiment.on(), ""
         if (space := self._space()) is not None:
             searchable(self.experiment, space)
+        read = self.experiment.refusal(Patch(), self.macro) is None
         changes = {"recalibrate_per_chip": self.per_chip, "trim_per_chip": self.per_chip, "centre": ()}
-        changes["patch_per_chip"] = PATCHES if self.per_chip and not self._unread() else ()
+        changes["patch_per_chip"] = PATCHES if self.per_chip and read else ()
         test = self.experiment.test.model_copy(update=changes)
         self.walk = Run(self.experiment.model_copy(update={"test": test}), self.out, self.tell, progress=self.progress)
         _, self.deciding, self.unseen = apart(self.walk, self.placing.images)
@@ -104,10 +105,6 @@ class HardenRun:
     def source(self) -> Iterable[Batch]:
         """The images that steps are decided by."""
         return batches(self.deciding, BLOCK)
-
-    def _unread(self) -> str | None:
-        """Why no weights can be read back from the chip; None if they can."""
-        return next(filter(None, map(Patch().refuses, self.experiment.designs(self.macro).values())), None)
 
     def _attempt(self, network: Network) -> Attempt:
         """Measured on the dies and images that decide."""

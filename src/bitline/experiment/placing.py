@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -84,12 +85,11 @@ def share_directions(walk: Run, budget: Budget, *, chips: int = 8, model: nn.Mod
     one that is converted. Raises ValueError as that does, for a macro whose inputs have no sign before any training."""
     experiment = walk.experiment
     macro = experiment.on()
+    if reason := experiment.refusal(Centred(), macro):
+        raise ValueError(reason)
     if model is None:
-        for one in experiment.designs(macro).values():
-            if reason := Centred().refuses(one):
-                raise ValueError(f"{one.name}: {reason}")
         model = walk.converted(walk.float_network(), macro)
-    chip = lambda i: training_chip(experiment.seed, i, "directions")  # noqa: E731
+    chip = partial(training_chip, experiment.seed, use="directions")
     return directions(model, walk.remedies.batches(), budget, chip, chips=chips, technology=experiment.technology)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from torch import nn
@@ -67,12 +68,13 @@ class Remedies:
         """A copy with batch-norm statistics of the macro."""
         return recalibrated(model, self.batches(), self._for_norms)
 
-    def _for_norms(self, number: int) -> Chip:
-        return training_chip(self.seed, number, "batch norms")
+    @property
+    def _for_norms(self) -> Callable[[int], Chip]:
+        return partial(training_chip, self.seed, use="batch norms")
 
     def _centred(self, name: str, model: nn.Module, path: Centred, per_chip: bool) -> Iterator[Remedied]:
         """The network with its inputs centred, with batch norms of the macro, and patched where asked."""
-        chip = lambda i: training_chip(self.seed, i, "centred inputs")  # noqa: E731
+        chip = partial(training_chip, self.seed, use="centred inputs")
         found = centre(copy.deepcopy(model), self.batches(), path, chip=chip)
         yield name, found, None
         if self.test.recalibrate and batch_norms(model):

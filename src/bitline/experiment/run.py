@@ -43,12 +43,7 @@ from bitline.macro import Macro
 from bitline.macro.describe import describe
 from bitline.methods import OnMacro, Qat
 from bitline.methods.usual import WHY, analog
-from bitline.nn import (
-    calibrate,
-    layers,
-    mapping,
-    use,
-)
+from bitline.nn import calibrate, layers, mapping, use
 from bitline.train import TrainConfig, train
 
 Tell = Callable[[str], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from bitline.evaluate.montecarlo import BLOCK, Batch
 from bitline.experiment.config import Experiment, parse
 from bitline.experiment.placing import apart
 from bitline.experiment.run import Run
-from bitline.files import write_atomic
+from bitline.files import digest, write_atomic
 from bitline.macro.macro import merge
 from bitline.methods import AnyMethod
 from bitline.nn import all_match, layers, matches
@@ -147,7 +146,7 @@ class SearchRun:
         own = allocated(self.experiment, settings)
         if own == self.experiment:
             return self.baseline
-        name = hashlib.blake2b(key(settings).encode(), digest_size=8).hexdigest()
+        name = digest(key(settings))
         return self._made(Run(own, self.out / "search" / name, self.tell, progress=self.progress))
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from bitline.configuration import Changes, Value, Written, explain, from_yaml, n
 from bitline.converters import Adc, Driver
 from bitline.devices import Cell, OffsetRow, WeightVariation
 from bitline.encode import InputScheme, WeightScheme
+from bitline.files import digest
 from bitline.macro.compensation import Compensation
 from bitline.macro.kinds import AnyColumn, ColumnTrim, CurveColumn, Feature, TableColumn
 from bitline.macro.placement import Layout, Placement, Unbounded
@@ -214,7 +214,7 @@ class Macro(Written, Value):
         """A hash of everything that sets what the macro computes."""
         absent = {name for name in ("bias", "norm") if getattr(self, name) is None}  # younger than saved networks
         text = self.model_dump_json(exclude={"source", "volts_per_count"} | absent)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return digest(text)
 
     def dump(self) -> dict[str, Any]:
         """Plain data for YAML and JSON, without what is absent."""

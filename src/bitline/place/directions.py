@@ -65,6 +65,11 @@ class Directions(Saved):
         return _path({row.layer: row.directions for row in self.layers})
 
     @property
+    def scarce(self) -> tuple[str, ...]:
+        """Layers whose directions were found on fewer inputs than four times their channels: more is left than told."""
+        return tuple(row.layer for row in self.layers if row.directions and row.seen < 4 * row.channels)
+
+    @property
     def used(self) -> float:
         """Of the network, in the budget's measure."""
         return sum(row.used for row in self.layers)

@@ -67,9 +67,9 @@ def percent(share: float) -> str:
     return f"{value:.{min(3, max(1, 2 - math.floor(math.log10(value))))}f}"
 
 
-def spread(shares: Iterable[float]) -> str | None:
+def spread(shares: Iterable[float], told: Callable[[float], str] = percent) -> str | None:
     """Shares in per cent, least and most; None where there are none."""
-    found = [percent(share) for share in sorted(shares)]
+    found = [told(share) for share in sorted(shares)]
     return " … ".join(dict.fromkeys((found[0], found[-1]))) if found else None
 
 

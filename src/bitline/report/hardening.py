@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bitline.evaluate.hardened import Attempt, Hardened, Step
 from bitline.files import write_atomic
 from bitline.report import contents
 from bitline.report.charts import Axis, span
-from bitline.report.contents import Column, Table, count, number, percent
+from bitline.report.contents import Column, Table, count, number, percent, spread
 from bitline.report.html import render
 from bitline.report.tables import cell
 from bitline.report.terminal import Table as Printed
@@ -97,24 +97,22 @@ def attempts(found: Hardened, step: Step) -> Table:
         Column(
             "Saved",
             "Energy of a sample’s conversions, against the macro as it is; least and most of the ADC laws.",
-            lambda one: ends(step.saved(one).values()),
+            lambda one: spread(step.saved(one).values(), _signed),
             "%",
         ),
         Column(
             "Saved in all",
             "Energy of a sample, less what side paths take, against the network as converted; least and most of the "
             "ADC laws.",
-            lambda one: ends(found.net(one).values()),
+            lambda one: spread(found.net(one).values(), _signed),
             "%",
         ),
     ]
     return Table.of(f"{step.name}: what was tried", step.attempts, columns)
 
 
-def ends(shares: Iterable[float]) -> str | None:
-    """Shares in per cent, least and most; None where there are none."""
-    found = sorted(round(100 * one, 1) + 0.0 for one in shares)  # no minus before a zero
-    return " … ".join(dict.fromkeys(number(one, 1) for one in (found[0], found[-1]))) if found else None
+def _signed(share: float) -> str:
+    return number(round(100 * share, 1) + 0.0, 1)  # no minus before a zero
 
 
 def hardened_tables(found: Hardened) -> list[Printed]:
@@ -137,7 +135,7 @@ def hardened_tables(found: Hardened) -> list[Printed]:
                 cell(one.row.reached(found.by), ".2f"),
                 str(one.steps),
                 cell(None if one.overhead is None else 100 * one.overhead.mac_share, ".1f"),
-                cell(ends(found.net(one).values())),
+                cell(spread(found.net(one).values(), _signed)),
                 style="bold" if one == step.kept else "",
             )
     told = f"on {found.final.images} test images and dies that decided nothing · accuracy in %"

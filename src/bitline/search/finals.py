@@ -70,7 +70,8 @@ def tested(
     uniform = _taking_turns(evenly)[: space.finals]
     rivals = [_rival(one, mixed, costs) for one in ([own] if own.same else []) + uniform]
     others = [[other[i] for i in spread(len(other), space.finals)] for _, other in fronts]
-    for one in _taking_turns([[*uniform, *filter(None, rivals), *_taking_turns(others)[: space.finals]]]):
+    wanted = (*uniform, *filter(None, rivals), *_taking_turns(others)[: space.finals])
+    for one in {each.name: each for each in wanted}.values():
         take(one)
     cost = costs[laws.index(law_of(laws, goal.law))]
     if (at_least := goal.at_least(found[own.name].accuracy("tested", goal.by))) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from bitline import draws
 from bitline.evaluate import fingerprint
 from bitline.evaluate.ledger import packed, records, unpacked, write
 from bitline.evaluate.montecarlo import Batch, blocks
+from bitline.files import digest
 from bitline.macro import Chip, Macro
 from bitline.nn import calibrate, calibrated, kept, layers, moved, on_chip, silicon, streamlined
 from bitline.nn.ranges import ConverterRange
@@ -82,7 +82,7 @@ class Screen:
 
     def __post_init__(self) -> None:
         network = fingerprint(self.model, f"{self.context} {self.chips} {self.seed}", "search")
-        self.key = lambda text: hashlib.blake2b(f"{network} {text}".encode(), digest_size=8).hexdigest()
+        self.key = lambda text: digest(f"{network} {text}")
         for record in records(self.path) if self.path is not None else ():
             try:
                 right = unpacked(record["right"], record["chips"], record["images"])
